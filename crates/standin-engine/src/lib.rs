@@ -1,0 +1,1 @@
+//! One task per relationship: cycles, receiving, failover flows, jobs, health and statistics.

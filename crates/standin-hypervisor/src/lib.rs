@@ -1,0 +1,1 @@
+//! The seam to hypervisors: inventory, lifecycle, configuration and the cut.

@@ -1,0 +1,13 @@
+//! Vocabulary of standin: ids, states and their transition table, settings and their validation, recovery
+//! points, retention, jobs and return codes. Pure: no I/O, no clock, no locks. Every other crate stands on
+//! this one.
+
+#![forbid(unsafe_code)]
+
+pub mod codes;
+pub mod ids;
+pub mod names;
+
+pub use codes::{Refusal, ReturnCode};
+pub use ids::{AuthId, Epoch, Generation, JobId, PointId, VmId};
+pub use names::{DiskName, NameError, VmName};

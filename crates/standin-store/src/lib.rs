@@ -1,0 +1,1 @@
+//! The replica's disks: layers, chains, recovery points, merging and scrubbing.

@@ -1,0 +1,1 @@
+//! Real guests, namespaces, faults and oracles for tests and benchmarks.

@@ -1,0 +1,1 @@
+//! Frames, compression, checksums, mutual TLS, certificates and protocol versions.
