@@ -198,9 +198,10 @@ pub struct ViewInfo {
 pub struct VmConfig {
     /// The definition.
     pub definition: VmDefinition,
-    /// Contents of the files other than disks that the definition names, by role: `kernel`, `initrd`,
-    /// `firmware`, `nvram`.
-    pub files: BTreeMap<String, Bytes>,
+    /// The files other than disks that the definition names, by role: `kernel`, `initrd`, `firmware`, `nvram`.
+    /// Paths, not contents: they are tens of megabytes, and most cycles find them unchanged. One that the guest
+    /// changes (`nvram`) is copied at the cut, and the path is that of the copy, which [`View::close`] removes.
+    pub files: BTreeMap<String, PathBuf>,
 }
 
 /// A run of a disk. Offsets and lengths in bytes.
