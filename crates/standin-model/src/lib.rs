@@ -5,9 +5,13 @@
 #![forbid(unsafe_code)]
 
 pub mod codes;
+pub mod digest;
 pub mod ids;
 pub mod names;
+pub mod point;
 
 pub use codes::{Refusal, ReturnCode};
+pub use digest::{BlockDigest, DeltaDigest, DigestError, is_zero_data};
 pub use ids::{AuthId, Epoch, Generation, JobId, PointId, VmId};
 pub use names::{DiskName, NameError, VmName};
+pub use point::{PointKind, RecoveryPoint};
