@@ -1,0 +1,1 @@
+//! A hypervisor in memory, for the tests of the engine.

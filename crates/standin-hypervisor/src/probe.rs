@@ -1,0 +1,1 @@
+//! Whether KVM works on this host.

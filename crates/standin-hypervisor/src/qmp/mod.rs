@@ -1,0 +1,1 @@
+//! A thin client of QEMU's monitor.
