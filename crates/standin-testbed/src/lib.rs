@@ -1,1 +1,21 @@
-//! Real guests, namespaces, faults and oracles for tests and benchmarks.
+//! The testbed: real guests, hosts, faults and judges for tests, the demo and the benchmarks.
+//!
+//! ```text
+//! record, judge   what the guest writes, and whether two disks are one instant of it   (std only)
+//! oracle          the same judgement over image files
+//! guest           the guests: building, defining, reading their serial logs
+//! daemon          `standin serve` processes and the command line, by --json
+//! netns           hosts as network namespaces, links that can be cut and slowed
+//! tcpproxy        a connection that can be cut, delayed and corrupted
+//! faults          seeded campaigns of them
+//! images, measure disks for benchmarks, CPU and memory of a process, results
+//! ```
+//!
+//! Nothing here is part of the product and nothing of the product is used here beyond its command line: the
+//! judge must not share the mistakes of the judged.
+
+#![forbid(unsafe_code)]
+
+pub mod judge;
+pub mod oracle;
+pub mod record;
