@@ -1,0 +1,420 @@
+//! May this method run now? Pure: a side, a state and a few facts give a yes or a refusal with the code of the
+//! model, the state it found and the remedy. Every front end (command line, management API) and the engine ask
+//! here before anything is recorded or touched.
+
+use crate::codes::{Refusal, ReturnCode};
+use crate::state::{ReplicationState as S, Side};
+
+/// The methods that are gated, by their names in `Msvm_ReplicationService`; the `Request…` ones are the values
+/// of `RequestReplicationStateChange`, [`Method::TakePoint`] is standin's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(
+    missing_docs,
+    reason = "each is the method of its name; the table of replication-model.md says what it does"
+)]
+pub enum Method {
+    ModifyServiceSettings,
+    AddAuthorizationEntry,
+    ModifyAuthorizationEntry,
+    RemoveAuthorizationEntry,
+    SetAuthorizationEntry,
+    TestReplicationConnection,
+    GetSystemCertificates,
+    CreateReplicationRelationship,
+    ModifyReplicationSettings,
+    StartReplication,
+    ImportInitialReplica,
+    TestReplicaSystem,
+    InitiateFailover,
+    RevertFailover,
+    CommitFailover,
+    ReverseReplicationRelationship,
+    ChangeReplicationModeToPrimary,
+    RemoveReplicationRelationship,
+    Resynchronize,
+    GetReplicationStatistics,
+    ResetReplicationStatistics,
+    SetFailoverNetworkAdapterSettings,
+    InitiateFailback,
+    RequestCancelInitialReplication,
+    RequestBecomeReplica,
+    RequestResume,
+    RequestPrepareFailover,
+    RequestSuspend,
+    RequestCancelResynchronization,
+    TakePoint,
+}
+
+/// What a state alone does not tell. The default is the careful answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Facts {
+    /// The initial replication of this relationship was completed once, so there are recovery points.
+    pub initial_done: bool,
+    /// The VM on this host has an extended relationship beside this one.
+    pub has_extended: bool,
+}
+
+/// Which side a method runs on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Where {
+    Primary,
+    Replica,
+    Either,
+}
+
+struct Rule {
+    runs_on: Where,
+    states: &'static [S],
+}
+
+/// All states with a relationship in which no step of the daemon is under way that must end first.
+const SETTLED: &[S] = &[
+    S::ReadyForReplication,
+    S::WaitingForInitialReplication,
+    S::Replicating,
+    S::SyncedReplicationComplete,
+    S::Recovered,
+    S::Committed,
+    S::Suspended,
+    S::Critical,
+    S::WaitingToStartResynchronization,
+    S::Resynchronizing,
+    S::ResynchronizationSuspended,
+    S::FailbackComplete,
+    S::DiskUpdateCritical,
+    S::Unknown,
+    S::PreparedForSyncReplication,
+    S::PreparedForGroupReverseReplication,
+];
+
+/// States whose settings can change: nothing is being failed over.
+const MODIFIABLE: &[S] = &[
+    S::ReadyForReplication,
+    S::WaitingForInitialReplication,
+    S::Replicating,
+    S::Suspended,
+    S::Critical,
+    S::WaitingToStartResynchronization,
+    S::ResynchronizationSuspended,
+    S::DiskUpdateCritical,
+];
+
+/// Replica states with a complete initial replication in which recovery points are there to rehearse with.
+const REHEARSABLE: &[S] = &[S::Replicating, S::Suspended, S::Critical, S::Recovered];
+
+const FAILED_OVER: &[S] = &[S::Recovered, S::Committed];
+
+impl Method {
+    /// Every method, for tables and tests.
+    pub const ALL: [Self; 30] = [
+        Self::ModifyServiceSettings,
+        Self::AddAuthorizationEntry,
+        Self::ModifyAuthorizationEntry,
+        Self::RemoveAuthorizationEntry,
+        Self::SetAuthorizationEntry,
+        Self::TestReplicationConnection,
+        Self::GetSystemCertificates,
+        Self::CreateReplicationRelationship,
+        Self::ModifyReplicationSettings,
+        Self::StartReplication,
+        Self::ImportInitialReplica,
+        Self::TestReplicaSystem,
+        Self::InitiateFailover,
+        Self::RevertFailover,
+        Self::CommitFailover,
+        Self::ReverseReplicationRelationship,
+        Self::ChangeReplicationModeToPrimary,
+        Self::RemoveReplicationRelationship,
+        Self::Resynchronize,
+        Self::GetReplicationStatistics,
+        Self::ResetReplicationStatistics,
+        Self::SetFailoverNetworkAdapterSettings,
+        Self::InitiateFailback,
+        Self::RequestCancelInitialReplication,
+        Self::RequestBecomeReplica,
+        Self::RequestResume,
+        Self::RequestPrepareFailover,
+        Self::RequestSuspend,
+        Self::RequestCancelResynchronization,
+        Self::TakePoint,
+    ];
+
+    /// The method behind a value of `RequestReplicationStateChange`.
+    #[must_use]
+    pub const fn from_requested_state(value: u16) -> Option<Self> {
+        match value {
+            1 => Some(Self::RequestCancelInitialReplication),
+            2 => Some(Self::RequestBecomeReplica),
+            3 => Some(Self::RequestResume),
+            4 => Some(Self::RequestPrepareFailover),
+            7 => Some(Self::RequestSuspend),
+            9 => Some(Self::RequestCancelResynchronization),
+            _ => None,
+        }
+    }
+
+    /// What it does, to complete "cannot ..." in a sentence.
+    #[must_use]
+    pub const fn action(self) -> &'static str {
+        match self {
+            Self::ModifyServiceSettings => "change the service settings",
+            Self::AddAuthorizationEntry => "add an authorization entry",
+            Self::ModifyAuthorizationEntry => "change an authorization entry",
+            Self::RemoveAuthorizationEntry => "remove an authorization entry",
+            Self::SetAuthorizationEntry => "bind the VM to an authorization entry",
+            Self::TestReplicationConnection => "test the connection",
+            Self::GetSystemCertificates => "list certificates",
+            Self::CreateReplicationRelationship => "enable replication",
+            Self::ModifyReplicationSettings => "change the replication settings",
+            Self::StartReplication => "start the initial replication",
+            Self::ImportInitialReplica => "import an initial replica",
+            Self::TestReplicaSystem => "start a test failover",
+            Self::InitiateFailover => "fail over",
+            Self::RevertFailover => "revert the failover",
+            Self::CommitFailover => "commit the failover",
+            Self::ReverseReplicationRelationship => "reverse the replication",
+            Self::ChangeReplicationModeToPrimary => "make the replica a primary",
+            Self::RemoveReplicationRelationship => "remove the replication",
+            Self::Resynchronize => "resynchronize",
+            Self::GetReplicationStatistics => "read statistics",
+            Self::ResetReplicationStatistics => "reset statistics",
+            Self::SetFailoverNetworkAdapterSettings => "set failover network settings",
+            Self::InitiateFailback => "fail back",
+            Self::RequestCancelInitialReplication => "cancel the initial replication",
+            Self::RequestBecomeReplica => "turn the VM into a replica",
+            Self::RequestResume => "resume the replication",
+            Self::RequestPrepareFailover => "prepare a planned failover",
+            Self::RequestSuspend => "suspend the replication",
+            Self::RequestCancelResynchronization => "cancel the resynchronization",
+            Self::TakePoint => "take a recovery point",
+        }
+    }
+
+    /// The table of the model file. `None`: the method does not depend on a relationship.
+    const fn rule(self) -> Option<Rule> {
+        use Where::{Either, Primary, Replica};
+        let (runs_on, states): (Where, &'static [S]) = match self {
+            Self::ModifyServiceSettings
+            | Self::AddAuthorizationEntry
+            | Self::ModifyAuthorizationEntry
+            | Self::RemoveAuthorizationEntry
+            | Self::SetAuthorizationEntry
+            | Self::TestReplicationConnection
+            | Self::GetSystemCertificates
+            | Self::InitiateFailback => return None,
+            Self::CreateReplicationRelationship => (Either, &[S::Disabled]),
+            Self::ModifyReplicationSettings => (Either, MODIFIABLE),
+            Self::StartReplication => (Primary, &[S::ReadyForReplication]),
+            Self::ImportInitialReplica => (Replica, &[S::WaitingForInitialReplication]),
+            Self::TestReplicaSystem => (Replica, REHEARSABLE),
+            Self::InitiateFailover => (Replica, &[S::Replicating, S::Suspended, S::Critical]),
+            Self::RevertFailover | Self::CommitFailover => (Replica, &[S::Recovered]),
+            Self::ReverseReplicationRelationship => (Replica, FAILED_OVER),
+            Self::ChangeReplicationModeToPrimary => (Replica, &[S::Committed]),
+            Self::RemoveReplicationRelationship => (Either, SETTLED),
+            Self::Resynchronize => (Primary, &[S::WaitingToStartResynchronization, S::Suspended]),
+            Self::GetReplicationStatistics
+            | Self::ResetReplicationStatistics
+            | Self::SetFailoverNetworkAdapterSettings => (Either, &S::ALL_ENABLED),
+            Self::RequestCancelInitialReplication => (Primary, &[S::WaitingForInitialReplication]),
+            Self::RequestBecomeReplica => (
+                Primary,
+                &[
+                    S::Replicating,
+                    S::Suspended,
+                    S::Critical,
+                    S::WaitingToStartResynchronization,
+                    S::ResynchronizationSuspended,
+                ],
+            ),
+            Self::RequestResume => (
+                Either,
+                &[
+                    S::SyncedReplicationComplete,
+                    S::Suspended,
+                    S::Critical,
+                    S::ResynchronizationSuspended,
+                    S::DiskUpdateCritical,
+                ],
+            ),
+            Self::RequestPrepareFailover | Self::TakePoint => (Primary, &[S::Replicating]),
+            Self::RequestSuspend => {
+                (Either, &[S::WaitingForInitialReplication, S::Replicating, S::Critical, S::Resynchronizing])
+            }
+            Self::RequestCancelResynchronization => (
+                Primary,
+                &[S::WaitingToStartResynchronization, S::Resynchronizing, S::ResynchronizationSuspended],
+            ),
+        };
+        Some(Rule { runs_on, states })
+    }
+}
+
+impl S {
+    /// Every state with a relationship.
+    const ALL_ENABLED: [S; 21] = {
+        let mut states = [S::Unknown; 21];
+        let mut index = 0;
+        while index < states.len() {
+            states[index] = S::ALL[index + 1];
+            index += 1;
+        }
+        states
+    };
+}
+
+/// May `method` run now, with nothing known but side and state? See [`request_with`].
+///
+/// # Errors
+/// As [`request_with`] with [`Facts::default`].
+pub fn request(side: Side, state: S, method: Method) -> Result<(), Refusal> {
+    request_with(side, state, method, Facts::default())
+}
+
+/// May `method` run now on this side of a relationship in `state`? For a VM without a relationship the state
+/// is [`S::Disabled`] and the side does not matter.
+///
+/// # Errors
+/// [`ReturnCode::InvalidState`] for the wrong state or side, [`ReturnCode::NotSupported`] for what standin has
+/// no provider for. The refusal names the state and the remedy.
+pub fn request_with(side: Side, state: S, method: Method, facts: Facts) -> Result<(), Refusal> {
+    if method == Method::InitiateFailback {
+        return Err(Refusal::new(
+            ReturnCode::NotSupported,
+            "failback belongs to an external replication provider, and this host has none",
+            "Reverse the replication after the failover, and fail over again in the other direction.",
+        ));
+    }
+    let Some(rule) = method.rule() else { return Ok(()) };
+    // After a completed initial replication a replica that waits for another one still has its points.
+    let points_while_waiting = state == S::WaitingForInitialReplication
+        && facts.initial_done
+        && matches!(method, Method::InitiateFailover | Method::TestReplicaSystem);
+    if !rule.states.contains(&state) && !points_while_waiting {
+        return Err(wrong_state(side, state, method, &rule));
+    }
+    let side_fits = match rule.runs_on {
+        Where::Primary => side == Side::Primary,
+        Where::Replica => side.receives(),
+        Where::Either => true,
+    };
+    if !side_fits && state.is_enabled() {
+        return Err(wrong_side(side, state, method));
+    }
+    check_extended(side, state, method, facts)
+}
+
+fn check_extended(side: Side, state: S, method: Method, facts: Facts) -> Result<(), Refusal> {
+    match method {
+        Method::RemoveReplicationRelationship if facts.has_extended && side == Side::Replica => {
+            Err(Refusal::new(
+                ReturnCode::InvalidState,
+                format!(
+                    "cannot remove the replication in state {}: an extended one depends on it",
+                    shown(state)
+                ),
+                "Remove the extended replication first.",
+            ))
+        }
+        Method::ChangeReplicationModeToPrimary if !facts.has_extended => Err(Refusal::new(
+            ReturnCode::InvalidState,
+            format!(
+                "cannot make the replica a primary in state {}: it has no extended replication",
+                shown(state)
+            ),
+            "Reverse the replication, or remove it and run the VM on this host alone.",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn shown(state: S) -> String {
+    format!("{} ({state})", state.code())
+}
+
+fn wrong_side(side: Side, state: S, method: Method) -> Refusal {
+    let other = if side == Side::Primary { "replica" } else { "primary" };
+    Refusal::new(
+        ReturnCode::InvalidState,
+        format!(
+            "cannot {} here: this host holds the {side} of the VM, in state {}",
+            method.action(),
+            shown(state)
+        ),
+        format!("Run it on the host that holds the {other}."),
+    )
+}
+
+fn wrong_state(side: Side, state: S, method: Method, rule: &Rule) -> Refusal {
+    if state == S::Disabled {
+        return Refusal::new(
+            ReturnCode::InvalidState,
+            format!("cannot {}: the VM does not replicate, its state is {}", method.action(), shown(state)),
+            "Enable replication first, on the host where the VM runs: `standin replicate VM --to HOST`.",
+        );
+    }
+    if method == Method::CreateReplicationRelationship {
+        return Refusal::new(
+            ReturnCode::InvalidState,
+            format!(
+                "cannot enable replication: the VM replicates already, as {side} in state {}",
+                shown(state)
+            ),
+            "See `standin status VM`; to set it up anew, remove the replication on both hosts first.",
+        );
+    }
+    let message = format!("cannot {}: the {side} of the VM is in state {}", method.action(), shown(state));
+    let allowed: Vec<String> = rule.states.iter().map(|allowed| shown(*allowed)).collect();
+    let allowed = match allowed.as_slice() {
+        [only] => format!("It can be done in state {only}."),
+        many if many.len() > 6 => "It can be done before and after that step.".to_owned(),
+        many => format!("It can be done in the states {}.", many.join(", ")),
+    };
+    Refusal::new(ReturnCode::InvalidState, message, format!("{} {allowed}", way_out(side, state, method)))
+}
+
+/// The first step out of `state`, for someone who wanted `method`.
+fn way_out(side: Side, state: S, method: Method) -> &'static str {
+    match state {
+        S::Disabled => "Enable replication first.",
+        S::ReadyForReplication => "Start the initial replication first.",
+        S::WaitingForInitialReplication => {
+            "Wait until the initial replication is complete; `standin status VM` shows how far it is."
+        }
+        S::Replicating if matches!(method, Method::RevertFailover | Method::CommitFailover) => {
+            "There is no failover to end; start one with `standin failover VM`."
+        }
+        S::Replicating if method == Method::Resynchronize => {
+            "The sides are in step; to compare them all the same, suspend the replication first."
+        }
+        S::Replicating => "The replication runs.",
+        S::SyncedReplicationComplete => {
+            "A planned failover is prepared; fail over on the replica, or call it off with `standin resume VM`."
+        }
+        S::Recovered => {
+            "The VM is failed over; `standin failover VM --revert` undoes it, `standin failover VM --commit` ends it."
+        }
+        S::Committed => "The failover is final; reverse the replication or remove it.",
+        S::Suspended => "Resume it first with `standin resume VM`.",
+        S::Critical if side == Side::Primary => {
+            "See the last error in `standin status VM`, mend it, then `standin resume VM`."
+        }
+        S::Critical => "See the last error in `standin status VM`, mend it, then resume it.",
+        S::WaitingToStartResynchronization => "Run `standin resync VM` first, or wait for the automatic one.",
+        S::Resynchronizing => "Wait until the resynchronization is complete, or cancel its job.",
+        S::ResynchronizationSuspended => "Resume it with `standin resume VM`, or cancel it.",
+        S::FailoverInProgress => "Wait until the failover is complete; `standin jobs` shows how far it is.",
+        S::FailbackInProgress | S::FailbackComplete => "End the failback first.",
+        S::DiskUpdateInProgress => {
+            "Wait until the set of disks is updated; `standin jobs` shows how far it is."
+        }
+        S::DiskUpdateCritical => {
+            "See the last error in `standin status VM`, mend it, then `standin resume VM`."
+        }
+        S::Unknown => "Check the other host and the daemon's log.",
+        S::RepurposeInProgress | S::FiredrillInProgress => "Wait until that step of the group is complete.",
+        S::PreparedForSyncReplication | S::PreparedForGroupReverseReplication => {
+            "End the step of the group first."
+        }
+    }
+}
