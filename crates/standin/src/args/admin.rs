@@ -1,0 +1,138 @@
+//! The verbs that set a host up: `serve`, `pki`, `enroll`, `auth`, `store`.
+
+use super::Wait;
+use crate::units::parse_duration;
+use clap::{Args as ClapArgs, Subcommand};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const SERVE_HELP: &str = "\
+Configuration: one TOML file, every key optional; see packaging/standin.toml for all of them. The file is \
+--config FILE, else $STANDIN_CONFIG, else /etc/standin/standin.toml if it exists.
+
+SIGTERM and Ctrl-C end the daemon in order; running VMs go on, and so does replication after the next start.";
+
+/// `standin serve`
+#[derive(Debug, ClapArgs)]
+#[command(after_help = SERVE_HELP)]
+pub struct Serve {}
+
+/// `standin pki`
+#[derive(Debug, ClapArgs)]
+pub struct Pki {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: PkiVerb,
+}
+
+/// What to do with the certificates of this host.
+#[derive(Debug, Subcommand)]
+pub enum PkiVerb {
+    /// Make a certificate authority and this host's certificate. On the first host only; others enroll
+    Init(PkiInit),
+    /// Whose certificates are here and how long they are valid
+    Show,
+    /// Replace this host's certificate by a fresh one; connections that are up go on
+    Renew,
+}
+
+/// `standin pki init`
+#[derive(Debug, ClapArgs)]
+pub struct PkiInit {
+    /// A name by which other hosts reach this one; may be repeated [default: the configured host name]
+    #[arg(long = "name", value_name = "HOST")]
+    pub names: Vec<String>,
+    /// Replace an authority that is already here. Every host has to enroll again then
+    #[arg(long)]
+    pub force: bool,
+}
+
+const ENROLL_HELP: &str = "\
+Examples:
+  standin enroll --new replica.example.org   on the host that has the authority: prints a token
+  standin enroll TOKEN                       on the host that joins: fetches its certificate
+
+The token works once and for a short time. It is a secret: whoever has it can join.";
+
+/// `standin enroll`
+#[derive(Debug, ClapArgs)]
+#[command(after_help = ENROLL_HELP)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["token", "new"])))]
+pub struct Enroll {
+    /// The token that the other host printed; `-` reads it from the standard input
+    pub token: Option<String>,
+    /// Make a token for the host of this name
+    #[arg(long, value_name = "NAME")]
+    pub new: Option<String>,
+    /// How long the token can be used
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = parse_duration, requires = "new")]
+    pub valid: Duration,
+    /// Where the new host reaches this one, HOST[:PORT]; may be repeated [default: the configured host name]
+    #[arg(long = "address", value_name = "HOST[:PORT]", requires = "new")]
+    pub addresses: Vec<String>,
+    /// A further name by which other hosts reach this one; may be repeated
+    #[arg(long = "name", value_name = "HOST", requires = "token")]
+    pub names: Vec<String>,
+}
+
+/// `standin auth`
+#[derive(Debug, ClapArgs)]
+pub struct Auth {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: AuthVerb,
+}
+
+/// What to do with the authorization entries of this host.
+#[derive(Debug, Subcommand)]
+pub enum AuthVerb {
+    /// Let hosts replicate to this one
+    Add(AuthAdd),
+    /// All entries
+    List,
+    /// Remove an entry; replication that it admitted stops
+    Remove {
+        /// The id of the entry, or the beginning of it
+        id: String,
+    },
+}
+
+const AUTH_HELP: &str = "\
+Examples:
+  standin auth add primary.example.org
+  standin auth add '*.example.org' --trust-group lab --storage /srv/replicas";
+
+/// `standin auth add`
+#[derive(Debug, ClapArgs)]
+#[command(after_help = AUTH_HELP)]
+pub struct AuthAdd {
+    /// The name in the primary's certificate; its first label may be `*`, and `*` alone is any host
+    pub pattern: String,
+    /// Only hosts of the same group may send for a VM that one of them replicates
+    #[arg(long, value_name = "G", default_value = "default")]
+    pub trust_group: String,
+    /// Where replicas admitted by this entry are stored [default: the configured replica_storage]
+    #[arg(long, value_name = "DIR")]
+    pub storage: Option<PathBuf>,
+}
+
+/// `standin store`
+#[derive(Debug, ClapArgs)]
+pub struct Store {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: StoreVerb,
+}
+
+/// What to do with the replicas' disks.
+#[derive(Debug, Subcommand)]
+pub enum StoreVerb {
+    /// Read every block, verify every digest, and say which recovery points are good
+    Check {
+        /// Name or UUID of one VM [default: all replicas of this host]
+        vm: Option<String>,
+        /// Whether to wait.
+        #[command(flatten)]
+        wait: Wait,
+    },
+}

@@ -1,0 +1,17 @@
+//! The daemon and its command line. The binary only wires: it parses, asks, prints, and starts the parts that
+//! the other crates are.
+//!
+//! ```text
+//!  args ──> cli ──────────────> api::client ══ unix socket ══> api::server ──> api::Service ──> the engine
+//!            │  └> output           HTTP/1.1, JSON                 ▲
+//!            └───> serve ──────────────────────────────────────────┘  service_impl builds the service
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod args;
+pub mod config;
+pub mod exit;
+pub mod logging;
+pub mod output;
+pub mod units;
