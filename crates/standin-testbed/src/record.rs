@@ -59,7 +59,8 @@ fn intact(bytes: &[u8], magic: u64) -> bool {
 /// Nothing was ever written here.
 #[must_use]
 pub fn is_blank(bytes: &[u8]) -> bool {
-    bytes.iter().all(|byte| *byte == 0)
+    // By words: bytes one at a time take an emulated CPU a second for the disks of a test.
+    bytes.chunks(8).all(|chunk| word(chunk) == 0)
 }
 
 fn word(bytes: &[u8]) -> u64 {
