@@ -218,3 +218,12 @@ impl Drop for Waiting<'_> {
         self.faults.gate(self.op, |gate| gate.waiting -= 1);
     }
 }
+
+/// What a switched-on fault answers. The same variants as the QEMU driver gives for the operation.
+fn injected(op: Op) -> Error {
+    let detail = "switched on by the test".to_owned();
+    match op {
+        Op::Read | Op::Status => Error::Read { context: format!("{op:?} of a fake disk"), detail },
+        _ => Error::Qmp { command: format!("{op:?}"), class: "GenericError".into(), desc: detail },
+    }
+}
