@@ -1,0 +1,236 @@
+//! Settings of a relationship, with their ranges. A value that
+//! passed `validate` needs no further checks anywhere.
+
+use crate::codes::{Refusal, ReturnCode};
+use crate::names::DiskName;
+use crate::retention::{MAX_POINTS, Policy};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// Shortest interval, in seconds.
+pub const MIN_INTERVAL_S: u32 = 1;
+/// Longest interval, in seconds: a day.
+pub const MAX_INTERVAL_S: u32 = 86_400;
+/// Intervals that Hyper-V knows, in seconds.
+pub const STANDARD_INTERVALS_S: [u32; 3] = [30, 300, 900];
+/// Most hourly points beyond the latest.
+pub const MAX_HISTORY: u32 = 24;
+/// Most hours between application-consistent points.
+pub const MAX_APPLICATION_CONSISTENT_HOURS: u32 = 12;
+/// Finest change tracking, in bytes.
+pub const MIN_GRANULARITY: u32 = 4 << 10;
+/// Coarsest change tracking, in bytes.
+pub const MAX_GRANULARITY: u32 = 1 << 20;
+/// Most disks of a VM.
+pub const MAX_DISKS: usize = 256;
+
+/// Settings of one relationship. Stored, sent to the replica, and read by the cycles.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RelationshipSettings {
+    /// Seconds from cut to cut, [`MIN_INTERVAL_S`] to [`MAX_INTERVAL_S`].
+    pub interval_s: u32,
+    /// Hourly points kept beyond the latest, 0 to [`MAX_HISTORY`]: `RecoveryHistory`.
+    pub history: u32,
+    /// Hours between application-consistent points, 1 to [`MAX_APPLICATION_CONSISTENT_HOURS`]; 0 for none, and
+    /// always 0 when `history` is 0.
+    pub application_consistent_hours: u32,
+    /// Longest time the guest may stay frozen for such a point, in seconds, 1 to 60.
+    pub freeze_deadline_s: u32,
+    /// Compress each block, unless it does not shrink.
+    pub compression: bool,
+    /// Bytes per bit of the dirty bitmaps: a power of two, [`MIN_GRANULARITY`] to [`MAX_GRANULARITY`]. The
+    /// default is the finest: a random 4 KiB write sends 4 KiB and not 64. It costs the hypervisor 32 MiB of
+    /// memory for a TiB of disk and bitmap; a coarser one suits very large disks with large writes.
+    pub granularity: u32,
+    /// The disks that replicate; empty for all that the VM had when the relationship was made.
+    pub disks: Vec<DiskName>,
+    /// Resynchronize without being asked when the bitmaps are lost. Here it is on by default, because a
+    /// comparison sends only what differs; Hyper-V's default is off.
+    pub auto_resync: bool,
+    /// Which points are kept, in place of "the latest and `history` hourly ones".
+    pub retention: Option<Policy>,
+    /// A cycle is given up when less than this is free where the old data of overwritten blocks is kept, bytes.
+    pub scratch_reserve: u64,
+    /// Most bytes a second on the wire; 0 for as fast as the link.
+    pub bandwidth_limit: u64,
+}
+
+impl Default for RelationshipSettings {
+    fn default() -> Self {
+        Self {
+            interval_s: 300,
+            history: 0,
+            application_consistent_hours: 0,
+            freeze_deadline_s: 10,
+            compression: true,
+            granularity: MIN_GRANULARITY,
+            disks: Vec::new(),
+            auto_resync: true,
+            retention: None,
+            scratch_reserve: 1 << 30,
+            bandwidth_limit: 0,
+        }
+    }
+}
+
+fn invalid(message: impl Into<String>, remedy: impl Into<String>) -> Refusal {
+    Refusal::new(ReturnCode::InvalidParameter, message, remedy)
+}
+
+impl RelationshipSettings {
+    /// Checks every range and every rule between fields.
+    ///
+    /// # Errors
+    /// [`ReturnCode::InvalidParameter`] that names the field, its value and what is allowed.
+    pub fn validate(&self) -> Result<(), Refusal> {
+        check_interval(u64::from(self.interval_s))?;
+        self.check_points()?;
+        if !self.granularity.is_power_of_two()
+            || !(MIN_GRANULARITY..=MAX_GRANULARITY).contains(&self.granularity)
+        {
+            return Err(invalid(
+                format!("the granularity of {} bytes cannot be tracked", self.granularity),
+                "Use a power of two from 4096 (4 KiB) to 1048576 (1 MiB).",
+            ));
+        }
+        self.check_disks()?;
+        self.check_retention()
+    }
+
+    fn check_points(&self) -> Result<(), Refusal> {
+        if self.history > MAX_HISTORY {
+            return Err(invalid(
+                format!("a history of {} hourly recovery points is out of range", self.history),
+                "Use 0 to 24; for longer ones set a retention policy.",
+            ));
+        }
+        if self.application_consistent_hours > MAX_APPLICATION_CONSISTENT_HOURS {
+            return Err(invalid(
+                format!(
+                    "an application-consistent point every {} hours is out of range",
+                    self.application_consistent_hours
+                ),
+                "Use 1 to 12 hours, or 0 for none.",
+            ));
+        }
+        if self.application_consistent_hours > 0 && self.history == 0 && self.retention.is_none() {
+            return Err(invalid(
+                "application-consistent points need a history, and the history is 0",
+                "Set a history of 1 to 24 hours, or no application-consistent points.",
+            ));
+        }
+        if !(1..=60).contains(&self.freeze_deadline_s) {
+            return Err(invalid(
+                format!("a guest cannot be frozen for {} s", self.freeze_deadline_s),
+                "Use a freeze deadline of 1 to 60 s.",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_disks(&self) -> Result<(), Refusal> {
+        if self.disks.len() > MAX_DISKS {
+            return Err(invalid(
+                format!("{} disks are too many for one VM", self.disks.len()),
+                format!("Replicate at most {MAX_DISKS} disks."),
+            ));
+        }
+        let mut seen = BTreeSet::new();
+        match self.disks.iter().find(|disk| !seen.insert(*disk)) {
+            None => Ok(()),
+            Some(twice) => Err(invalid(
+                format!("the disk {twice} is named twice"),
+                "Name each disk that is to replicate once.",
+            )),
+        }
+    }
+
+    fn check_retention(&self) -> Result<(), Refusal> {
+        let Some(policy) = &self.retention else { return Ok(()) };
+        policy.validate()?;
+        let most = policy.bound(self.interval_s);
+        if most > MAX_POINTS {
+            return Err(invalid(
+                format!(
+                    "the retention policy can keep {most} recovery points at an interval of {} s",
+                    self.interval_s
+                ),
+                format!("Keep at most {MAX_POINTS}: shorten a tier, thin it out, or use a longer interval."),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The policy that decides which points are kept.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        self.retention.clone().unwrap_or_else(|| Policy::hyperv(self.history))
+    }
+
+    /// Seconds between two application-consistent points; `None` when there are none.
+    #[must_use]
+    pub fn application_consistent_every_s(&self) -> Option<u64> {
+        (self.application_consistent_hours > 0).then(|| u64::from(self.application_consistent_hours) * 3600)
+    }
+
+    /// Checks that an extended relationship is not faster than the one it hangs on, and takes no
+    /// application-consistent points of its own: the points it gets are made on the first host.
+    ///
+    /// # Errors
+    /// [`ReturnCode::InvalidParameter`].
+    pub fn validate_extended(&self, first: &Self) -> Result<(), Refusal> {
+        self.validate()?;
+        if self.interval_s < first.interval_s {
+            return Err(invalid(
+                format!(
+                    "an extended replica cannot get points every {} s when its source gets one every {} s",
+                    self.interval_s, first.interval_s
+                ),
+                format!("Use an interval of {} s or more.", first.interval_s),
+            ));
+        }
+        if self.application_consistent_hours > 0 {
+            return Err(invalid(
+                "an extended replication has no application-consistent points of its own",
+                "Set them on the primary; they reach the extended replica too.",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn check_interval(seconds: u64) -> Result<u32, Refusal> {
+    u32::try_from(seconds).ok().filter(|s| (MIN_INTERVAL_S..=MAX_INTERVAL_S).contains(s)).ok_or_else(|| {
+        invalid(
+            format!("an interval of {seconds} s is out of range"),
+            "Use 1 s to 24 h; 30s, 5m and 15m are the usual ones.",
+        )
+    })
+}
+
+/// Reads an interval as people write it: `30s`, `5m`, `1h`, `1d`, or bare seconds. Gives seconds.
+///
+/// # Errors
+/// [`ReturnCode::InvalidParameter`] for other text and for what is out of range.
+pub fn parse_interval(text: &str) -> Result<u32, Refusal> {
+    let unreadable = || {
+        let shown: String = text.chars().take(32).collect();
+        invalid(format!("{shown:?} is no interval"), "Write a whole number and a unit: 30s, 5m or 1h.")
+    };
+    let text_trimmed = text.trim();
+    let digits = text_trimmed.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let factor: u64 = match &text_trimmed[digits.len()..] {
+        "" | "s" => 1,
+        "m" | "min" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(unreadable()),
+    };
+    // `parse` would take a plus sign.
+    if digits.is_empty() || !digits.bytes().all(|c| c.is_ascii_digit()) {
+        return Err(unreadable());
+    }
+    // Digits only, so the one way to fail is to be too large.
+    check_interval(digits.parse::<u64>().map_or(u64::MAX, |number| number.saturating_mul(factor)))
+}
