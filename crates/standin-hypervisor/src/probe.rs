@@ -1,1 +1,418 @@
-//! Whether KVM works on this host.
+//! Whether guests really run under KVM on this host.
+//!
+//! `/dev/kvm` can exist, open and answer, and guests still hang: in nested and in sandboxed hosts. So nothing is
+//! believed but a guest that ran: a boot sector that writes a word to its serial port, within a deadline. Until
+//! that word arrived, VMs are emulated and the reason is kept for the log and for `status`.
+//!
+//! ```text
+//!   /dev/kvm missing or closed ──────────────────────────────► Tcg (asked again each time)
+//!   answer in memory or in accelerator.json, of this boot and
+//!   this QEMU binary ────────────────────────────────────────► that answer
+//!   probe guest ── the word arrived ─────────────────────────► Kvm, kept
+//!              └── silence, death, no QEMU ──────────────────► Tcg, kept
+//! ```
+//!
+//! [`crate::qemu`] asks before it starts a VM whose definition leaves the choice to standin.
+
+use crate::error::Error;
+use crate::seam::{Accelerator, Result};
+use serde::{Deserialize, Serialize};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::{Child, Command};
+use tokio::sync::Mutex;
+
+/// What the probe guest writes.
+const WORD: &[u8] = b"standin-guest-ran";
+
+/// The device that KVM is spoken to through.
+const DEVICE: &str = "/dev/kvm";
+
+/// The name of the file with the last answer, in the state directory.
+pub const CACHE_FILE: &str = "accelerator.json";
+
+/// The cache is small; anything larger is not ours.
+const MAX_CACHE: u64 = 64 << 10;
+
+/// What QEMU may say before it stops being of interest.
+const MAX_OUTPUT: usize = 16 << 10;
+
+/// Answers whether KVM can be used, once per boot and QEMU binary. See the module's doc.
+#[derive(Debug)]
+pub struct Prober {
+    qemu: PathBuf,
+    state_dir: PathBuf,
+    timeout: Duration,
+    device: PathBuf,
+    /// Held while a probe runs, so that VMs that start together cause one.
+    answer: Mutex<Option<Cached>>,
+}
+
+/// An answer and what it was true of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Cached {
+    key: Key,
+    accelerator: Accelerator,
+}
+
+/// The answer is asked for anew when any of this changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Key {
+    boot_id: String,
+    qemu: PathBuf,
+    qemu_mtime_ns: u128,
+    qemu_size: u64,
+}
+
+/// Whether VMs of `qemu` can use KVM, from the cache in `state_dir` or by a probe guest that has `timeout` to
+/// speak. Not being able to tell is an answer too: emulation, with the reason.
+pub async fn kvm_usable(qemu: &Path, state_dir: &Path, timeout: Duration) -> Accelerator {
+    Prober::new(qemu, state_dir, timeout).accelerator().await
+}
+
+impl Prober {
+    /// Nothing runs yet. `qemu` is a path or a name in `PATH`.
+    pub fn new(qemu: impl Into<PathBuf>, state_dir: impl Into<PathBuf>, timeout: Duration) -> Self {
+        Self {
+            qemu: qemu.into(),
+            state_dir: state_dir.into(),
+            timeout,
+            device: DEVICE.into(),
+            answer: Mutex::new(None),
+        }
+    }
+
+    /// The answer, see [`kvm_usable`].
+    pub async fn accelerator(&self) -> Accelerator {
+        // This can change with a `usermod` or a `modprobe`, and costs nothing to ask.
+        if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open(&self.device) {
+            return tcg(format!("{} cannot be opened: {error}", self.device.display()));
+        }
+        let key = match Key::of(&self.qemu) {
+            Ok(key) => key,
+            Err(error) => return tcg(error.to_string()),
+        };
+        let mut answer = self.answer.lock().await;
+        if let Some(cached) = answer.as_ref().filter(|cached| cached.key == key) {
+            return cached.accelerator.clone();
+        }
+        let file = self.state_dir.join(CACHE_FILE);
+        let cached = match read_cache(&file).filter(|cached| cached.key == key) {
+            Some(cached) => cached,
+            None => {
+                let cached = Cached { accelerator: self.ask(&key.qemu).await, key };
+                if let Err(error) = write_cache(&file, &cached) {
+                    tracing::warn!(%error, "the KVM probe's answer is not kept and will be asked for again");
+                }
+                cached
+            }
+        };
+        answer.insert(cached).accelerator.clone()
+    }
+
+    async fn ask(&self, qemu: &Path) -> Accelerator {
+        match run_guest(qemu, "kvm", &self.state_dir, self.timeout).await {
+            Ok(()) => Accelerator::Kvm,
+            Err(error) => tcg(format!(
+                "{} is there, but a probe guest did not run under KVM: {error} (removing {} asks again)",
+                self.device.display(),
+                self.state_dir.join(CACHE_FILE).display(),
+            )),
+        }
+    }
+}
+
+fn tcg(reason: String) -> Accelerator {
+    Accelerator::Tcg { reason }
+}
+
+impl Key {
+    fn of(qemu: &Path) -> Result<Self> {
+        let qemu = in_path(qemu)?;
+        let meta = std::fs::metadata(&qemu).map_err(Error::io(format!("look at {}", qemu.display())))?;
+        let mtime = meta.modified().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .map_err(Error::io("read the boot id of this host"))?;
+        Ok(Self {
+            boot_id: boot_id.trim().to_owned(),
+            qemu_mtime_ns: mtime.map_or(0, |since| since.as_nanos()),
+            qemu_size: meta.len(),
+            qemu,
+        })
+    }
+}
+
+/// A bare name is looked for as the shell does.
+fn in_path(program: &Path) -> Result<PathBuf> {
+    if program.components().count() > 1 || program.is_absolute() {
+        return Ok(program.to_path_buf());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file());
+    found.ok_or_else(|| {
+        let source = std::io::Error::from(std::io::ErrorKind::NotFound);
+        Error::Io { context: format!("find {} in PATH", program.display()), source }
+    })
+}
+
+/// A cache that is missing, too large or not understood is none.
+fn read_cache(file: &Path) -> Option<Cached> {
+    if std::fs::metadata(file).ok()?.len() > MAX_CACHE {
+        return None;
+    }
+    serde_json::from_slice(&std::fs::read(file).ok()?).ok()
+}
+
+fn write_cache(file: &Path, cached: &Cached) -> Result<()> {
+    let failed = |source| Error::Io { context: format!("write {}", file.display()), source };
+    let text = serde_json::to_vec_pretty(cached).map_err(|error| failed(error.into()))?;
+    let part = file.with_extension("json.part");
+    let mut out = std::fs::File::create(&part).map_err(failed)?;
+    out.write_all(&text).and_then(|()| out.sync_all()).map_err(failed)?;
+    std::fs::rename(&part, file).map_err(failed)?;
+    let dir = file.parent().unwrap_or(Path::new("."));
+    std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+}
+
+/// Boots the probe guest under `accelerator` and returns when it has spoken. Its disk of one sector is kept in
+/// `dir` meanwhile.
+///
+/// # Errors
+/// [`Error::Timeout`] when it stays silent, [`Error::Unsupported`] with QEMU's words when QEMU ends without it,
+/// [`Error::Io`] when QEMU or the disk is not there.
+pub async fn run_guest(qemu: &Path, accelerator: &str, dir: &Path, timeout: Duration) -> Result<()> {
+    let disk = dir.join(format!("probe-{}-{accelerator}.img", std::process::id()));
+    std::fs::write(&disk, boot_sector()).map_err(Error::io(format!("write {}", disk.display())))?;
+    let outcome = boot(qemu, accelerator, &disk, timeout).await;
+    if let Err(error) = std::fs::remove_file(&disk) {
+        tracing::warn!(%error, file = %disk.display(), "the probe guest's disk stays");
+    }
+    outcome
+}
+
+async fn boot(qemu: &Path, accelerator: &str, disk: &Path, timeout: Duration) -> Result<()> {
+    let mut child = spawn(qemu, accelerator, disk)?;
+    let spoken = tokio::time::timeout(timeout, listen(&mut child)).await;
+    // Whatever came out: the guest has no further use, and no zombie stays.
+    if let Err(error) = child.kill().await {
+        tracing::warn!(%error, "the probe guest could not be ended");
+    }
+    match spoken {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(said)) => {
+            Err(Error::Unsupported { feature: format!("acceleration by {accelerator}"), detail: said })
+        }
+        Err(_) => {
+            Err(Error::Timeout { what: "waiting for the guest's first output".to_owned(), after: timeout })
+        }
+    }
+}
+
+fn spawn(qemu: &Path, accelerator: &str, disk: &Path) -> Result<Child> {
+    // A comma in a path is written twice in QEMU's option syntax.
+    let disk = disk.display().to_string().replace(',', ",,");
+    Command::new(qemu)
+        .args(["-accel", accelerator, "-machine", "q35", "-m", "16"])
+        .args(["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"])
+        .args(["-drive", &format!("if=none,id=boot,format=raw,readonly=on,file={disk}")])
+        .args(["-device", "virtio-blk-pci,drive=boot,bootindex=0"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(Error::io(format!("run {}", qemu.display())))
+}
+
+/// Waits for the word. When QEMU ends without it: what it said instead.
+async fn listen(child: &mut Child) -> std::result::Result<(), String> {
+    let (Some(mut stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err("its output is not connected".to_owned());
+    };
+    // Read beside the other: a pipe that nobody empties could stop QEMU. It ends with QEMU.
+    let complaint = tokio::spawn(read_some(stderr));
+    let mut heard = Vec::new();
+    let mut piece = [0; 256];
+    loop {
+        match stdout.read(&mut piece).await {
+            Ok(0) | Err(_) => break,
+            Ok(count) => heard.extend_from_slice(&piece[..count]),
+        }
+        if heard.windows(WORD.len()).any(|window| window == WORD) {
+            return Ok(());
+        }
+        if heard.len() > MAX_OUTPUT {
+            return Err("the guest wrote something else".to_owned());
+        }
+    }
+    let said = complaint.await.unwrap_or_default();
+    if said.is_empty() { Err("QEMU ended without output of the guest".to_owned()) } else { Err(said) }
+}
+
+/// The beginning of what is said, on one line.
+async fn read_some(from: impl AsyncRead + Unpin) -> String {
+    let mut said = Vec::new();
+    // What cannot be read is only missing in a message.
+    let _ = from.take(MAX_OUTPUT as u64).read_to_end(&mut said).await;
+    String::from_utf8_lossy(&said).trim().replace(char::is_control, "; ")
+}
+
+/// 512 bytes that the BIOS loads to 0x7c00: write [`WORD`] to the first serial port, then stand still.
+fn boot_sector() -> Vec<u8> {
+    // The message follows the code, and the code is as long as it is.
+    const CODE: [u8; 22] = [
+        0x31, 0xc0, //       xor  ax, ax
+        0x8e, 0xd8, //       mov  ds, ax
+        0xbe, 0x16, 0x7c, // mov  si, 0x7c00 + 22: the message
+        0xba, 0xf8, 0x03, // mov  dx, 0x3f8: the first serial port
+        0xfc, //             cld
+        0xac, //       next: lodsb
+        0x84, 0xc0, //       test al, al
+        0x74, 0x03, //       jz   end
+        0xee, //             out  dx, al
+        0xeb, 0xf8, //       jmp  next
+        0xf4, //        end: hlt
+        0xeb, 0xfd, //       jmp  end
+    ];
+    let mut sector = vec![0; 512];
+    sector[..CODE.len()].copy_from_slice(&CODE);
+    sector[CODE.len()..CODE.len() + WORD.len()].copy_from_slice(WORD);
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    sector
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    /// A program in place of QEMU. It counts its runs in `runs`.
+    fn script(dir: &Path, body: &str) -> PathBuf {
+        let file = dir.join("qemu");
+        let text = format!("#!/bin/sh\necho run >> {}\n{body}\n", dir.join("runs").display());
+        std::fs::write(&file, text).expect("write the script");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).expect("make it executable");
+        file
+    }
+
+    fn runs(dir: &Path) -> usize {
+        std::fs::read_to_string(dir.join("runs")).unwrap_or_default().lines().count()
+    }
+
+    /// A prober on a host where `/dev/kvm` can be opened.
+    fn prober(dir: &Path, qemu: &Path, timeout: Duration) -> Prober {
+        Prober { device: "/dev/null".into(), ..Prober::new(qemu, dir, timeout) }
+    }
+
+    fn reason(accelerator: Accelerator) -> String {
+        match accelerator {
+            Accelerator::Tcg { reason } => reason,
+            Accelerator::Kvm => panic!("KVM was believed"),
+        }
+    }
+
+    #[test]
+    fn the_boot_sector_is_one_and_its_message_is_where_the_code_looks() {
+        let sector = boot_sector();
+        assert_eq!(sector.len(), 512);
+        assert_eq!(&sector[510..], &[0x55, 0xaa]);
+        let at = usize::from(u16::from_le_bytes([sector[5], sector[6]])) - 0x7c00;
+        assert_eq!(&sector[at..at + WORD.len()], WORD);
+        assert_eq!(sector[at + WORD.len()], 0, "the message ends");
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_spoke_means_kvm_and_the_answer_is_kept_over_restarts() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let qemu = script(dir.path(), "echo SeaBIOS; echo standin-guest-ran; exec sleep 60");
+        let first = prober(dir.path(), &qemu, SOON);
+        assert_eq!(first.accelerator().await, Accelerator::Kvm);
+        assert_eq!(first.accelerator().await, Accelerator::Kvm);
+        assert_eq!(prober(dir.path(), &qemu, SOON).accelerator().await, Accelerator::Kvm);
+        assert_eq!(runs(dir.path()), 1);
+    }
+
+    #[tokio::test]
+    async fn vms_that_start_together_cause_one_probe() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let qemu = script(dir.path(), "sleep 0.2; echo standin-guest-ran; exec sleep 60");
+        let prober = prober(dir.path(), &qemu, SOON);
+        let (one, two) = tokio::join!(prober.accelerator(), prober.accelerator());
+        assert_eq!((one, two), (Accelerator::Kvm, Accelerator::Kvm));
+        assert_eq!(runs(dir.path()), 1);
+    }
+
+    #[tokio::test]
+    async fn a_silent_guest_means_emulation_and_its_process_is_ended() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let qemu = script(dir.path(), "echo $$ > \"$0.pid\"; exec sleep 60");
+        let said = reason(prober(dir.path(), &qemu, Duration::from_millis(500)).accelerator().await);
+        assert!(said.contains("first output") && said.contains(CACHE_FILE), "{said}");
+        let pid = std::fs::read_to_string(dir.path().join("qemu.pid")).expect("it ran");
+        assert!(!Path::new("/proc").join(pid.trim()).exists(), "the guest lives on");
+    }
+
+    #[tokio::test]
+    async fn words_of_a_qemu_that_ends_are_the_reason() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let qemu = script(dir.path(), "echo 'failed to initialize kvm: no bees' >&2; exit 1");
+        let said = reason(prober(dir.path(), &qemu, SOON).accelerator().await);
+        assert!(said.contains("no bees"), "{said}");
+        let left: Vec<_> =
+            std::fs::read_dir(dir.path()).expect("list").flatten().map(|e| e.file_name()).collect();
+        assert!(left.iter().all(|name| !name.to_string_lossy().ends_with(".img")), "{left:?}");
+    }
+
+    #[tokio::test]
+    async fn a_word_that_is_only_almost_right_is_not_believed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let qemu = script(dir.path(), "echo standin-guest; yes x | head -c 100000");
+        let said = reason(prober(dir.path(), &qemu, SOON).accelerator().await);
+        assert!(said.contains("something else"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn another_qemu_or_another_boot_or_a_broken_cache_is_probed_anew() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cache = dir.path().join(CACHE_FILE);
+        let qemu = script(dir.path(), "echo no >&2");
+        reason(prober(dir.path(), &qemu, SOON).accelerator().await);
+        let qemu = script(dir.path(), "echo standin-guest-ran # upgraded");
+        assert_eq!(prober(dir.path(), &qemu, SOON).accelerator().await, Accelerator::Kvm);
+        let mut cached = read_cache(&cache).expect("a cache");
+        cached.key.boot_id = "an earlier boot".to_owned();
+        cached.accelerator = tcg("stale".to_owned());
+        write_cache(&cache, &cached).expect("write");
+        assert_eq!(prober(dir.path(), &qemu, SOON).accelerator().await, Accelerator::Kvm);
+        for broken in ["", "{", "null", &"x".repeat(100_000)] {
+            std::fs::write(&cache, broken).expect("write");
+            assert_eq!(prober(dir.path(), &qemu, SOON).accelerator().await, Accelerator::Kvm);
+        }
+        assert_eq!(runs(dir.path()), 7);
+    }
+
+    #[tokio::test]
+    async fn a_host_without_the_device_or_without_qemu_is_not_probed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let qemu = script(dir.path(), "echo standin-guest-ran");
+        let closed = Prober { device: dir.path().join("kvm"), ..prober(dir.path(), &qemu, SOON) };
+        assert!(reason(closed.accelerator().await).contains("cannot be opened"));
+        assert_eq!(runs(dir.path()), 0);
+        let missing = prober(dir.path(), Path::new("qemu-system-of-nobody"), SOON);
+        assert!(reason(missing.accelerator().await).contains("in PATH"));
+        assert!(!dir.path().join(CACHE_FILE).exists(), "such answers are not kept");
+    }
+
+    #[tokio::test]
+    async fn a_state_directory_that_cannot_be_written_still_gives_an_answer() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let qemu = script(dir.path(), "echo standin-guest-ran");
+        let lost = prober(&dir.path().join("gone"), &qemu, SOON);
+        assert!(reason(lost.accelerator().await).contains("write"));
+    }
+}
