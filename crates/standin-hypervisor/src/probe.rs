@@ -287,16 +287,18 @@ fn boot_sector() -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     const SOON: Duration = Duration::from_secs(10);
 
     /// A program in place of QEMU. It counts its runs in `runs`.
     fn script(dir: &Path, body: &str) -> PathBuf {
-        let file = dir.join("qemu");
+        let (source, file) = (dir.join("source"), dir.join("qemu"));
         let text = format!("#!/bin/sh\necho run >> {}\n{body}\n", dir.join("runs").display());
-        std::fs::write(&file, text).expect("write the script");
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).expect("make it executable");
+        std::fs::write(&source, text).expect("write the script");
+        // Copied by another process: a descriptor open for writing in this one could be inherited by the child
+        // of another test, and Linux refuses to run a file that somebody can write to.
+        let installed = std::process::Command::new("install").arg("-m755").args([&source, &file]).status();
+        assert!(installed.expect("run install").success());
         file
     }
 
