@@ -1,1 +1,31 @@
-//! What must survive a restart: a small durable key-value store.
+//! What must survive a restart: a small durable key-value store, and the lock of a data directory.
+//!
+//! ```text
+//!   engine ──> Typed<T>  records with a schema version, as JSON
+//!                 │
+//!              StateStore  keys, bytes, revisions, transactions
+//!               │      │
+//!        RedbStore   MemoryStore (tests)
+//! ```
+//!
+//! It holds relationships, jobs and authorization entries: small records, written seldom. Disks, layers and
+//! what belongs to recovery points live in the store's own files, so that losing this one loses no data.
+
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod lock;
+pub mod memory;
+pub mod redb_store;
+pub mod store;
+pub mod typed;
+
+pub use error::StateError;
+pub use lock::DirLock;
+pub use memory::MemoryStore;
+pub use redb_store::RedbStore;
+pub use store::{Expect, Op, Revision, StateStore, Versioned};
+pub use typed::Typed;
+
+/// What a call of this crate returns.
+pub type Result<T> = std::result::Result<T, StateError>;

@@ -1,0 +1,129 @@
+//! What can go wrong with the state, and what to do then.
+
+use crate::store::{Expect, Revision};
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// Why a call failed. Nothing was changed by it, except where [`StateError::Io`] says otherwise.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// Somebody else wrote the record in between.
+    #[error(
+        "the record {key} was changed by somebody else: {expected} was expected and {found} found; \
+         read it again and repeat the change"
+    )]
+    Conflict {
+        /// Which record.
+        key: String,
+        /// What the writer expected.
+        expected: Expect,
+        /// Its revision now; `None` when it does not exist.
+        found: Found,
+    },
+
+    /// A key that cannot be used.
+    #[error("{shown:?} cannot be a key of the state: {reason}")]
+    BadKey {
+        /// The key, cut to 64 characters.
+        shown: String,
+        /// What is allowed.
+        reason: &'static str,
+    },
+
+    /// A record or a transaction over the limit.
+    #[error("{what} is {size} large, and {limit} is the limit; split it up")]
+    TooLarge {
+        /// What it is.
+        what: String,
+        /// Bytes or operations.
+        size: usize,
+        /// The most that is allowed, in the same unit.
+        limit: usize,
+    },
+
+    /// The file is not what was written to it.
+    #[error(
+        "the state in {path} is damaged: {detail}; stop the daemon, move the file aside and restore it from a \
+         backup, or start without it and set the relationships up again (the replicas' disks and manifests \
+         are elsewhere and not touched by this)"
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
+
+    /// Another process has the file open.
+    #[error("the state in {path} is open in another process; end the other standin daemon first")]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// The system refused a call. After a failed write the store refuses all further calls.
+    #[error("{action} {path}; check the disk and its free space, then restart the daemon")]
+    Io {
+        /// What was tried: verb and object.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+
+    /// A write failed before, so what is on the disk is not known.
+    #[error("the state in {path} is closed after an earlier error; restart the daemon, which checks it")]
+    Closed {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A record that cannot be read as what it should be.
+    #[error("the record {key} cannot be read: {detail}; it was written by another version or by hand")]
+    BadRecord {
+        /// Which record.
+        key: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+
+    /// A record of a newer standin.
+    #[error(
+        "the record {key} has schema version {found} and this standin knows versions up to {known}; \
+         start the newer standin that wrote it"
+    )]
+    NewerSchema {
+        /// Which record.
+        key: String,
+        /// Version of the record.
+        found: u32,
+        /// Newest version known here.
+        known: u32,
+    },
+
+    /// Another daemon holds the data directory.
+    #[error(
+        "the data directory {path} is held by {holder}; end that daemon, or give this one another directory"
+    )]
+    DirectoryHeld {
+        /// The directory.
+        path: PathBuf,
+        /// `process N`, or a sentence where that cannot be told.
+        holder: String,
+    },
+}
+
+/// What a conflict found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found(pub Option<Revision>);
+
+impl std::fmt::Display for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(revision) => write!(f, "revision {revision}"),
+            None => f.write_str("no record"),
+        }
+    }
+}
