@@ -8,7 +8,8 @@
 //! netns           hosts as network namespaces, links that can be cut and slowed
 //! tcpproxy        a connection that can be cut, delayed and corrupted
 //! faults          seeded campaigns of them
-//! images, measure disks for benchmarks, CPU and memory of a process, results
+//! process         processes by id: alive, killed, measured
+//! images, measure disks for benchmarks, medians, results
 //! ```
 //!
 //! Nothing here is part of the product and nothing of the product is used here beyond its command line: the
@@ -16,6 +17,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod daemon;
+pub mod faults;
+pub mod guest;
+pub mod images;
 pub mod judge;
+pub mod measure;
+pub mod netns;
 pub mod oracle;
+pub mod process;
 pub mod record;
+pub mod tcpproxy;
