@@ -34,15 +34,14 @@ pub struct Host {
     port: String,
 }
 
-/// How slow a link is made.
+/// How slow a link is made: a token bucket (tc-tbf), which every kernel has. Packets wait in its queue, and are
+/// lost when it is full, so under load such a link is also late and lossy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slowness {
-    /// Bits a second in each direction; 0 leaves it unbounded.
+    /// Bits a second in each direction.
     pub bits_per_s: u64,
-    /// Delay each way.
-    pub delay_ms: u32,
-    /// Packets lost, per thousand.
-    pub loss_per_mille: u32,
+    /// How long a packet may wait in the queue at most.
+    pub queue_ms: u32,
 }
 
 fn run(program: &str, arguments: &[&str]) -> Result<()> {
@@ -126,22 +125,16 @@ impl Network {
     /// Slows a host's link, in both directions.
     ///
     /// # Errors
-    /// When there is no such host or the kernel has no netem.
+    /// When there is no such host.
     pub fn slow(&self, index: usize, slowness: Slowness) -> Result<()> {
         let host = self.host(index)?;
+        let Slowness { bits_per_s, queue_ms } = slowness;
+        // The bucket holds a hundredth of a second, and at least a few full segments.
+        let burst = (bits_per_s / 800).max(16 << 10);
         for (namespace, device) in [(&self.switch, host.port.as_str()), (&host.namespace, "eth0")] {
-            let mut line = format!("netns exec {namespace} tc qdisc replace dev {device} root netem");
-            if slowness.delay_ms > 0 {
-                line += &format!(" delay {}ms", slowness.delay_ms);
-            }
-            if slowness.loss_per_mille > 0 {
-                let loss = slowness.loss_per_mille;
-                line += &format!(" loss {}.{}%", loss / 10, loss % 10);
-            }
-            if slowness.bits_per_s > 0 {
-                line += &format!(" rate {}bit limit 2000", slowness.bits_per_s);
-            }
-            ip(&line)?;
+            let bucket = format!("tbf rate {bits_per_s}bit burst {burst}b latency {queue_ms}ms");
+            // In tc's words a plain `b` is bytes for sizes.
+            ip(&format!("netns exec {namespace} tc qdisc replace dev {device} root {bucket}"))?;
         }
         Ok(())
     }
