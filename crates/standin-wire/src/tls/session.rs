@@ -1,0 +1,263 @@
+//! The TLS state of a connection without any socket: ciphertext in, plaintext out, and back.
+//!
+//! The unbuffered interface of rustls is used, because its buffered one reads 4 KiB from the socket at a time
+//! and copies each record once more; at a gigabyte a second that is a quarter of the work. Here the caller owns
+//! the buffers, reads as much as the socket has, and writes many records at once.
+
+use rustls::client::UnbufferedClientConnection;
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use rustls::{ClientConfig, CommonState, Error, ServerConfig};
+use rustls_pki_types::{CertificateDer, ServerName};
+use std::sync::Arc;
+
+/// Room for what TLS may put before the data: an alert or a change of keys.
+const SLACK: usize = 512;
+/// Largest plaintext of a record, and what a record adds to it in TLS 1.3.
+pub(crate) const RECORD: usize = 16 << 10;
+const RECORD_OVERHEAD: usize = 22;
+
+/// Ciphertext that waits to be written. The memory stays initialised and is used again and again, so no byte
+/// is zeroed only to be overwritten.
+#[derive(Debug, Default)]
+pub(crate) struct OutBuf {
+    memory: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl OutBuf {
+    pub fn pending(&self) -> &[u8] {
+        &self.memory[self.start..self.end]
+    }
+
+    /// `count` bytes of the pending ones were written.
+    pub fn consume(&mut self, count: usize) {
+        self.start = (self.start + count).min(self.end);
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+        }
+    }
+
+    /// Moves everything that is pending in `other` behind what is pending here.
+    pub fn take_from(&mut self, other: &mut Self) {
+        let count = other.pending().len();
+        if count > 0 {
+            self.spare(count)[..count].copy_from_slice(other.pending());
+            self.end += count;
+            other.consume(count);
+        }
+    }
+
+    fn spare(&mut self, count: usize) -> &mut [u8] {
+        if self.memory.len() < self.end + count {
+            self.memory.resize(self.end + count, 0);
+        }
+        &mut self.memory[self.end..]
+    }
+}
+
+/// How far the connection is after it was fed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// The handshake needs more from the peer.
+    Handshake,
+    /// Data can flow.
+    Open,
+    /// The peer will send nothing more.
+    PeerClosed,
+}
+
+/// The TLS state of either side.
+pub(crate) enum Tls {
+    Client(Box<UnbufferedClientConnection>),
+    Server(Box<UnbufferedServerConnection>),
+}
+
+/// What one step of the state machine led to.
+enum Step {
+    Again,
+    Rest(State),
+}
+
+impl Tls {
+    pub fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, Error> {
+        Ok(Self::Client(Box::new(UnbufferedClientConnection::new(config, name)?)))
+    }
+
+    pub fn server(config: Arc<ServerConfig>) -> Result<Self, Error> {
+        Ok(Self::Server(Box::new(UnbufferedServerConnection::new(config)?)))
+    }
+
+    fn common(&self) -> &CommonState {
+        match self {
+            Self::Client(connection) => connection,
+            Self::Server(connection) => connection,
+        }
+    }
+
+    /// The protocol that was agreed on.
+    pub fn alpn(&self) -> Option<&[u8]> {
+        self.common().alpn_protocol()
+    }
+
+    /// The peer's certificate and those it sent with it.
+    pub fn peer_chain(&self) -> &[CertificateDer<'static>] {
+        self.common().peer_certificates().unwrap_or_default()
+    }
+
+    /// Takes ciphertext from the beginning of `input`, gives plaintext to `plain`, and puts what TLS itself has to
+    /// say into `out`. Returns how many bytes were used up; the rest is part of a record that is not whole.
+    /// After an error `out` holds the alert for the peer.
+    pub fn feed(
+        &mut self,
+        input: &mut [u8],
+        out: &mut OutBuf,
+        plain: &mut dyn FnMut(&[u8]),
+    ) -> (usize, Result<State, Error>) {
+        let mut used = 0;
+        loop {
+            let (discard, step) = self.step(&mut input[used..], out, plain);
+            used += discard;
+            match step {
+                Ok(Step::Again) => {}
+                Ok(Step::Rest(state)) => return (used, Ok(state)),
+                Err(error) => {
+                    self.queue_alert(out);
+                    return (used, Err(error));
+                }
+            }
+        }
+    }
+
+    fn step(
+        &mut self,
+        input: &mut [u8],
+        out: &mut OutBuf,
+        plain: &mut dyn FnMut(&[u8]),
+    ) -> (usize, Result<Step, Error>) {
+        match self {
+            Self::Client(connection) => step(connection.process_tls_records(input), out, plain),
+            Self::Server(connection) => step(connection.process_tls_records(input), out, plain),
+        }
+    }
+
+    /// What TLS wants to tell the peer after an error. It keeps returning the error once that is said.
+    fn queue_alert(&mut self, out: &mut OutBuf) {
+        while let (_, Ok(Step::Again)) = self.step(&mut [], out, &mut |_| {}) {}
+    }
+
+    /// Encrypts `data` behind what is pending in `out`.
+    pub fn seal(&mut self, data: &[u8], out: &mut OutBuf) -> Result<(), Error> {
+        match self {
+            Self::Client(connection) => while !seal(connection.process_tls_records(&mut []), data, out)? {},
+            Self::Server(connection) => while !seal(connection.process_tls_records(&mut []), data, out)? {},
+        }
+        Ok(())
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn seal_end(&mut self, out: &mut OutBuf) -> Result<(), Error> {
+        match self {
+            Self::Client(connection) => while !seal_end(connection.process_tls_records(&mut []), out)? {},
+            Self::Server(connection) => while !seal_end(connection.process_tls_records(&mut []), out)? {},
+        }
+        Ok(())
+    }
+}
+
+fn step<Data>(
+    status: UnbufferedStatus<'_, '_, Data>,
+    out: &mut OutBuf,
+    plain: &mut dyn FnMut(&[u8]),
+) -> (usize, Result<Step, Error>) {
+    let UnbufferedStatus { mut discard, state } = status;
+    let step = match state {
+        Err(error) => Err(error),
+        Ok(ConnectionState::ReadTraffic(mut traffic)) => loop {
+            match traffic.next_record() {
+                None => break Ok(Step::Again),
+                Some(Err(error)) => break Err(error),
+                Some(Ok(record)) => {
+                    discard += record.discard;
+                    plain(record.payload);
+                }
+            }
+        },
+        Ok(ConnectionState::BlockedHandshake) => Ok(Step::Rest(State::Handshake)),
+        Ok(ConnectionState::WriteTraffic(_)) => Ok(Step::Rest(State::Open)),
+        Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => Ok(Step::Rest(State::PeerClosed)),
+        Ok(other) => speak(other, out).map(|()| Step::Again),
+    };
+    (discard, step)
+}
+
+/// Puts what TLS itself has to say into `out`. The caller writes `out` in order, so "transmitted" is true as soon
+/// as it is there.
+fn speak<Data>(state: ConnectionState<'_, '_, Data>, out: &mut OutBuf) -> Result<(), Error> {
+    match state {
+        ConnectionState::TransmitTlsData(transmit) => transmit.done(),
+        ConnectionState::EncodeTlsData(mut encode) => {
+            let mut room = SLACK;
+            loop {
+                match encode.encode(out.spare(room)) {
+                    Ok(count) => {
+                        out.end += count;
+                        break;
+                    }
+                    Err(EncodeError::InsufficientSize(size)) if size.required_size > room => {
+                        room = size.required_size;
+                    }
+                    Err(error) => return Err(Error::General(error.to_string())),
+                }
+            }
+        }
+        other => return Err(Error::General(format!("unexpected state of TLS: {other:?}"))),
+    }
+    Ok(())
+}
+
+/// One step towards encrypting `data`; whether it is done.
+fn seal<Data>(status: UnbufferedStatus<'_, '_, Data>, data: &[u8], out: &mut OutBuf) -> Result<bool, Error> {
+    match status.state? {
+        ConnectionState::WriteTraffic(mut traffic) => {
+            let room = data.len() + (data.len() / RECORD + 1) * RECORD_OVERHEAD + SLACK;
+            encrypt(room, out, |spare| traffic.encrypt(data, spare))?;
+            Ok(true)
+        }
+        ConnectionState::PeerClosed => Ok(false),
+        other => speak(other, out).map(|()| false),
+    }
+}
+
+fn seal_end<Data>(status: UnbufferedStatus<'_, '_, Data>, out: &mut OutBuf) -> Result<bool, Error> {
+    match status.state? {
+        ConnectionState::WriteTraffic(mut traffic) => {
+            encrypt(SLACK, out, |spare| traffic.queue_close_notify(spare))?;
+            Ok(true)
+        }
+        ConnectionState::Closed => Ok(true),
+        ConnectionState::PeerClosed => Ok(false),
+        other => speak(other, out).map(|()| false),
+    }
+}
+
+fn encrypt(
+    mut room: usize,
+    out: &mut OutBuf,
+    mut write: impl FnMut(&mut [u8]) -> Result<usize, EncryptError>,
+) -> Result<(), Error> {
+    loop {
+        match write(out.spare(room)) {
+            Ok(count) => {
+                out.end += count;
+                return Ok(());
+            }
+            Err(EncryptError::InsufficientSize(size)) if size.required_size > room => {
+                room = size.required_size
+            }
+            Err(error) => return Err(Error::General(error.to_string())),
+        }
+    }
+}
