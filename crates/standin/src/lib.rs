@@ -9,9 +9,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod args;
+pub mod cli;
 pub mod config;
 pub mod exit;
 pub mod logging;
 pub mod output;
+pub mod serve;
+pub mod service_impl;
 pub mod units;

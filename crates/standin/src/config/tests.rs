@@ -105,7 +105,10 @@ fn a_key_in_the_wrong_table_is_told_where_it_belongs() {
 #[test]
 fn a_wrong_type_is_told_with_its_line() {
     let text = complaint("\n[limits]\nmax_cycles = \"four\"");
-    assert!(text.contains("line 3") && text.contains("max_cycles") && text.contains("whole number"), "{text}");
+    assert!(
+        text.contains("line 3") && text.contains("max_cycles") && text.contains("whole number"),
+        "{text}"
+    );
     let text = complaint("[qemu]\nkvm = 'sometimes'");
     assert!(text.contains("line 2") && text.contains("auto") && text.contains("never"), "{text}");
 }

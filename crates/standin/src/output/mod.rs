@@ -1,5 +1,8 @@
 //! What the verbs print: tables and sentences for people, exact JSON for programs, bars while a job runs.
 
+pub mod progress;
+pub mod table;
+
 use crate::exit::Failure;
 use anyhow::Context;
 use serde::Serialize;

@@ -1,0 +1,75 @@
+//! Reads the definition of a VM from the body of a request.
+
+use super::types::invalid;
+use standin_hypervisor::definition::VmDefinition;
+use standin_hypervisor::error::Error;
+use standin_model::view::VmView;
+use standin_model::{Refusal, ReturnCode};
+use std::path::Path;
+
+/// A definition from TOML or JSON text, with paths made absolute by `base_dir` and the identity of the VM of
+/// the same name in `known`, if the text has none of its own.
+///
+/// # Errors
+/// 32773 with the line or field that is wrong.
+pub(super) fn read(
+    text: &str,
+    json: bool,
+    base_dir: Option<&Path>,
+    known: &[VmView],
+) -> Result<VmDefinition, Refusal> {
+    let (mut definition, has_id) = if json { from_json(text)? } else { from_toml(text)? };
+    if let (false, Some(id)) = (has_id, known.iter().find(|vm| vm.vm == definition.name).map(|vm| vm.id)) {
+        definition.uuid = id;
+    }
+    match base_dir {
+        Some(dir) if dir.is_absolute() => definition.resolve(dir),
+        Some(dir) => {
+            return Err(invalid(
+                format!("base_dir {} is not an absolute path", dir.display()),
+                "Give it from /.",
+            ));
+        }
+        None => refuse_relative(&definition)?,
+    }
+    Ok(definition)
+}
+
+fn from_toml(text: &str) -> Result<(VmDefinition, bool), Refusal> {
+    let definition = VmDefinition::from_toml(text).map_err(|error| refusal(&error))?;
+    // It was TOML a moment ago; the table is read again only to see whether the identity was written or made up.
+    let has_id = text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("uuid"));
+    Ok((definition, has_id))
+}
+
+fn from_json(text: &str) -> Result<(VmDefinition, bool), Refusal> {
+    let wrong = |error: serde_json::Error| {
+        invalid(
+            format!("the definition is not valid: {error}"),
+            "Correct the definition and define the VM again.",
+        )
+    };
+    let value: serde_json::Value = serde_json::from_str(text).map_err(wrong)?;
+    let has_id = value.get("uuid").is_some();
+    let definition: VmDefinition = serde_json::from_value(value).map_err(wrong)?;
+    definition.validate().map_err(|error| refusal(&error))?;
+    Ok((definition, has_id))
+}
+
+fn refusal(error: &Error) -> Refusal {
+    Refusal::new(ReturnCode::InvalidParameter, error.to_string(), error.remedy())
+}
+
+/// Relative paths mean nothing to a daemon that does not know from where.
+fn refuse_relative(definition: &VmDefinition) -> Result<(), Refusal> {
+    // A directory that no definition names: what moved there was relative.
+    let mut moved = definition.clone();
+    moved.resolve(Path::new("/"));
+    if moved == *definition {
+        return Ok(());
+    }
+    Err(invalid(
+        format!("the definition of {} names files by relative paths", definition.name),
+        "Write absolute paths, or say with base_dir from which directory they count.",
+    ))
+}

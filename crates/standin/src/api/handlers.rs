@@ -1,0 +1,387 @@
+//! One function a route: take the request apart, check it, ask the service, answer.
+//!
+//! Questions are dropped when the client goes away or the time is up. Changes run in tasks of their own and are
+//! never dropped: what the service began, it ends, whoever still listens.
+
+use super::extract::{Answer, Body, Query, Raw, Refused, answer};
+use super::select;
+use super::service::{Result, Service};
+use super::types::{
+    AdoptRequest, AuthRequest, CheckRequest, ConnectionTestRequest, Done, FailoverRequest, HostView, Outcome,
+    PointRequest, ReplicateRequest, StopRequest, VmRef, WatchQuery, invalid,
+};
+use axum::Json;
+use axum::extract::{FromRequestParts, Path, State};
+use axum::http::{StatusCode, request::Parts};
+use axum::response::{IntoResponse, Response};
+use standin_model::settings::RelationshipSettings;
+use standin_model::view::{AuthView, CheckView, JobView, PointView, StatusView, VmView};
+use standin_model::{JobId, Refusal, ReturnCode};
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long a question may take.
+const ASK_LIMIT: Duration = Duration::from_secs(30);
+/// How long a client waits for a change; the change itself goes on.
+const CHANGE_LIMIT: Duration = Duration::from_secs(120);
+/// The longest time that a guest can be given to shut down.
+const MAX_STOP: Duration = Duration::from_secs(3600);
+/// A watched job is looked at no more often than this, however fast it moves.
+const WATCH_PAUSE: Duration = Duration::from_millis(100);
+
+/// What every handler has.
+#[derive(Clone)]
+pub(super) struct Context {
+    pub service: Arc<dyn Service>,
+    pub defaults: Arc<RelationshipSettings>,
+    pub tasks: TaskTracker,
+    pub stopping: CancellationToken,
+}
+
+impl Context {
+    /// Waits for the answer to a question.
+    async fn ask<T>(&self, question: impl Future<Output = Result<T>>) -> Result<T> {
+        match tokio::time::timeout(ASK_LIMIT, question).await {
+            Ok(answer) => answer,
+            Err(_) => Err(late(ASK_LIMIT, "Try again; if it stays so, look at the daemon's log.")),
+        }
+    }
+
+    /// Runs a change to its end and waits for that, at most for `limit`.
+    async fn change<T, F>(&self, limit: Duration, change: impl FnOnce(Arc<dyn Service>) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let task = self.tasks.spawn(change(self.service.clone()));
+        match tokio::time::timeout(limit, task).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "an operation of the local API ended without an answer");
+                Err(Refusal::new(
+                    ReturnCode::Failed,
+                    "the operation ended without an answer",
+                    "This is a defect: look at the daemon's log and report it.",
+                ))
+            }
+            Err(_) => Err(late(limit, "It goes on; look at `standin jobs` and `standin status`.")),
+        }
+    }
+}
+
+fn late(limit: Duration, remedy: &str) -> Refusal {
+    Refusal::new(
+        ReturnCode::Timeout,
+        format!("the daemon did not answer within {} s", limit.as_secs()),
+        remedy,
+    )
+}
+
+/// The `{vm}` of a path.
+pub(super) struct Target(VmRef);
+
+impl<S: Send + Sync> FromRequestParts<S> for Target {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> std::result::Result<Self, Response> {
+        let text = path_text(parts, state).await?;
+        text.parse().map(Self).map_err(|refusal| Refused(refusal).into_response())
+    }
+}
+
+/// The `{id}` of a path.
+pub(super) struct Id(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> std::result::Result<Self, Response> {
+        path_text(parts, state).await.map(Self)
+    }
+}
+
+async fn path_text<S: Send + Sync>(parts: &mut Parts, state: &S) -> std::result::Result<String, Response> {
+    Path::<String>::from_request_parts(parts, state).await.map(|path| path.0).map_err(|rejection| {
+        Refused(invalid(rejection.body_text(), "Correct the path of the request.")).into_response()
+    })
+}
+
+/// `return_code` 0 is HTTP 200, a job is 202.
+pub(super) struct Started(Outcome);
+
+impl IntoResponse for Started {
+    fn into_response(self) -> Response {
+        let status = if self.0.job.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
+        (status, Json(self.0)).into_response()
+    }
+}
+
+type JobAnswer = std::result::Result<Started, Refused>;
+
+pub(super) async fn host(State(context): State<Context>) -> Answer<HostView> {
+    answer(context.ask(context.service.host_info()).await?)
+}
+
+pub(super) async fn reload(State(context): State<Context>) -> Answer<Done> {
+    context.change(CHANGE_LIMIT, |service| async move { service.reload().await }).await?;
+    answer(Done::default())
+}
+
+pub(super) async fn list_vms(State(context): State<Context>) -> Answer<Vec<VmView>> {
+    answer(context.ask(context.service.list_vms()).await?)
+}
+
+pub(super) async fn show_vm(State(context): State<Context>, Target(vm): Target) -> Answer<VmView> {
+    answer(context.ask(context.service.show_vm(&vm)).await?)
+}
+
+/// Query of `POST /v1/vms`.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DefineQuery {
+    base_dir: Option<PathBuf>,
+}
+
+pub(super) async fn define_vm(
+    State(context): State<Context>,
+    Query(query): Query<DefineQuery>,
+    raw: Raw,
+) -> Answer<VmView> {
+    let text = std::str::from_utf8(&raw.bytes)
+        .map_err(|_| invalid("the definition is not text in UTF-8", "Send TOML or JSON in UTF-8."))?;
+    let json = raw.content_type.starts_with("application/json");
+    let known = context.ask(context.service.list_vms()).await?;
+    let definition = super::define::read(text, json, query.base_dir.as_deref(), &known)?;
+    answer(context.change(CHANGE_LIMIT, |service| async move { service.define_vm(definition).await }).await?)
+}
+
+pub(super) async fn start_vm(State(context): State<Context>, Target(vm): Target) -> Answer<VmView> {
+    answer(context.change(CHANGE_LIMIT, |service| async move { service.start_vm(&vm).await }).await?)
+}
+
+pub(super) async fn stop_vm(
+    State(context): State<Context>,
+    Target(vm): Target,
+    Body(request): Body<StopRequest>,
+) -> Answer<VmView> {
+    let timeout = Duration::from_secs(request.timeout_s);
+    if timeout > MAX_STOP {
+        return Err(invalid(
+            format!("{} s is too long to wait for a guest to shut down", request.timeout_s),
+            "Wait for at most one hour; `--force` ends the VM at once.",
+        )
+        .into());
+    }
+    let stopped = context
+        .change(timeout + CHANGE_LIMIT, move |service| async move {
+            service.stop_vm(&vm, request.force, timeout).await
+        })
+        .await?;
+    answer(stopped)
+}
+
+pub(super) async fn adopt_vm(
+    State(context): State<Context>,
+    Body(request): Body<AdoptRequest>,
+) -> Answer<VmView> {
+    if !request.qmp.is_absolute() {
+        return Err(relative("qmp", &request.qmp).into());
+    }
+    answer(context.change(CHANGE_LIMIT, |service| async move { service.adopt_vm(request).await }).await?)
+}
+
+fn relative(field: &str, path: &std::path::Path) -> Refusal {
+    invalid(format!("{field} {} is not an absolute path", path.display()), "Write the path from /.")
+}
+
+pub(super) async fn remove_vm(State(context): State<Context>, Target(vm): Target) -> Answer<Done> {
+    context.change(CHANGE_LIMIT, |service| async move { service.remove_vm(&vm).await }).await?;
+    answer(Done::default())
+}
+
+pub(super) async fn auth_list(State(context): State<Context>) -> Answer<Vec<AuthView>> {
+    answer(context.ask(context.service.auth_list()).await?)
+}
+
+pub(super) async fn auth_add(
+    State(context): State<Context>,
+    Body(request): Body<AuthRequest>,
+) -> Answer<AuthView> {
+    if let Some(path) = request.storage.as_ref().filter(|path| !path.is_absolute()) {
+        return Err(relative("storage", path).into());
+    }
+    answer(context.change(CHANGE_LIMIT, |service| async move { service.auth_add(request).await }).await?)
+}
+
+pub(super) async fn auth_remove(State(context): State<Context>, Id(id): Id) -> Answer<Done> {
+    let known = context.ask(context.service.auth_list()).await?;
+    let ids = known.iter().map(|entry| entry.id);
+    let id = select::by_prefix(&id, ids, "authorization entry", "standin auth list")?;
+    context.change(CHANGE_LIMIT, move |service| async move { service.auth_remove(id).await }).await?;
+    answer(Done::default())
+}
+
+pub(super) async fn connection_test(
+    State(context): State<Context>,
+    Body(request): Body<ConnectionTestRequest>,
+) -> Answer<Done> {
+    let peer = request.to.parse()?;
+    context.ask(context.service.test_connection(&peer)).await?;
+    answer(Done::default())
+}
+
+pub(super) async fn status_all(State(context): State<Context>) -> Answer<Vec<StatusView>> {
+    answer(context.ask(context.service.status(None)).await?)
+}
+
+pub(super) async fn status(State(context): State<Context>, Target(vm): Target) -> Answer<StatusView> {
+    let views = context.ask(context.service.status(Some(&vm))).await?;
+    let none = || {
+        Refusal::new(
+            ReturnCode::FileNotFound,
+            format!("{vm} does not replicate on this host"),
+            format!("Replicate it with `standin replicate {vm} --to HOST`."),
+        )
+    };
+    answer(views.into_iter().next().ok_or_else(none)?)
+}
+
+pub(super) async fn points(State(context): State<Context>, Target(vm): Target) -> Answer<Vec<PointView>> {
+    let mut points = context.ask(context.service.points(&vm)).await?;
+    points.sort_by_key(|point| std::cmp::Reverse(point.epoch));
+    answer(points)
+}
+
+pub(super) async fn replicate(
+    State(context): State<Context>,
+    Target(vm): Target,
+    Body(request): Body<ReplicateRequest>,
+) -> JobAnswer {
+    let order = request.into_order(&context.defaults)?;
+    let outcome =
+        context.change(CHANGE_LIMIT, |service| async move { service.replicate(&vm, order).await }).await?;
+    Ok(Started(outcome))
+}
+
+pub(super) async fn take_point(
+    State(context): State<Context>,
+    Target(vm): Target,
+    Body(request): Body<PointRequest>,
+) -> JobAnswer {
+    let take = move |service: Arc<dyn Service>| async move {
+        service.take_point(&vm, request.application_consistent).await
+    };
+    Ok(Started(context.change(CHANGE_LIMIT, take).await?))
+}
+
+pub(super) async fn failover(
+    State(context): State<Context>,
+    Target(vm): Target,
+    Body(request): Body<FailoverRequest>,
+) -> JobAnswer {
+    let point = match &request.point {
+        Some(text) => {
+            let points = context.ask(context.service.points(&vm)).await?;
+            select::point(text, &vm.to_string(), &points)?
+        }
+        None => None,
+    };
+    let start = request.start;
+    let go = move |service: Arc<dyn Service>| async move { service.failover(&vm, point, start).await };
+    Ok(Started(context.change(CHANGE_LIMIT, go).await?))
+}
+
+/// Handlers of `POST /v1/vms/{vm}/<verb>` that take no body.
+macro_rules! verb {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        pub(super) async fn $name(State(context): State<Context>, Target(vm): Target) -> JobAnswer {
+            let go = move |service: Arc<dyn Service>| async move { service.$name(&vm).await };
+            Ok(Started(context.change(CHANGE_LIMIT, go).await?))
+        }
+    )*};
+}
+
+verb! {
+    unreplicate;
+    suspend;
+    resume;
+    resync;
+    revert_failover;
+    commit_failover;
+}
+
+pub(super) async fn store_check(
+    State(context): State<Context>,
+    Body(request): Body<CheckRequest>,
+) -> JobAnswer {
+    let vm: Option<VmRef> = request.vm.as_deref().map(str::parse).transpose()?;
+    let go = move |service: Arc<dyn Service>| async move { service.store_check(vm.as_ref()).await };
+    Ok(Started(context.change(CHANGE_LIMIT, go).await?))
+}
+
+pub(super) async fn store_check_result(State(context): State<Context>, Id(id): Id) -> Answer<Vec<CheckView>> {
+    let id = find_job(&context, &id).await?;
+    answer(context.ask(context.service.store_check_result(id)).await?)
+}
+
+pub(super) async fn jobs(State(context): State<Context>) -> Answer<Vec<JobView>> {
+    answer(context.ask(context.service.jobs()).await?)
+}
+
+pub(super) async fn job(State(context): State<Context>, Id(id): Id) -> Answer<JobView> {
+    let id = find_job(&context, &id).await?;
+    answer(context.ask(context.service.job(id)).await?)
+}
+
+pub(super) async fn cancel_job(State(context): State<Context>, Id(id): Id) -> Answer<JobView> {
+    let id = find_job(&context, &id).await?;
+    answer(context.change(CHANGE_LIMIT, move |service| async move { service.cancel_job(id).await }).await?)
+}
+
+/// A full id is taken as it is; the beginning of one is looked up.
+async fn find_job(context: &Context, text: &str) -> Result<JobId> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    let jobs = context.ask(context.service.jobs()).await?;
+    select::by_prefix(text, jobs.iter().map(|job| job.id), "job", "standin jobs")
+}
+
+pub(super) async fn watch_job(
+    State(context): State<Context>,
+    Id(id): Id,
+    Query(query): Query<WatchQuery>,
+) -> Answer<JobView> {
+    let id = find_job(&context, &id).await?;
+    let mut receiver = context.ask(context.service.watch_job(id)).await?;
+    let limit = Duration::from_secs(query.timeout.unwrap_or(20).min(60));
+    let moved_on = async {
+        while !has_moved(&receiver.borrow_and_update(), &query) {
+            tokio::time::sleep(WATCH_PAUSE).await;
+            // The sender is gone when the job has ended: what was last said is all there is.
+            if receiver.changed().await.is_err() {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        () = moved_on => {}
+        () = tokio::time::sleep(limit) => {}
+        () = context.stopping.cancelled() => {}
+    }
+    let job = receiver.borrow().clone();
+    answer(job)
+}
+
+/// Whether the client has not seen this yet.
+fn has_moved(job: &JobView, seen: &WatchQuery) -> bool {
+    let differs = seen.after_percent != Some(job.percent)
+        || seen.after_state != Some(job.state_code)
+        || seen.after_bytes.is_some_and(|bytes| bytes != job.bytes_done);
+    differs || job.ended_at.is_some()
+}

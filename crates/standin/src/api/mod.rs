@@ -1,0 +1,38 @@
+//! The local API: HTTP/1.1 and JSON on a unix socket. The daemon serves it, every other verb is a client of it.
+//!
+//! | Route | Does | Answers |
+//! | --- | --- | --- |
+//! | `GET /v1/host` | facts of this host and its daemon | [`types::HostView`] |
+//! | `POST /v1/host/reload` | take certificates from their files again | [`types::Done`] |
+//! | `GET /v1/vms`, `GET /v1/vms/{vm}` | the VMs of this host | `VmView` |
+//! | `POST /v1/vms?base_dir=DIR` | define a VM; TOML or JSON | `VmView` |
+//! | `POST /v1/vms/{vm}/start`, `.../stop` | run it, end it | `VmView` |
+//! | `DELETE /v1/vms/{vm}` | forget it | [`types::Done`] |
+//! | `POST /v1/adopt` | know a running QEMU | `VmView` |
+//! | `GET`, `POST /v1/authorizations`, `DELETE .../{id}` | who may send to this host | `AuthView` |
+//! | `POST /v1/connection-test` | could this host replicate to that one? | [`types::Done`] |
+//! | `GET /v1/status`, `GET /v1/vms/{vm}/status` | replication | `StatusView` |
+//! | `GET /v1/vms/{vm}/points` | recovery points, newest first | `PointView` |
+//! | `POST /v1/vms/{vm}/replicate`, `/unreplicate`, `/suspend`, `/resume`, `/resync`, `/points`, `/failover`, `/failover/revert`, `/failover/commit` | replication | [`types::Outcome`] |
+//! | `GET /v1/jobs`, `GET /v1/jobs/{id}` | jobs | `JobView` |
+//! | `GET /v1/jobs/{id}/watch` | the same, once it has moved on | `JobView` |
+//! | `DELETE /v1/jobs/{id}` | ask it to end | `JobView` |
+//! | `POST /v1/store/check`, `GET /v1/store/check/{job}` | verify replicas | [`types::Outcome`], `CheckView` |
+//!
+//! A refusal is a [`types::Problem`] with a fitting HTTP status. Names, ids and numbers are checked here, before
+//! the engine sees them. A request that changes something runs to its end even if the client goes away.
+
+pub mod client;
+mod define;
+mod extract;
+mod handlers;
+mod peer;
+mod select;
+pub mod server;
+pub mod service;
+pub mod types;
+
+pub use service::Service;
+
+/// The largest body of a request or an answer. Bytes.
+pub const MAX_BODY: usize = 1 << 20;

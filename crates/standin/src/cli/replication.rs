@@ -1,0 +1,92 @@
+//! The verbs of replication.
+
+use super::vm::path;
+use super::{Session, wait};
+use crate::api::types::{FailoverRequest, Outcome, PeerAddress, PointRequest, ReplicateRequest};
+use crate::args::{Failover, Point, Replicate, WaitingVm};
+use crate::exit::Failure;
+use crate::output::table;
+use standin_model::view::{PointView, StatusView};
+
+/// `standin replicate`
+pub(super) async fn replicate(session: &Session, args: Replicate) -> Result<(), Failure> {
+    // The daemon would refuse it as well; here it costs no connection.
+    let to: PeerAddress = args.to.parse()?;
+    let seconds = args.interval.as_secs();
+    let request = ReplicateRequest {
+        to: to.to_string(),
+        start: !args.no_start,
+        // What does not fit is out of range in any case; the daemon says so.
+        interval_s: Some(u32::try_from(seconds).unwrap_or(u32::MAX)),
+        history: Some(args.history),
+        application_consistent_hours: args.application_consistent_hours,
+        compression: Some(!args.no_compression),
+        granularity: args.granularity,
+        disks: args.disks,
+    };
+    let outcome: Outcome = session.client.send(&path(&args.vm, "/replicate"), &request).await?;
+    let done = if args.no_start {
+        format!("{} is ready to replicate to {to}; begin with `standin resume {}`", args.vm, args.vm)
+    } else {
+        format!("{} replicates to {to}; see `standin status {}`", args.vm, args.vm)
+    };
+    wait::finish(session, outcome, args.wait, &done).await
+}
+
+/// `standin status [VM]`
+pub(super) async fn status(session: &Session, vm: Option<String>) -> Result<(), Failure> {
+    match vm {
+        Some(vm) => {
+            let view: StatusView = session.client.get(&path(&vm, "/status")).await?;
+            session.style.print(&view, |view| table::status(session.look(), view))
+        }
+        None => {
+            let views: Vec<StatusView> = session.client.get("/v1/status").await?;
+            session.style.print(&views, |views| table::statuses(session.look(), views))
+        }
+    }
+}
+
+/// `standin points VM`
+pub(super) async fn points(session: &Session, vm: &str) -> Result<(), Failure> {
+    let points: Vec<PointView> = session.client.get(&path(vm, "/points")).await?;
+    session.style.print(&points, |points| table::points(session.look(), points))
+}
+
+/// The verbs that take a VM and nothing else. `route` is theirs in the API, `done` what is true afterwards.
+pub(super) async fn simple(
+    session: &Session,
+    verb: WaitingVm,
+    route: &str,
+    done: &str,
+) -> Result<(), Failure> {
+    let outcome: Outcome = session.client.post(&path(&verb.vm, &format!("/{route}"))).await?;
+    wait::finish(session, outcome, verb.wait, &format!("{}: {done}", verb.vm)).await
+}
+
+/// `standin point VM`
+pub(super) async fn point(session: &Session, args: Point) -> Result<(), Failure> {
+    let request = PointRequest { application_consistent: args.application_consistent };
+    let outcome: Outcome = session.client.send(&path(&args.vm, "/points"), &request).await?;
+    let done = format!("{}: the recovery point is on the replica", args.vm);
+    wait::finish(session, outcome, args.wait, &done).await
+}
+
+/// `standin failover VM`
+pub(super) async fn failover(session: &Session, args: Failover) -> Result<(), Failure> {
+    let vm = &args.vm;
+    let (outcome, done): (Outcome, String) = if args.revert {
+        let outcome = session.client.post(&path(vm, "/failover/revert")).await?;
+        (outcome, format!("{vm}: the failover is undone"))
+    } else if args.commit {
+        let outcome = session.client.post(&path(vm, "/failover/commit")).await?;
+        (outcome, format!("{vm}: the failover is committed"))
+    } else {
+        let request = FailoverRequest { point: args.point.clone(), start: args.start };
+        let outcome = session.client.send(&path(vm, "/failover"), &request).await?;
+        let state = if args.start { "runs here now" } else { "is ready; start it with `standin vm start`" };
+        let next = format!("then `standin failover {vm} --commit`, or `--revert` to go back");
+        (outcome, format!("{vm} failed over and {state}; {next}"))
+    };
+    wait::finish(session, outcome, args.wait, &done).await
+}

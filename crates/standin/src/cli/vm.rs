@@ -1,0 +1,112 @@
+//! `standin vm ...`
+
+use super::Session;
+use crate::api::client::segment;
+use crate::api::types::{AdoptRequest, Done, StopRequest, refused_name};
+use crate::args::{Adopt, Stop, VmVerb};
+use crate::exit::Failure;
+use crate::output::table;
+use standin_model::VmName;
+use standin_model::view::VmView;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// A definition of a VM with hundreds of disks is smaller than this.
+const MAX_DEFINITION: u64 = 1 << 20;
+
+/// Runs the verb.
+pub(super) async fn run(session: &Session, verb: VmVerb) -> Result<(), Failure> {
+    match verb {
+        VmVerb::Define { file } => define(session, &file).await,
+        VmVerb::List => {
+            let vms: Vec<VmView> = session.client.get("/v1/vms").await?;
+            session.style.print(&vms, |vms| table::vms(session.look(), vms))
+        }
+        VmVerb::Show { vm } => {
+            let view: VmView = session.client.get(&path(&vm, "")).await?;
+            session.style.print(&view, |view| table::vm(session.look(), view))
+        }
+        VmVerb::Start { vm } => {
+            let view: VmView = session.client.post(&path(&vm, "/start")).await?;
+            session.style.print(&view, |view| {
+                let by = view.accelerator.as_ref().map_or_else(String::new, |by| format!(" by {by}"));
+                format!("{} runs{by}", view.vm)
+            })
+        }
+        VmVerb::Stop(stop) => end(session, stop).await,
+        VmVerb::Adopt(adopt) => self::adopt(session, adopt).await,
+        VmVerb::Remove { vm } => {
+            let done: Done = session.client.delete(&path(&vm, "")).await?;
+            session.style.print(&done, |_| format!("{vm} is forgotten; its disks stay"))
+        }
+    }
+}
+
+/// The path of a VM in the API, whatever was typed as its name.
+pub(super) fn path(vm: &str, rest: &str) -> String {
+    format!("/v1/vms/{}{rest}", segment(vm))
+}
+
+async fn define(session: &Session, file: &Path) -> Result<(), Failure> {
+    let (text, base) = if file == Path::new("-") {
+        (read(std::io::stdin().lock()), PathBuf::from("."))
+    } else {
+        let text = std::fs::File::open(file).and_then(read_checked);
+        (
+            text,
+            file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf(),
+        )
+    };
+    let unreadable = |error: std::io::Error| {
+        Failure::Usage(format!(
+            "the definition {} cannot be read: {error}; name a readable TOML file",
+            file.display()
+        ))
+    };
+    let text = text.map_err(unreadable)?;
+    // The daemon runs elsewhere: relative paths in the file count from the file.
+    let base = std::path::absolute(base).map_err(unreadable)?;
+    let base = base.to_str().ok_or_else(|| {
+        Failure::Usage(format!(
+            "the directory {} has a name that is not UTF-8; move the definition",
+            base.display()
+        ))
+    })?;
+    let target = format!("/v1/vms?base_dir={}", segment(base));
+    let view: VmView = session.client.send_toml(&target, &text).await?;
+    session.style.print(&view, |view| {
+        format!("{} is defined ({}); start it with `standin vm start {}`", view.vm, view.id, view.vm)
+    })
+}
+
+/// A directory opens like a file and fails only at the first read, with words that help nobody.
+fn read_checked(file: std::fs::File) -> std::io::Result<String> {
+    if file.metadata()?.is_dir() {
+        return Err(std::io::Error::new(std::io::ErrorKind::IsADirectory, "it is a directory"));
+    }
+    read(file)
+}
+
+fn read(source: impl Read) -> std::io::Result<String> {
+    let mut text = String::new();
+    source.take(MAX_DEFINITION).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+async fn end(session: &Session, stop: Stop) -> Result<(), Failure> {
+    let request = StopRequest { force: stop.force, timeout_s: stop.timeout.as_secs() };
+    if !stop.force && session.style.bars {
+        eprintln!("asking the guest to shut down, for at most {} s", request.timeout_s);
+    }
+    let target = path(&stop.vm, "/stop");
+    let view: VmView = session.client.send_patiently(&target, &request, stop.timeout).await?;
+    session.style.print(&view, |view| format!("{} is {}", view.vm, view.power))
+}
+
+async fn adopt(session: &Session, adopt: Adopt) -> Result<(), Failure> {
+    let name = adopt.name.map(VmName::new).transpose().map_err(|error| refused_name(&error))?;
+    let qmp = std::path::absolute(&adopt.qmp)
+        .map_err(|error| Failure::Usage(format!("--qmp {}: {error}", adopt.qmp.display())))?;
+    let view: VmView = session.client.send("/v1/adopt", &AdoptRequest { qmp, name }).await?;
+    session.style.print(&view, |view| table::vm(session.look(), view))
+}

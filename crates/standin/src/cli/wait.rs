@@ -1,0 +1,137 @@
+//! Waits for a job: shows its progress, survives a restart of the daemon, and lets the job go on at Ctrl-C.
+
+use super::Session;
+use crate::api::types::{Outcome, WatchQuery};
+use crate::args::Wait;
+use crate::exit::Failure;
+use crate::output::progress::Progress;
+use crate::output::table;
+use standin_model::JobState;
+use standin_model::view::JobView;
+use std::time::{Duration, Instant};
+
+/// A daemon that is being restarted is back by then.
+const RESTART_GRACE: Duration = Duration::from_secs(30);
+/// Between two looks for a daemon that is away.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Ends a verb: what is done is said, a job is waited for or printed.
+pub(super) async fn finish(
+    session: &Session,
+    outcome: Outcome,
+    wait: Wait,
+    done: &str,
+) -> Result<(), Failure> {
+    let Some(job) = &outcome.job else {
+        return session.style.print(&outcome, |_| done.to_owned());
+    };
+    if wait.no_wait {
+        return session.style.print(job, |job| {
+            format!("job {}: {}; follow it with `standin jobs {} --watch`", job.id, job.job_type, job.id)
+        });
+    }
+    let job = to_the_end(session, job.clone()).await?;
+    conclude(session, &job, |_| done.to_owned())
+}
+
+/// Prints a job that has ended and makes the ending of the verb of it.
+pub(super) fn conclude(
+    session: &Session,
+    job: &JobView,
+    text: impl FnOnce(&JobView) -> String,
+) -> Result<(), Failure> {
+    if job.state == JobState::Completed {
+        return session.style.print(job, text);
+    }
+    if session.style.json {
+        session.style.print(job, |_| String::new())?;
+    }
+    Err(failed(job))
+}
+
+/// Why a job did not complete.
+pub(super) fn failed(job: &JobView) -> Failure {
+    let what = match &job.vm {
+        Some(vm) => format!("{} of {vm}", job.job_type),
+        None => job.job_type.to_string(),
+    };
+    let reason =
+        job.error.clone().unwrap_or_else(|| format!("it ended as {}", job.state.to_string().to_lowercase()));
+    let code = job.return_code.map_or_else(String::new, |code| format!(" ({})", u32::from(code)));
+    Failure::JobFailed {
+        message: format!("{what}{code}: {reason}"),
+        remedy: job
+            .remedy
+            .clone()
+            .unwrap_or_else(|| format!("See `standin jobs {}` and the daemon's log.", job.id)),
+    }
+}
+
+/// Follows `job` until it has ended. Gives it as it ended.
+pub(super) async fn to_the_end(session: &Session, job: JobView) -> Result<JobView, Failure> {
+    let id = job.id.to_string();
+    let mut progress = Progress::new(session.style, &job);
+    let outcome = tokio::select! {
+        outcome = follow(session, job, &mut progress) => outcome,
+        signal = tokio::signal::ctrl_c() => match signal {
+            Ok(()) => Err(Failure::Interrupted(format!(
+                "the job goes on; look at it with `standin jobs {id}`, follow it with `standin jobs {id} --watch`, end it with `standin jobs cancel {id}`"
+            ))),
+            Err(error) => Err(anyhow::Error::new(error).context("Ctrl-C cannot be watched for").into()),
+        },
+    };
+    progress.end();
+    outcome
+}
+
+async fn follow(session: &Session, mut job: JobView, progress: &mut Progress) -> Result<JobView, Failure> {
+    let mut away_since: Option<Instant> = None;
+    loop {
+        progress.show(&job);
+        if job.state.is_final() {
+            return Ok(job);
+        }
+        match session.client.watch_job(&job.id.to_string(), &seen(&job)).await {
+            Ok(now) => {
+                away_since = None;
+                job = now;
+            }
+            // Jobs survive a restart of the daemon, so this need not be the end.
+            Err(Failure::NoDaemon(message)) => {
+                let since = *away_since.get_or_insert_with(|| {
+                    progress.say("the daemon does not answer; waiting for it to come back");
+                    Instant::now()
+                });
+                if since.elapsed() > RESTART_GRACE {
+                    return Err(Failure::NoDaemon(message));
+                }
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            Err(other) => return Err(other),
+        }
+    }
+}
+
+/// What the daemon need not tell again.
+pub(super) fn seen(job: &JobView) -> WatchQuery {
+    WatchQuery {
+        after_percent: Some(job.percent),
+        after_bytes: Some(job.bytes_done),
+        after_state: Some(job.state_code),
+        timeout: Some(20),
+    }
+}
+
+/// One line a change, on the standard output: `standin jobs ID --watch`.
+pub(super) async fn stream(session: &Session, mut job: JobView) -> Result<(), Failure> {
+    loop {
+        session.style.print_line(&job, table::job_line)?;
+        if job.state.is_final() {
+            return if job.state == JobState::Completed { Ok(()) } else { Err(failed(&job)) };
+        }
+        let before = (job.state, job.percent, job.bytes_done);
+        while (job.state, job.percent, job.bytes_done) == before {
+            job = session.client.watch_job(&job.id.to_string(), &seen(&job)).await?;
+        }
+    }
+}
