@@ -1,10 +1,11 @@
 //! The client: one connection to one export, shared by many callers.
 
 use crate::assemble::Assembly;
-use crate::connection::{self, Command, Job, MAX_IN_FLIGHT, Reader, Shared};
+use crate::connection::{self, Command, Job, MAX_IN_FLIGHT, Shared};
 use crate::extents::{self, StatusExtent};
 use crate::handshake::{self, BlockSizes, Failure, Negotiated};
 use crate::proto::export_flag;
+use crate::reader::Reader;
 use crate::{Address, Error, Target};
 use bytes::Bytes;
 use std::io;

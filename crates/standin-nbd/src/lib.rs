@@ -33,6 +33,7 @@ mod error;
 mod extents;
 mod handshake;
 mod proto;
+mod reader;
 mod server;
 mod target;
 mod zero;

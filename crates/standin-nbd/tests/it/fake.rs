@@ -3,6 +3,7 @@
 
 use standin_nbd::{Client, Error, Target};
 use std::future::Future;
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -209,4 +210,9 @@ pub fn sentence(error: &Error) -> String {
         source = error.source();
     }
     text
+}
+
+/// Fails the test when the client hangs.
+pub async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("the client hangs")
 }

@@ -150,8 +150,8 @@ async fn more_extents_than_one_reply_holds_are_all_read() {
     let dir = tempfile::tempdir().unwrap();
     let image = dir.path().join("disk.qcow2");
     let path = image.to_str().unwrap();
-    // 64 Mi bytes, every second sector dirty at the finest granularity: 131072 extents, as many as QEMU sends in
-    // one reply, and more of them after it.
+    // Every second sector dirty at the finest granularity: 196608 extents. QEMU sends at most 131072 in one reply, so
+    // the range is asked for twice.
     run("qemu-img", &["create", "-q", "-f", "qcow2", path, "96M"]);
     run("qemu-img", &["bitmap", "--add", "-g", "512", path, "fine"]);
     let script = dir.path().join("writes");
