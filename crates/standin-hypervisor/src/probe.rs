@@ -31,6 +31,9 @@ const WORD: &[u8] = b"standin-guest-ran";
 /// The device that KVM is spoken to through.
 const DEVICE: &str = "/dev/kvm";
 
+/// SeaBIOS does not boot from a disk smaller than one cylinder, about 0.5 MiB.
+const DISK_SIZE: u64 = 1 << 20;
+
 /// The name of the file with the last answer, in the state directory.
 pub const CACHE_FILE: &str = "accelerator.json";
 
@@ -177,20 +180,27 @@ fn write_cache(file: &Path, cached: &Cached) -> Result<()> {
     std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
 }
 
-/// Boots the probe guest under `accelerator` and returns when it has spoken. Its disk of one sector is kept in
-/// `dir` meanwhile.
+/// Boots the probe guest under `accelerator` and returns when it has spoken. Its disk is kept in `dir`
+/// meanwhile.
 ///
 /// # Errors
 /// [`Error::Timeout`] when it stays silent, [`Error::Unsupported`] with QEMU's words when QEMU ends without it,
 /// [`Error::Io`] when QEMU or the disk is not there.
 pub async fn run_guest(qemu: &Path, accelerator: &str, dir: &Path, timeout: Duration) -> Result<()> {
     let disk = dir.join(format!("probe-{}-{accelerator}.img", std::process::id()));
-    std::fs::write(&disk, boot_sector()).map_err(Error::io(format!("write {}", disk.display())))?;
+    make_disk(&disk).map_err(Error::io(format!("write {}", disk.display())))?;
     let outcome = boot(qemu, accelerator, &disk, timeout).await;
     if let Err(error) = std::fs::remove_file(&disk) {
         tracing::warn!(%error, file = %disk.display(), "the probe guest's disk stays");
     }
     outcome
+}
+
+/// The boot sector, on a sparse disk of [`DISK_SIZE`].
+fn make_disk(file: &Path) -> std::io::Result<()> {
+    let mut disk = std::fs::File::create(file)?;
+    disk.write_all(&boot_sector())?;
+    disk.set_len(DISK_SIZE)
 }
 
 async fn boot(qemu: &Path, accelerator: &str, disk: &Path, timeout: Duration) -> Result<()> {
