@@ -1,0 +1,264 @@
+//! The driver itself: what it knows when it opens, and the seam's calls, handed to the parts that do them.
+
+use super::machine::{self, CONNECT_TIMEOUT, Machine, Origin, Vm};
+use super::process::Process;
+use super::store::Store;
+use super::{KvmUse, QemuOptions, Shared, adopt, cut, flatten, freeze, inventory, lifecycle, live, marks};
+use crate::definition::VmDefinition;
+use crate::error::Error;
+use crate::probe::Prober;
+use crate::qmp::Qmp;
+use crate::seam::{
+    CutRequest, DiskInfo, Hypervisor, LiveRequest, Mark, MarkStatus, PowerState, Result, StartOptions,
+    Tracker, View, VmEvent, VmInfo,
+};
+use async_trait::async_trait;
+use standin_model::{DiskName, VmId, VmName};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::broadcast;
+use tokio::task::JoinSet;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Starts and stops are few.
+const EVENT_QUEUE: usize = 256;
+
+/// The [`Hypervisor`] of QEMU. When it is dropped its VMs go on, and the next one finds them.
+#[derive(Debug)]
+pub struct QemuDriver {
+    shared: Arc<Shared>,
+    _stop: DropGuard,
+}
+
+impl QemuDriver {
+    /// Reads what is known and attaches to every VM that runs.
+    ///
+    /// # Errors
+    /// When the directories cannot be used. A VM that cannot be attached is logged and looked for again.
+    pub async fn open(options: QemuOptions) -> Result<Arc<Self>> {
+        let store = Store::open(&options.state_dir, &options.runtime_dir)?;
+        let qemu = options.qemu_binary.unwrap_or_else(|| "qemu-system-x86_64".into());
+        let (definitions, adoptions) = store.load()?;
+        let owned = definitions.into_iter().map(|definition| Vm::new(Origin::Owned, definition));
+        let adopted = adoptions.into_iter().map(adopt::vm);
+        let vms = owned.chain(adopted).map(|vm| (vm.id, Arc::new(vm))).collect();
+        let stop = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            prober: Prober::new(&qemu, store.state_dir(), options.probe_timeout),
+            store,
+            qemu,
+            kvm: options.kvm,
+            vms: Mutex::new(vms),
+            events: broadcast::channel(EVENT_QUEUE).0,
+            stop: stop.clone(),
+        });
+        let mut attaching = JoinSet::new();
+        let known: Vec<Arc<Vm>> = shared.vms().values().cloned().collect();
+        for vm in known {
+            attaching.spawn(attach(Arc::clone(&shared), vm));
+        }
+        while attaching.join_next().await.is_some() {}
+        Ok(Arc::new(Self { shared, _stop: stop.drop_guard() }))
+    }
+
+    /// How VMs that leave the choice open are run on this host. The first call may take as long as the probe.
+    pub async fn accelerator(&self) -> crate::seam::Accelerator {
+        lifecycle::host_accelerator(&self.shared).await
+    }
+}
+
+/// Finds out whether a VM runs, and follows it if it does.
+async fn attach(shared: Arc<Shared>, vm: Arc<Vm>) {
+    let process = match vm.origin {
+        Origin::Owned => match Process::find(&shared.store, vm.id) {
+            Some(process) => Some(process),
+            None => return,
+        },
+        Origin::Adopted { .. } => None,
+    };
+    let socket = shared.qmp_socket(&vm);
+    let qmp = match Qmp::connect(&socket, CONNECT_TIMEOUT).await {
+        Ok(qmp) => qmp,
+        Err(error) => {
+            if process.is_some() {
+                tracing::error!(vm = %vm.id, %error, "the VM runs and its monitor does not answer");
+            }
+            return machine::look_for(&shared, &vm, process);
+        }
+    };
+    let accelerator = lifecycle::running_accelerator(&shared, &vm, process).await;
+    let events = qmp.events();
+    let machine = Arc::new(Machine::new(qmp, process, accelerator));
+    if let Err(error) = adopt::recognise(&vm, &machine, &socket).await {
+        tracing::warn!(vm = %machine::shown(&vm), %error, "a monitor does not answer as this VM's");
+        return machine::look_for(&shared, &vm, process);
+    }
+    tracing::info!(vm = %machine::shown(&vm), "attached to a running VM");
+    machine::adopt_running(&shared, &vm, machine, events);
+    freeze::thaw_left_over(&shared.store, vm.id);
+}
+
+impl QemuDriver {
+    async fn info(&self, vm: &Arc<Vm>) -> Result<VmInfo> {
+        let adopted = matches!(vm.origin, Origin::Adopted { .. });
+        let machine = vm.machine();
+        let (power, disks) = match &machine {
+            Some(machine) => running(vm, machine).await?,
+            // Its monitor does not answer, but it is there.
+            None if Process::find(&self.shared.store, vm.id).is_some() => {
+                (PowerState::Running, off(vm).await)
+            }
+            None => (PowerState::Off, off(vm).await),
+        };
+        let process = machine.as_ref().and_then(|machine| machine.process);
+        Ok(VmInfo {
+            id: vm.id,
+            name: vm.name(),
+            power,
+            adopted,
+            accelerator: machine.as_ref().and_then(|machine| machine.accelerator.clone()),
+            disks,
+            pid: process.or_else(|| Process::find(&self.shared.store, vm.id)).map(|process| process.pid),
+            definition: vm.definition(),
+        })
+    }
+}
+
+async fn running(vm: &Arc<Vm>, machine: &Machine) -> Result<(PowerState, Vec<DiskInfo>)> {
+    let power = match machine.status().await?.as_str() {
+        "running" => PowerState::Running,
+        _ => PowerState::Paused,
+    };
+    let disks = inventory::Inventory::take(vm, machine).await?.disks;
+    Ok((power, disks.iter().map(inventory::LiveDisk::info).collect()))
+}
+
+/// The disks of a VM that is off: what is wrong with one is said, not raised.
+async fn off(vm: &Vm) -> Vec<DiskInfo> {
+    if vm.origin != Origin::Owned {
+        return Vec::new();
+    }
+    let mut disks = Vec::new();
+    for disk in vm.definition().disks {
+        let (size, problem) = match super::image::examine(&disk, false).await {
+            Ok(_) if disk.read_only => (0, Some(inventory::READ_ONLY.to_owned())),
+            Ok(image) => (image.size, None),
+            Err(Error::DiskProblem { problem, .. }) => (0, Some(problem)),
+            Err(error) => (0, Some(error.to_string())),
+        };
+        disks.push(DiskInfo {
+            name: disk.name,
+            path: disk.file,
+            format: disk.format.as_str().to_owned(),
+            size,
+            read_only: disk.read_only,
+            problem,
+        });
+    }
+    disks
+}
+
+#[async_trait]
+impl Hypervisor for QemuDriver {
+    async fn list(&self) -> Result<Vec<VmInfo>> {
+        let known: Vec<Arc<Vm>> = self.shared.vms().values().cloned().collect();
+        let mut infos = Vec::with_capacity(known.len());
+        for vm in known {
+            match self.info(&vm).await {
+                Ok(info) => infos.push(info),
+                // It ended or hangs in between: shown as it is on disk, so that the others are shown too.
+                Err(error) => {
+                    tracing::warn!(vm = %vm.id, %error, "the VM cannot be asked");
+                    infos.push(VmInfo {
+                        id: vm.id,
+                        name: vm.name(),
+                        power: if vm.machine().is_some() { PowerState::Running } else { PowerState::Off },
+                        adopted: vm.origin != Origin::Owned,
+                        accelerator: None,
+                        disks: off(&vm).await,
+                        pid: None,
+                        definition: vm.definition(),
+                    });
+                }
+            }
+        }
+        Ok(infos)
+    }
+
+    async fn inspect(&self, vm: VmId) -> Result<VmInfo> {
+        let vm = self.shared.vm(vm)?;
+        self.info(&vm).await
+    }
+
+    async fn define(&self, definition: VmDefinition) -> Result<VmId> {
+        lifecycle::define(&self.shared, definition).await
+    }
+
+    async fn undefine(&self, vm: VmId) -> Result<()> {
+        lifecycle::undefine(&self.shared, vm).await
+    }
+
+    async fn adopt(&self, qmp: PathBuf, name: Option<VmName>) -> Result<VmId> {
+        adopt::adopt(&self.shared, qmp, name).await
+    }
+
+    async fn start(&self, vm: VmId, options: StartOptions) -> Result<()> {
+        lifecycle::start(&self.shared, vm, &options).await
+    }
+
+    async fn shutdown(&self, vm: VmId, deadline: Duration) -> Result<()> {
+        lifecycle::shutdown(&self.shared, vm, deadline).await
+    }
+
+    async fn power_off(&self, vm: VmId) -> Result<()> {
+        lifecycle::power_off(&self.shared, vm).await
+    }
+
+    async fn pause(&self, vm: VmId) -> Result<()> {
+        lifecycle::pause(&self.shared, vm).await
+    }
+
+    async fn resume(&self, vm: VmId) -> Result<()> {
+        lifecycle::resume(&self.shared, vm).await
+    }
+
+    async fn marks(&self, vm: VmId, tracker: &Tracker, disks: &[DiskName]) -> Result<Vec<MarkStatus>> {
+        marks::list(&*self.shared.vm(vm)?, tracker, disks).await
+    }
+
+    async fn retain_marks(&self, vm: VmId, tracker: &Tracker, keep: &[Mark]) -> Result<()> {
+        marks::retain(&*self.shared.vm(vm)?, tracker, keep).await
+    }
+
+    async fn clean(&self, vm: VmId, tracker: &Tracker, scratch_dir: &Path) -> Result<()> {
+        let vm = self.shared.vm(vm)?;
+        cut::clean(&self.shared, &vm, tracker, scratch_dir).await
+    }
+
+    async fn live(&self, vm: VmId, request: LiveRequest) -> Result<Box<dyn View>> {
+        let vm = self.shared.vm(vm)?;
+        live::open(&self.shared, &vm, request).await
+    }
+
+    async fn cut(&self, vm: VmId, request: CutRequest) -> Result<Box<dyn View>> {
+        let vm = self.shared.vm(vm)?;
+        cut::open(&self.shared, &vm, request).await
+    }
+
+    async fn flatten(&self, vm: VmId, disk: &DiskName, bytes_per_s: u64) -> Result<()> {
+        let vm = self.shared.vm(vm)?;
+        flatten::flatten(&self.shared, &vm, disk, bytes_per_s).await
+    }
+
+    fn events(&self) -> broadcast::Receiver<VmEvent> {
+        self.shared.events.subscribe()
+    }
+}
+
+impl Shared {
+    /// What [`KvmUse`] says, for `lifecycle`.
+    pub(super) fn kvm_use(&self) -> KvmUse {
+        self.kvm
+    }
+}

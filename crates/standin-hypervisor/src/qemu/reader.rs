@@ -1,0 +1,179 @@
+//! Reads one disk of a view through its NBD export. Up to three connections, each opened when it is first needed:
+//! for data, for allocation, for the dirty bitmap. QEMU loses step when one connection has two contexts.
+
+use crate::error::Error;
+use crate::seam::{DiskReader, Extent};
+use async_trait::async_trait;
+use bytes::Bytes;
+use standin_nbd::{Client, FLAG_DIRTY, FLAG_ZERO, StatusExtent, Target};
+use tokio::sync::{Mutex, watch};
+
+/// The reader of a disk.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    target: Target,
+    size: u64,
+    failure: watch::Receiver<Option<String>>,
+    data: Connection,
+    allocation: Connection,
+    dirty: Option<Connection>,
+}
+
+impl Reader {
+    /// A reader of `target`. `bitmap` is the frozen copy of the request's `since`.
+    pub fn new(
+        target: Target,
+        size: u64,
+        bitmap: Option<&str>,
+        failure: watch::Receiver<Option<String>>,
+    ) -> Self {
+        let connection = |context| Connection { context, client: Mutex::default() };
+        Self {
+            target,
+            size,
+            failure,
+            data: connection(None),
+            allocation: connection(Some(standin_nbd::CONTEXT_ALLOCATION.to_owned())),
+            dirty: bitmap.map(|bitmap| connection(Some(standin_nbd::dirty_context(bitmap)))),
+        }
+    }
+
+    /// Once the view has failed nothing that was read is to be believed.
+    fn trusted(&self) -> Result<(), Error> {
+        match self.failure.borrow().as_ref() {
+            Some(reason) => Err(Error::View(reason.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn failed(&self, verb: &str, error: &standin_nbd::Error) -> Error {
+        // The view's reason says more than the read that failed because of it.
+        self.trusted().err().unwrap_or_else(|| Error::Read {
+            context: format!("{verb} {}", self.target),
+            detail: error.to_string(),
+        })
+    }
+
+    async fn status(
+        &self,
+        connection: &Connection,
+        verb: &str,
+        (offset, length): (u64, u64),
+    ) -> Result<Vec<StatusExtent>, Error> {
+        self.trusted()?;
+        let length = length.min(self.size.saturating_sub(offset));
+        let outcome = async {
+            let client = connection.get(&self.target).await?;
+            let answer = client.block_status(offset, length).await;
+            connection.drop_if_dead(&answer).await;
+            answer
+        };
+        let found = outcome.await.map_err(|error| self.failed(verb, &error))?;
+        self.trusted()?;
+        Ok(found)
+    }
+}
+
+#[derive(Debug)]
+struct Connection {
+    context: Option<String>,
+    client: Mutex<Option<Client>>,
+}
+
+impl Connection {
+    async fn get(&self, target: &Target) -> Result<Client, standin_nbd::Error> {
+        let mut client = self.client.lock().await;
+        if let Some(client) = &*client {
+            return Ok(client.clone());
+        }
+        let opened = Client::connect(target, self.context.as_deref()).await?;
+        Ok(client.insert(opened).clone())
+    }
+
+    /// A connection that ended is opened anew by the next call.
+    async fn drop_if_dead<T>(&self, answer: &Result<T, standin_nbd::Error>) {
+        use standin_nbd::Error::{Request, Server};
+        if !matches!(answer, Ok(_) | Err(Server { .. } | Request { .. })) {
+            self.client.lock().await.take();
+        }
+    }
+}
+
+#[async_trait]
+impl DiskReader for Reader {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    async fn read(&self, offset: u64, length: u32) -> Result<Bytes, Error> {
+        self.trusted()?;
+        let outcome = async {
+            let client = self.data.get(&self.target).await?;
+            let answer = client.read(offset, length).await;
+            self.data.drop_if_dead(&answer).await;
+            answer
+        };
+        let data = outcome.await.map_err(|error| self.failed("read", &error))?;
+        self.trusted()?;
+        Ok(data)
+    }
+
+    async fn dirty(&self, offset: u64, length: u64) -> Result<Vec<Extent>, Error> {
+        let Some(connection) = &self.dirty else {
+            return Err(Error::Internal(
+                "changes were asked of a view that was opened without `since`".into(),
+            ));
+        };
+        let found = self.status(connection, "read the changes of", (offset, length)).await?;
+        Ok(extents(offset, &found, |flags| (flags & FLAG_DIRTY != 0).then_some(false)))
+    }
+
+    async fn allocation(&self, offset: u64, length: u64) -> Result<Vec<Extent>, Error> {
+        let found = self.status(&self.allocation, "read the allocation of", (offset, length)).await?;
+        Ok(extents(offset, &found, |flags| Some(flags & FLAG_ZERO != 0)))
+    }
+}
+
+/// Status extents with their offsets; `judge` drops one or says whether it is zeros. Neighbours that are alike
+/// are one.
+fn extents(mut offset: u64, found: &[StatusExtent], judge: impl Fn(u32) -> Option<bool>) -> Vec<Extent> {
+    let mut list: Vec<Extent> = Vec::new();
+    for status in found {
+        if let Some(zero) = judge(status.flags) {
+            match list.last_mut() {
+                Some(last) if last.offset + last.length == offset && last.zero == zero => {
+                    last.length += status.length;
+                }
+                _ => list.push(Extent { offset, length: status.length, zero }),
+            }
+        }
+        offset += status.length;
+    }
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(length: u64, flags: u32) -> StatusExtent {
+        StatusExtent { length, flags }
+    }
+
+    #[test]
+    fn clean_runs_are_left_out_and_dirty_ones_keep_their_place() {
+        let found = [status(10, 0), status(5, 1), status(20, 0), status(7, 1)];
+        let dirty = extents(100, &found, |flags| (flags & FLAG_DIRTY != 0).then_some(false));
+        let places: Vec<_> = dirty.iter().map(|extent| (extent.offset, extent.length)).collect();
+        assert_eq!(places, [(110, 5), (135, 7)]);
+    }
+
+    #[test]
+    fn a_hole_that_does_not_read_as_zeros_is_data() {
+        let found = [status(10, 1), status(10, 0), status(10, 3)];
+        let list = extents(0, &found, |flags| Some(flags & FLAG_ZERO != 0));
+        let expected =
+            [Extent { offset: 0, length: 20, zero: false }, Extent { offset: 20, length: 10, zero: true }];
+        assert_eq!(list, expected);
+    }
+}

@@ -1,0 +1,237 @@
+//! What the driver remembers over restarts: one small file per VM, written whole or not at all.
+//!
+//! ```text
+//! <state_dir>/vms/<uuid>.toml        a definition
+//! <state_dir>/adopted/<uuid>.toml    the monitor of a VM that somebody else runs
+//! <state_dir>/log/<uuid>.log         what its QEMU said
+//! <runtime_dir>/<short id>.{qmp,ga,nbd,pid,frozen}
+//! ```
+
+use super::names;
+use crate::definition::VmDefinition;
+use crate::error::Error;
+use serde::{Deserialize, Serialize};
+use standin_model::{VmId, VmName};
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// A unix socket's path has at most 107 bytes.
+const MAX_SOCKET_PATH: usize = 107;
+/// A definition that is larger than this is not one of ours.
+const MAX_FILE: u64 = 4 << 20;
+
+/// Where the driver keeps things.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    state: PathBuf,
+    runtime: PathBuf,
+}
+
+/// A VM that somebody else runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Adoption {
+    /// Its identity.
+    pub uuid: VmId,
+    /// Its name.
+    pub name: VmName,
+    /// The socket of its monitor.
+    pub qmp: PathBuf,
+}
+
+impl Store {
+    /// Makes the directories, readable by their owner only: definitions can hold secrets in extra arguments.
+    pub fn open(state: &Path, runtime: &Path) -> Result<Self, Error> {
+        for dir in [state.join("vms"), state.join("adopted"), state.join("log"), runtime.to_owned()] {
+            let mut builder = fs::DirBuilder::new();
+            builder.recursive(true).mode(0o700);
+            builder.create(&dir).map_err(Error::io(format!("create {}", dir.display())))?;
+        }
+        let absolute = |dir: &Path| {
+            fs::canonicalize(dir).map_err(Error::io(format!("find the directory {}", dir.display())))
+        };
+        let store = Self { state: absolute(state)?, runtime: absolute(runtime)? };
+        let longest = store.qmp_socket(VmId::random());
+        if longest.as_os_str().len() > MAX_SOCKET_PATH {
+            return Err(Error::Unsupported {
+                feature: format!("the runtime directory {}", store.runtime.display()),
+                detail: format!(
+                    "the path of a socket in it would be longer than {MAX_SOCKET_PATH} bytes; \
+                     configure a shorter one"
+                ),
+            });
+        }
+        Ok(store)
+    }
+
+    /// The state directory.
+    pub fn state_dir(&self) -> &Path {
+        &self.state
+    }
+
+    /// Monitor of an owned VM.
+    pub fn qmp_socket(&self, vm: VmId) -> PathBuf {
+        self.runtime_file(vm, "qmp")
+    }
+
+    /// Guest agent of an owned VM.
+    pub fn agent_socket(&self, vm: VmId) -> PathBuf {
+        self.runtime_file(vm, "ga")
+    }
+
+    /// NBD server of a VM.
+    pub fn nbd_socket(&self, vm: VmId) -> PathBuf {
+        self.runtime_file(vm, "nbd")
+    }
+
+    /// Process id of an owned VM, written by QEMU.
+    pub fn pid_file(&self, vm: VmId) -> PathBuf {
+        self.runtime_file(vm, "pid")
+    }
+
+    /// Is there while the VM's guest may be frozen; holds the path of its agent's socket.
+    pub fn frozen_marker(&self, vm: VmId) -> PathBuf {
+        self.runtime_file(vm, "frozen")
+    }
+
+    /// What QEMU said.
+    pub fn log_file(&self, vm: VmId) -> PathBuf {
+        self.state.join("log").join(format!("{vm}.log"))
+    }
+
+    fn runtime_file(&self, vm: VmId, suffix: &str) -> PathBuf {
+        self.runtime.join(format!("{}.{suffix}", names::short(vm)))
+    }
+
+    fn definition_file(&self, vm: VmId) -> PathBuf {
+        self.state.join("vms").join(format!("{vm}.toml"))
+    }
+
+    fn adoption_file(&self, vm: VmId) -> PathBuf {
+        self.state.join("adopted").join(format!("{vm}.toml"))
+    }
+
+    /// Keeps a definition.
+    pub fn save_definition(&self, definition: &VmDefinition) -> Result<(), Error> {
+        write_atomically(&self.definition_file(definition.uuid), &definition.to_toml()?)
+    }
+
+    /// Keeps an adoption.
+    pub fn save_adoption(&self, adoption: &Adoption) -> Result<(), Error> {
+        let text = toml::to_string(adoption).map_err(|e| Error::Definition(e.to_string()))?;
+        write_atomically(&self.adoption_file(adoption.uuid), &text)
+    }
+
+    /// Forgets a VM. One that is not there is forgotten already.
+    pub fn remove(&self, vm: VmId) -> Result<(), Error> {
+        for file in [self.definition_file(vm), self.adoption_file(vm)] {
+            match fs::remove_file(&file) {
+                Ok(()) => sync_parent(&file)?,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io(format!("remove {}", file.display()))(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that was kept. A file that cannot be read is reported and left alone: one bad file must not
+    /// stop the replication of the other VMs.
+    pub fn load(&self) -> Result<(Vec<VmDefinition>, Vec<Adoption>), Error> {
+        let definitions = read_all(&self.state.join("vms"), VmDefinition::from_toml)?;
+        let adoptions = read_all(&self.state.join("adopted"), |text| {
+            toml::from_str::<Adoption>(text).map_err(|e| Error::Definition(e.to_string()))
+        })?;
+        Ok((definitions, adoptions))
+    }
+}
+
+fn read_all<T>(dir: &Path, parse: impl Fn(&str) -> Result<T, Error>) -> Result<Vec<T>, Error> {
+    let context = || format!("list {}", dir.display());
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(Error::io(context()))? {
+        let path = entry.map_err(Error::io(context()))?.path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        match read_small(&path).and_then(|text| parse(&text)) {
+            Ok(value) => found.push(value),
+            Err(error) => tracing::error!(file = %path.display(), %error, "a VM's file cannot be read"),
+        }
+    }
+    Ok(found)
+}
+
+fn read_small(path: &Path) -> Result<String, Error> {
+    let context = || format!("read {}", path.display());
+    let size = fs::metadata(path).map_err(Error::io(context()))?.len();
+    if size > MAX_FILE {
+        return Err(Error::Definition(format!("{} has {size} bytes", path.display())));
+    }
+    fs::read_to_string(path).map_err(Error::io(context()))
+}
+
+/// After this returns the file has the new content, also after a power failure; before, it has the old.
+pub(crate) fn write_atomically(path: &Path, text: &str) -> Result<(), Error> {
+    let temporary = path.with_extension("tmp");
+    let write = || -> std::io::Result<()> {
+        let mut options = File::options();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(Error::io(format!("write {}", path.display())))?;
+    sync_parent(path)
+}
+
+fn sync_parent(path: &Path) -> Result<(), Error> {
+    let Some(dir) = path.parent() else { return Ok(()) };
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io(format!("sync {}", dir.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(dir: &Path) -> Store {
+        Store::open(&dir.join("state"), &dir.join("run")).expect("a store")
+    }
+
+    fn definition(name: &str) -> VmDefinition {
+        VmDefinition::new(VmName::new(name).expect("a name"), 64)
+    }
+
+    #[test]
+    fn what_was_kept_is_found_again_and_can_be_forgotten() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let vm = definition("a");
+        let adoption =
+            Adoption { uuid: VmId::random(), name: VmName::new("b").expect("a name"), qmp: "/q".into() };
+        store(dir.path()).save_definition(&vm).expect("save");
+        store(dir.path()).save_adoption(&adoption).expect("save");
+        assert_eq!(store(dir.path()).load().expect("load"), (vec![vm.clone()], vec![adoption]));
+        store(dir.path()).remove(vm.uuid).expect("remove");
+        store(dir.path()).remove(vm.uuid).expect("remove again");
+        assert_eq!(store(dir.path()).load().expect("load").0, vec![]);
+    }
+
+    #[test]
+    fn a_torn_file_does_not_hide_the_other_vms() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let vm = definition("a");
+        store(dir.path()).save_definition(&vm).expect("save");
+        fs::write(dir.path().join("state/vms/x.toml"), "name = ").expect("write");
+        fs::write(dir.path().join("state/vms/y.tmp"), "name = \"half\"").expect("write");
+        assert_eq!(store(dir.path()).load().expect("load").0, vec![vm]);
+    }
+
+    #[test]
+    fn a_runtime_directory_too_long_for_sockets_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let long = dir.path().join("r".repeat(100));
+        let error = Store::open(dir.path(), &long).expect_err("too long").to_string();
+        assert!(error.contains("shorter"), "{error}");
+    }
+}
