@@ -83,6 +83,8 @@ coded! {
         InitiateFailback = 124, "Initiate failback";
         /// The set of disks of a relationship changes.
         UpdateDiskSet = 125, "Update disk set";
+        /// Verifying replicas: standin's own, in the range that CIM leaves to vendors.
+        CheckStore = 32768, "Check store";
     }
 }
 

@@ -290,16 +290,17 @@ pub fn request_with(side: Side, state: S, method: Method, facts: Facts) -> Resul
     let points_while_waiting = state == S::WaitingForInitialReplication
         && facts.initial_done
         && matches!(method, Method::InitiateFailover | Method::TestReplicaSystem);
-    if !rule.states.contains(&state) && !points_while_waiting {
-        return Err(wrong_state(side, state, method, &rule));
-    }
     let side_fits = match rule.runs_on {
         Where::Primary => side == Side::Primary,
         Where::Replica => side.receives(),
         Where::Either => true,
     };
+    // The other host first: what the state allows here would mislead.
     if !side_fits && state.is_enabled() {
         return Err(wrong_side(side, state, method));
+    }
+    if !rule.states.contains(&state) && !points_while_waiting {
+        return Err(wrong_state(side, state, method, &rule));
     }
     check_extended(side, state, method, facts)
 }
@@ -395,6 +396,7 @@ fn way_out(side: Side, state: S, method: Method) -> &'static str {
             "The VM is failed over; `standin failover VM --revert` undoes it, `standin failover VM --commit` ends it."
         }
         S::Committed => "The failover is final; reverse the replication or remove it.",
+        S::Suspended if method == Method::RequestSuspend => "It is suspended already.",
         S::Suspended => "Resume it first with `standin resume VM`.",
         S::Critical if side == Side::Primary => {
             "See the last error in `standin status VM`, mend it, then `standin resume VM`."

@@ -49,13 +49,12 @@ impl Window {
     /// The beginning of the window that `at` lies in.
     #[must_use]
     pub fn beginning(&self, at: Timestamp) -> Timestamp {
-        let length = i64::from(self.length_s.max(1));
-        let into = at.duration_since(self.start).as_secs().rem_euclid(length);
-        // The start may have a fraction of a second: windows begin at its fraction too.
-        let whole = SignedDuration::from_secs(into);
-        let fraction = at.duration_since(self.start).subsec_nanos().rem_euclid(1_000_000_000);
-        let fraction = SignedDuration::from_nanos(i64::from(fraction));
-        at.checked_sub(whole + fraction).unwrap_or(at)
+        // In nanoseconds, because the start may have a fraction of a second and windows begin at it too.
+        let length = i128::from(self.length_s.max(1)) * 1_000_000_000;
+        let into = at.duration_since(self.start).as_nanos().rem_euclid(length);
+        // Less than the longest window in nanoseconds, so it fits; before year -9999 there is no beginning.
+        let into = SignedDuration::from_nanos(i64::try_from(into).unwrap_or(0));
+        at.checked_sub(into).unwrap_or(at)
     }
 }
 

@@ -160,14 +160,15 @@ fn resynchronization(state: S, event: Event) -> Option<S> {
         (Event::ResyncSuspend, S::Resynchronizing) => Some(S::ResynchronizationSuspended),
         // Whatever ends a comparison early leaves the need for one. A failover on the replica cancels it too.
         (
-            Event::ResyncCancelled | Event::BitmapsLost | Event::PeerFailedOver | Event::RetryExhausted,
+            Event::ResyncCancelled | Event::BitmapsLost | Event::PeerFailedOver,
             S::Resynchronizing | S::ResynchronizationSuspended | S::WaitingToStartResynchronization,
         )
+        | (Event::RetryExhausted, S::Resynchronizing | S::WaitingToStartResynchronization)
         | (Event::TransportFailed, S::WaitingToStartResynchronization) => {
             Some(S::WaitingToStartResynchronization)
         }
         // A connection that was closing when the operator paused.
-        (Event::TransportFailed, S::ResynchronizationSuspended) => Some(S::ResynchronizationSuspended),
+        (Event::TransportFailed | Event::RetryExhausted, S::ResynchronizationSuspended) => Some(state),
         _ => None,
     }
 }
