@@ -32,7 +32,8 @@ const MAX_EXTENTS: usize = 4 << 20;
 /// Any number of requests may run side by side; 128 are on their way at once, the others wait.
 ///
 /// Every method is cancel-safe: dropping its future leaves the connection in order. A reply that nobody waits
-/// for any more is read and dropped.
+/// for any more is read and dropped. Only [`Client::connect`] and [`Client::disconnect`] have a time limit of their
+/// own; whoever must not wait for a hanging server puts `tokio::time::timeout` around a request.
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,

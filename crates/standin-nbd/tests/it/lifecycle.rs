@@ -212,3 +212,48 @@ async fn ranges_outside_of_the_export_are_refused_without_asking() {
     drop(client);
     within(script.task).await.unwrap();
 }
+
+#[tokio::test]
+async fn the_last_handle_dropped_closes_the_socket_even_if_the_server_hangs() {
+    let (client, script) = scripted(MODERN, None, |mut peer| async move {
+        assert_eq!(peer.asked().await.unwrap().command, READ);
+        // Neither answers nor closes: only the client can end this.
+        assert_eq!(peer.asked().await.unwrap().command, DISC);
+        assert!(peer.asked().await.is_none());
+    })
+    .await;
+    let reader = client.clone();
+    let read = tokio::spawn(async move { reader.read(0, 4).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    read.abort();
+    drop(client);
+    within(script.task).await.unwrap();
+}
+
+#[tokio::test]
+async fn more_reads_than_may_be_on_their_way_wait_for_their_turn() {
+    let (client, _script) = scripted(MODERN, None, |mut peer| async move {
+        let mut asked = Vec::new();
+        for _ in 0..128 {
+            asked.push(peer.asked().await.unwrap());
+        }
+        let more = tokio::time::timeout(Duration::from_millis(200), peer.asked()).await;
+        assert!(more.is_err(), "a 129th request came before any reply");
+        for a in asked {
+            peer.hole(DONE, a.cookie, a.offset, a.length).await;
+        }
+        while let Some(a) = peer.asked().await {
+            peer.hole(DONE, a.cookie, a.offset, a.length).await;
+        }
+    })
+    .await;
+    let reads: Vec<_> = (0..300_u64)
+        .map(|n| {
+            let client = client.clone();
+            tokio::spawn(async move { client.read(n, 4).await })
+        })
+        .collect();
+    for read in reads {
+        assert_eq!(within(read).await.unwrap().unwrap(), vec![0; 4]);
+    }
+}

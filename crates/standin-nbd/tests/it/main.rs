@@ -7,6 +7,7 @@ mod fake;
 mod handshakes;
 mod lifecycle;
 mod programs;
+mod random;
 mod real;
 mod serve;
 mod violations;
