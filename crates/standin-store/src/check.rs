@@ -1,0 +1,489 @@
+//! Scrubbing: reads everything that a replica has and says which points are good.
+//!
+//! Each layer is read once: its structure as `qemu-img check` would, every granule against its digest, and that
+//! it holds just what its sidecar says. Damage is carried up to the points that show it: a bad granule of a
+//! layer is seen by the points from there up to the next layer that holds that granule. Then the digests of
+//! all layers are laid over each other, and the digest of every point is computed and compared.
+
+use crate::error::{Result, to_usize};
+use crate::io::Io;
+use crate::layout::layer_name;
+use crate::manifest::{Disk, Manifest};
+use crate::qcow2::check::structure;
+use crate::qcow2::{Image, Mapped, State};
+use crate::replica::{Replica, lock};
+use crate::runs::{Content, Run, Runs};
+use crate::seal::point_digest;
+use crate::sidecar::{Shape, Sidecar};
+use crate::store::{Problem, Store, describe};
+use crate::tree::Tree;
+use serde::Serialize;
+use standin_model::digest::BlockDigest;
+use standin_model::{DiskName, Epoch, PointId, VmId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// Bad ranges that are listed for one layer; the rest is counted.
+const MAX_BAD: usize = 1000;
+
+/// A run of a disk whose data does not match its digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BadRange {
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// What was found in one layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LayerReport {
+    /// Of which disk.
+    pub disk: DiskName,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Bytes read and compared.
+    pub checked_bytes: u64,
+    /// Data that does not match its digest; at most 1000 runs.
+    pub bad: Vec<BadRange>,
+    /// What is wrong with the files themselves. Then no point at or above the layer can be trusted.
+    pub problems: Vec<String>,
+}
+
+impl LayerReport {
+    /// Nothing is wrong with it.
+    #[must_use]
+    pub fn good(&self) -> bool {
+        self.bad.is_empty() && self.problems.is_empty()
+    }
+}
+
+/// What is known about one point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PointReport {
+    /// Which.
+    pub point: PointId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// It can be failed over to, and is what the primary cut.
+    pub good: bool,
+    /// Why not: which disk, where.
+    pub problems: Vec<String>,
+}
+
+/// What was found in one replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReplicaReport {
+    /// Which.
+    pub vm: VmId,
+    /// Its points, oldest first.
+    pub points: Vec<PointReport>,
+    /// Its layers.
+    pub layers: Vec<LayerReport>,
+    /// What is wrong elsewhere: manifest, digest trees, configurations.
+    pub problems: Vec<String>,
+}
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Report {
+    /// Per replica.
+    pub replicas: Vec<ReplicaReport>,
+    /// What the start found: replicas that cannot be opened, foreign files.
+    pub store: Vec<(PathBuf, String)>,
+}
+
+impl Report {
+    /// Every point of every replica is good, and nothing else is wrong.
+    #[must_use]
+    pub fn good(&self) -> bool {
+        let sound = |r: &ReplicaReport| {
+            r.problems.is_empty() && r.points.iter().all(|p| p.good) && r.layers.iter().all(LayerReport::good)
+        };
+        self.store.is_empty() && self.replicas.iter().all(sound)
+    }
+}
+
+impl Store {
+    /// Checks one replica or all, by reading all of it. `progress` gets bytes checked and bytes in all, about.
+    /// What is sealed or merged meanwhile may be left out.
+    ///
+    /// # Errors
+    /// [`crate::Error::UnknownVm`]. What is wrong with a replica is in the report, not an error.
+    pub fn check(&self, vm: Option<VmId>, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+        let replicas = match vm {
+            Some(vm) => vec![self.get(vm).ok_or(crate::Error::UnknownVm(vm))?],
+            None => self.list(),
+        };
+        let all =
+            |r: &Replica| r.manifest().disks.iter().flat_map(|d| &d.layers).map(|l| l.stored).sum::<u64>();
+        let total = replicas.iter().map(all).sum();
+        let mut done = 0;
+        let mut tick = |bytes: u64| {
+            done += bytes;
+            progress(done.min(total), total);
+        };
+        let mut report = Report::default();
+        for replica in replicas {
+            report.replicas.push(replica.check(&mut tick));
+        }
+        report.store = self.problems().into_iter().map(|Problem { path, message }| (path, message)).collect();
+        Ok(report)
+    }
+}
+
+impl Replica {
+    fn check(&self, tick: &mut dyn FnMut(u64)) -> ReplicaReport {
+        // No merge runs meanwhile; layers may still be added.
+        let _merging = lock(&self.inner.merging);
+        let manifest = self.manifest();
+        let mut report =
+            ReplicaReport { vm: self.vm(), points: Vec::new(), layers: Vec::new(), problems: Vec::new() };
+        if let Err(error) = crate::manifest::load(&self.inner.layout.manifest()) {
+            report.problems.push(describe(&error));
+        }
+        for config in &manifest.configs {
+            let directory = self.inner.layout.config_dir(config.epoch);
+            report.problems.extend(crate::config::verify(&directory, config));
+        }
+        for disk in &manifest.disks {
+            for (number, layer) in disk.layers.iter().enumerate() {
+                let below = number.checked_sub(1).map(|n| disk.layers[n].epoch);
+                report.layers.push(self.check_layer(&manifest, disk, below, layer.epoch, tick));
+            }
+            if let Err(error) = self.check_tree(disk) {
+                report.problems.push(describe(&error));
+            }
+        }
+        report.points = self.judge(&manifest, &report.layers);
+        report
+    }
+
+    fn check_layer(
+        &self,
+        manifest: &Manifest,
+        disk: &Disk,
+        below: Option<Epoch>,
+        epoch: Epoch,
+        tick: &mut dyn FnMut(u64),
+    ) -> LayerReport {
+        let mut report = LayerReport {
+            disk: disk.name.clone(),
+            epoch,
+            checked_bytes: 0,
+            bad: Vec::new(),
+            problems: Vec::new(),
+        };
+        // A base that a merge is being written into does not hold what its sidecar says; the layer above masks it.
+        let changing =
+            manifest.merges.iter().find(|m| m.into_base && m.disk == disk.name && m.lower == epoch);
+        let masked = changing.map(|merge| self.inner.layout.sidecar(&disk.name, merge.upper));
+        if let Err(error) = self.read_layer(disk, below, masked, &mut report, tick) {
+            report.problems.push(describe(&error));
+        }
+        report
+    }
+
+    fn read_layer(
+        &self,
+        disk: &Disk,
+        below: Option<Epoch>,
+        masked: Option<PathBuf>,
+        report: &mut LayerReport,
+        tick: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        let path = self.inner.layout.layer(&disk.name, report.epoch);
+        let image = Image::open(&path)?;
+        let shape = self.shape(disk);
+        if image.size() != disk.size {
+            report.problems.push(format!("{} holds a disk of {} bytes", path.display(), image.size()));
+        }
+        let backing = below.map(layer_name);
+        if image.header().backing != backing {
+            let (found, wanted) = (&image.header().backing, &backing);
+            report.problems.push(format!("{} is backed by {found:?}, not by {wanted:?}", path.display()));
+        }
+        if !image.header().dirty {
+            report
+                .problems
+                .extend(structure(&image)?.into_iter().map(|what| format!("{}: {what}", path.display())));
+        }
+        let sidecar = Sidecar::open(&self.inner.layout.sidecar(&disk.name, report.epoch), shape)?;
+        let mut skip = match masked {
+            Some(path) => granules(Sidecar::open(&path, shape)?.runs())?,
+            None => Ranges::default(),
+        };
+        let mut data = Granules::new(&image, shape);
+        for run in sidecar.runs() {
+            verify_run(&run?, shape, &mut data, &mut skip, report, tick)?;
+        }
+        if let Some(extra) = data.unclaimed(below.is_none(), &skip)? {
+            report
+                .problems
+                .push(format!("{} holds data at {extra} that its sidecar does not list", path.display()));
+        }
+        Ok(())
+    }
+
+    /// Compares the digest tree with the sidecars, by building another.
+    fn check_tree(&self, disk: &Disk) -> Result<()> {
+        let shape = self.shape(disk);
+        let Some(tree) = self.inner.trees.get(&disk.name) else { return Ok(()) };
+        let path = self.inner.layout.tree(&disk.name).with_extension("check");
+        let outcome = (|| {
+            let mut fresh = Tree::open(&Io::default(), &path, shape)?;
+            fresh.clear()?;
+            let mut tree = lock(tree);
+            self.catch_up(&disk.name, &mut tree)?;
+            let manifest = self.manifest();
+            for layer in manifest.disk(&disk.name).map(|disk| disk.layers.as_slice()).unwrap_or_default() {
+                let sidecar = Sidecar::open(&self.inner.layout.sidecar(&disk.name, layer.epoch), shape)?;
+                fresh.lay(layer.epoch, sidecar.runs())?;
+            }
+            match tree.first_difference(&fresh)? {
+                None => Ok(()),
+                Some((level, node)) => Err(crate::Error::corrupt(
+                    &self.inner.layout.tree(&disk.name),
+                    format!("node {node} of level {level} is not what the layers' digests give"),
+                )),
+            }
+        })();
+        Io::default().remove(&path)?;
+        outcome
+    }
+
+    /// The points that the damage of the layers reaches, and those whose digest is not theirs.
+    fn judge(&self, manifest: &Manifest, layers: &[LayerReport]) -> Vec<PointReport> {
+        let mut reports: Vec<PointReport> = manifest
+            .points
+            .iter()
+            .map(|p| PointReport { point: p.id, epoch: p.epoch, good: true, problems: Vec::new() })
+            .collect();
+        for layer in layers.iter().filter(|layer| !layer.good()) {
+            for point in reports.iter_mut().filter(|point| point.epoch >= layer.epoch) {
+                point
+                    .problems
+                    .extend(layer.problems.iter().map(|what| format!("disk {}: {what}", layer.disk)));
+                let seen = layer.bad.iter().filter(|bad| self.shows(manifest, layer, bad, point.epoch));
+                point.problems.extend(seen.map(|bad| {
+                    let BadRange { offset, length } = bad;
+                    format!(
+                        "disk {}: {length} bytes at {offset} (layer {}) do not match their digest",
+                        layer.disk, layer.epoch
+                    )
+                }));
+            }
+        }
+        match self.digests(manifest) {
+            Ok(digests) => {
+                for (report, point) in reports.iter_mut().zip(&manifest.points) {
+                    if digests.get(&point.epoch) != Some(&point.digest) {
+                        report
+                            .problems
+                            .push("the digests of its layers do not give the digest of the point".into());
+                    }
+                }
+            }
+            // A sidecar that cannot be read is named with its layer already.
+            Err(error) => {
+                tracing::debug!(vm = %self.vm(), %error, "the digests of the points cannot be computed")
+            }
+        }
+        reports.iter_mut().for_each(|report| report.good = report.problems.is_empty());
+        reports
+    }
+
+    /// Whether a bad run of a layer is still to be seen at an epoch: no layer between them holds all of it.
+    fn shows(&self, manifest: &Manifest, layer: &LayerReport, bad: &BadRange, epoch: Epoch) -> bool {
+        let Some(disk) = manifest.disk(&layer.disk) else { return true };
+        let shape = self.shape(disk);
+        let first = bad.offset / u64::from(shape.granule);
+        let mut open: BTreeSet<u64> =
+            (first..(bad.offset + bad.length).div_ceil(u64::from(shape.granule))).collect();
+        for newer in disk.layers.iter().filter(|newer| layer.epoch < newer.epoch && newer.epoch <= epoch) {
+            let path = self.inner.layout.sidecar(&disk.name, newer.epoch);
+            let covered = Sidecar::open(&path, shape).and_then(|sidecar| granules(sidecar.runs()));
+            match covered {
+                Ok(covered) => open.retain(|granule| !covered.contains(*granule)),
+                Err(_) => return true,
+            }
+        }
+        !open.is_empty()
+    }
+
+    /// The digest of every point, from the sidecars alone.
+    fn digests(&self, manifest: &Manifest) -> Result<BTreeMap<Epoch, String>> {
+        let mut roots: BTreeMap<(Epoch, DiskName), BlockDigest> = BTreeMap::new();
+        for disk in &manifest.disks {
+            let shape = self.shape(disk);
+            let path = self.inner.layout.tree(&disk.name).with_extension("check");
+            let mut tree = Tree::open(&Io::default(), &path, shape)?;
+            tree.clear()?;
+            for layer in &disk.layers {
+                let sidecar = Sidecar::open(&self.inner.layout.sidecar(&disk.name, layer.epoch), shape)?;
+                tree.lay(layer.epoch, sidecar.runs())?;
+                roots.insert((layer.epoch, disk.name.clone()), tree.root()?);
+            }
+            Io::default().remove(&path)?;
+        }
+        let root =
+            |epoch, disk: &Disk| roots.get(&(epoch, disk.name.clone())).copied().unwrap_or(BlockDigest::ZERO);
+        let digest = |epoch| {
+            point_digest(manifest.granule, manifest.disks.iter().map(|d| (&d.name, d.size, root(epoch, d))))
+        };
+        Ok(manifest.points.iter().map(|point| (point.epoch, digest(point.epoch))).collect())
+    }
+}
+
+/// Granules, as ranges.
+#[derive(Debug, Default)]
+struct Ranges(Vec<(u64, u64)>);
+
+impl Ranges {
+    fn contains(&self, granule: u64) -> bool {
+        let at = self.0.partition_point(|(_, end)| *end <= granule);
+        self.0.get(at).is_some_and(|(first, _)| *first <= granule)
+    }
+}
+
+fn granules(runs: Runs<'_>) -> Result<Ranges> {
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for run in runs {
+        let run = run?;
+        match ranges.last_mut() {
+            Some((_, end)) if *end == run.first => *end = run.end(),
+            _ => ranges.push((run.first, run.end())),
+        }
+    }
+    Ok(Ranges(ranges))
+}
+
+fn verify_run(
+    run: &Run,
+    shape: Shape,
+    data: &mut Granules<'_>,
+    skip: &mut Ranges,
+    report: &mut LayerReport,
+    tick: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let size = u64::from(shape.granule);
+    let mut granule = run.first;
+    while granule < run.end() {
+        let offset = granule * size;
+        let wanted = match &run.content {
+            Content::Zero => {
+                // A run of zeros is checked as a whole: it must hold no data.
+                let end = (run.end() * size).min(shape.size);
+                for (from, to) in data.data_within(offset, end)? {
+                    note(report, skip, size, from, to - from);
+                }
+                return Ok(());
+            }
+            Content::Data(digests) => digests[to_usize(granule - run.first, "granule")?],
+        };
+        let length = size.min(shape.size - offset);
+        let bytes = data.read(offset, length)?;
+        report.checked_bytes += length;
+        if BlockDigest::of(&bytes) != wanted {
+            note(report, skip, size, offset, length);
+        }
+        tick(length);
+        granule += 1;
+    }
+    Ok(())
+}
+
+fn note(report: &mut LayerReport, skip: &Ranges, granule: u64, offset: u64, length: u64) {
+    if skip.contains(offset / granule) {
+        return;
+    }
+    let room = report.bad.len() < MAX_BAD;
+    match report.bad.last_mut() {
+        Some(last) if last.offset + last.length == offset => last.length += length,
+        _ if room => report.bad.push(BadRange { offset, length }),
+        _ => {}
+    }
+}
+
+/// Reads the granules of one layer in ascending order, and finds what it holds beside them.
+struct Granules<'a> {
+    image: &'a Image,
+    shape: Shape,
+    /// The table whose runs are in memory.
+    index: Option<u64>,
+    runs: Vec<Mapped>,
+    claimed: Vec<(u64, u64)>,
+}
+
+impl<'a> Granules<'a> {
+    fn new(image: &'a Image, shape: Shape) -> Self {
+        Self { image, shape, index: None, runs: Vec::new(), claimed: Vec::new() }
+    }
+
+    fn load(&mut self, offset: u64) -> Result<()> {
+        let index = offset / crate::qcow2::format::L2_SPAN;
+        if self.index != Some(index) {
+            self.runs = self.image.runs(index)?;
+            self.index = Some(index);
+        }
+        Ok(())
+    }
+
+    fn claim(&mut self, from: u64, to: u64) {
+        match self.claimed.last_mut() {
+            Some((_, end)) if *end == from => *end = to,
+            _ => self.claimed.push((from, to)),
+        }
+    }
+
+    /// A granule lies within one table: both are powers of two.
+    fn read(&mut self, offset: u64, length: u64) -> Result<Vec<u8>> {
+        self.load(offset)?;
+        self.claim(offset, offset + length);
+        let mut bytes = vec![0; to_usize(length, "granule")?];
+        let first = self.runs.partition_point(|run| run.offset + run.length <= offset);
+        for run in self.runs[first..].iter().take_while(|run| run.offset < offset + length) {
+            if let State::Data(host) = run.state {
+                let (from, to) = (run.offset.max(offset), (offset + length).min(run.offset + run.length));
+                let target =
+                    &mut bytes[to_usize(from - offset, "granule")?..to_usize(to - offset, "granule")?];
+                self.image.read_host(target, host + (from - run.offset))?;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Runs of data within a range.
+    fn data_within(&mut self, from: u64, to: u64) -> Result<Vec<(u64, u64)>> {
+        self.claim(from, to);
+        let span = crate::qcow2::format::L2_SPAN;
+        let mut found = Vec::new();
+        for (index, _) in
+            self.image.tables().iter().filter(|(index, _)| index * span < to && (index + 1) * span > from)
+        {
+            self.load(index * span)?;
+            let data = self.runs.iter().filter(|run| matches!(run.state, State::Data(_)));
+            let clipped = data.map(|run| (run.offset.max(from), to.min(run.offset + run.length)));
+            found.extend(clipped.filter(|(a, b)| a < b));
+        }
+        Ok(found)
+    }
+
+    /// Where the layer holds something that no granule so far was about. Zeros of a base say nothing.
+    fn unclaimed(&mut self, base: bool, skip: &Ranges) -> Result<Option<u64>> {
+        let granule = u64::from(self.shape.granule);
+        for runs in self.image.all_runs() {
+            for run in runs?.iter().filter(|run| !base || run.state != State::Zero) {
+                let at = self.claimed.partition_point(|(_, end)| *end <= run.offset);
+                let inside = self
+                    .claimed
+                    .get(at)
+                    .is_some_and(|(from, to)| *from <= run.offset && run.offset + run.length <= *to);
+                if !inside && !skip.contains(run.offset / granule) {
+                    return Ok(Some(run.offset));
+                }
+            }
+        }
+        Ok(None)
+    }
+}

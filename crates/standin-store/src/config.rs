@@ -1,0 +1,100 @@
+//! The VM's configuration at an epoch: a directory of small files. A file that did not change since the
+//! newest configuration is a hard link to it, so that a kernel that travels with every point is stored once.
+
+use crate::error::{Error, Result};
+use crate::io::{Io, read_limited};
+use crate::layout::{Layout, check_component, part};
+use crate::manifest::{Config, ConfigEntry};
+use standin_model::Epoch;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// Files in one configuration, and bytes in one file, at most.
+const MAX_FILES: usize = 64;
+const MAX_FILE: u64 = 1 << 30;
+
+/// A file of the VM's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigFile {
+    /// One path component, by the rule for names: `vm.toml`, `kernel`, ...
+    pub name: String,
+    /// Its content.
+    pub data: Vec<u8>,
+}
+
+/// Checks names and sizes before anything is written.
+pub(crate) fn check(files: &[ConfigFile]) -> Result<()> {
+    if files.len() > MAX_FILES {
+        return Err(Error::invalid(format!(
+            "a configuration of {} files; {MAX_FILES} are possible",
+            files.len()
+        )));
+    }
+    let names: BTreeSet<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    if names.len() != files.len() {
+        return Err(Error::invalid("a configuration with two files of one name"));
+    }
+    for file in files {
+        check_component("configuration file", &file.name)?;
+        if file.data.len() as u64 > MAX_FILE {
+            return Err(Error::invalid(format!("the configuration file {} is larger than 1 GiB", file.name)));
+        }
+    }
+    Ok(())
+}
+
+/// Writes the directory of an epoch, durably. `None` when nothing differs from `last`.
+pub(crate) fn write(
+    io: &Io,
+    layout: &Layout,
+    epoch: Epoch,
+    files: &[ConfigFile],
+    last: Option<&Config>,
+) -> Result<Option<Config>> {
+    let mut entries: Vec<ConfigEntry> = files.iter().map(entry).collect();
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    if files.is_empty() || last.is_some_and(|last| last.files == entries) {
+        return Ok(None);
+    }
+    let target = layout.config_dir(epoch);
+    let staged = part(&target);
+    io.remove_tree(&staged)?;
+    io.create_dir(&staged)?;
+    for file in files {
+        let path = staged.join(&file.name);
+        let digest = entry(file);
+        match last.filter(|last| last.files.contains(&digest)) {
+            Some(last) => io.hard_link(&layout.config_dir(last.epoch).join(&file.name), &path)?,
+            None => {
+                let handle = io.create(&path)?;
+                handle.write_at(&file.data, 0)?;
+                handle.sync()?;
+            }
+        }
+    }
+    io.sync_dir(&staged)?;
+    // Left by a seal that ended before its manifest.
+    io.remove_tree(&target)?;
+    io.rename(&staged, &target)?;
+    io.sync_dir(&layout.root().join("config"))?;
+    Ok(Some(Config { epoch, files: entries }))
+}
+
+fn entry(file: &ConfigFile) -> ConfigEntry {
+    let digest = blake3::hash(&file.data).to_hex().to_string();
+    ConfigEntry { name: file.name.clone(), size: file.data.len() as u64, digest }
+}
+
+/// What differs between a directory and what the manifest says about it.
+pub(crate) fn verify(directory: &Path, config: &Config) -> Vec<String> {
+    let mut problems = Vec::new();
+    for file in &config.files {
+        let path = directory.join(&file.name);
+        match read_limited(&path, MAX_FILE) {
+            Ok(data) if blake3::hash(&data).to_hex().as_str() == file.digest => {}
+            Ok(_) => problems.push(format!("{} does not match its digest", path.display())),
+            Err(error) => problems.push(format!("{error}")),
+        }
+    }
+    problems
+}

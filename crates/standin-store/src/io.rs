@@ -1,0 +1,275 @@
+//! Every system call that changes something on disk goes through here: one place for errors, for the crash-safe
+//! order of write, fsync, rename, fsync of the directory, and for the crash points of tests.
+//!
+//! A [`CrashPoint`] counts those calls. When its number is up, this call and every later one of the same store
+//! fail without doing anything, as if the process had been killed: what a test finds on disk then is what a
+//! kill -9 would have left. Called by every other module of the crate.
+
+use crate::error::{Error, Result};
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+/// Kills a store in a test after a number of changing system calls.
+#[derive(Debug, Clone)]
+pub struct CrashPoint {
+    left: Arc<AtomicI64>,
+    taken: Arc<AtomicU64>,
+}
+
+impl CrashPoint {
+    /// Lets `steps` changing calls through, then none.
+    #[must_use]
+    pub fn after(steps: i64) -> Self {
+        Self { left: Arc::new(AtomicI64::new(steps)), taken: Arc::new(AtomicU64::new(0)) }
+    }
+
+    /// The crash happened.
+    #[must_use]
+    pub fn crashed(&self) -> bool {
+        self.left.load(Ordering::SeqCst) < 0
+    }
+
+    /// Changing calls that were let through so far.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.taken.load(Ordering::SeqCst)
+    }
+
+    /// Sets the number of calls still to be let through.
+    pub fn arm(&self, steps: i64) {
+        self.left.store(steps, Ordering::SeqCst);
+    }
+
+    fn step(&self, name: &'static str) -> Result<()> {
+        if self.left.fetch_sub(1, Ordering::SeqCst) <= 0 {
+            self.left.store(-1, Ordering::SeqCst);
+            return Err(Error::Crashed(name));
+        }
+        self.taken.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// The way to the file system. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Io {
+    crash: Option<CrashPoint>,
+}
+
+impl Io {
+    pub(crate) fn new(crash: Option<CrashPoint>) -> Self {
+        Self { crash }
+    }
+
+    fn step(&self, name: &'static str) -> Result<()> {
+        self.crash.as_ref().map_or(Ok(()), |crash| crash.step(name))
+    }
+
+    /// Makes a new file, or empties an old one, for reading and writing.
+    pub(crate) fn create(&self, path: &Path) -> Result<Handle> {
+        self.step("create")?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|e| Error::io("create", path, e))?;
+        Ok(Handle { file, path: path.to_owned(), io: self.clone() })
+    }
+
+    /// Opens a file for reading and writing; `create` makes it when it is missing.
+    pub(crate) fn open_rw(&self, path: &Path, create: bool) -> Result<Handle> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(create)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(|e| Error::io("open", path, e))?;
+        Ok(Handle { file, path: path.to_owned(), io: self.clone() })
+    }
+
+    pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        self.step("rename")?;
+        std::fs::rename(from, to).map_err(|e| Error::io("rename", from, e))
+    }
+
+    /// Removes a file; one that is gone already is no error.
+    pub(crate) fn remove(&self, path: &Path) -> Result<()> {
+        self.step("remove")?;
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes a directory with all in it; one that is gone already is no error.
+    pub(crate) fn remove_tree(&self, path: &Path) -> Result<()> {
+        self.step("remove")?;
+        match std::fs::remove_dir_all(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn create_dir(&self, path: &Path) -> Result<()> {
+        self.step("mkdir")?;
+        std::fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))
+    }
+
+    pub(crate) fn hard_link(&self, from: &Path, to: &Path) -> Result<()> {
+        self.step("link")?;
+        std::fs::hard_link(from, to).map_err(|e| Error::io("link", to, e))
+    }
+
+    pub(crate) fn sync_dir(&self, path: &Path) -> Result<()> {
+        self.step("fsync directory")?;
+        File::open(path).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync", path, e))
+    }
+
+    /// Writes a whole small file so that after a crash either the old or the new one is there.
+    pub(crate) fn write_atomic(&self, path: &Path, data: &[u8]) -> Result<()> {
+        let staged = self.stage(path, data)?;
+        self.publish(&staged, path)
+    }
+
+    /// The first half of [`Io::write_atomic`]: the new file is durable under another name. On failure nothing
+    /// is left.
+    pub(crate) fn stage(&self, path: &Path, data: &[u8]) -> Result<PathBuf> {
+        let mut staged = path.as_os_str().to_owned();
+        staged.push(".tmp");
+        let staged = PathBuf::from(staged);
+        let handle = self.create(&staged)?;
+        if let Err(error) = handle.write_at(data, 0).and_then(|()| handle.sync()) {
+            self.remove(&staged)?;
+            return Err(error);
+        }
+        Ok(staged)
+    }
+
+    /// The second half: the staged file takes the name, durably.
+    pub(crate) fn publish(&self, staged: &Path, path: &Path) -> Result<()> {
+        self.rename(staged, path)?;
+        match path.parent() {
+            Some(parent) => self.sync_dir(parent),
+            None => Ok(()),
+        }
+    }
+}
+
+/// An open file with its path, for errors.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    file: File,
+    path: PathBuf,
+    io: Io,
+}
+
+impl Handle {
+    /// Opens a file for reading only.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        Ok(Self { file, path: path.to_owned(), io: Io::default() })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn len(&self) -> Result<u64> {
+        Ok(self.file.metadata().map_err(|e| Error::io("inspect", &self.path, e))?.len())
+    }
+
+    /// Bytes that the file takes on its file system.
+    pub(crate) fn stored(&self) -> Result<u64> {
+        use std::os::unix::fs::MetadataExt;
+        Ok(self.file.metadata().map_err(|e| Error::io("inspect", &self.path, e))?.blocks() * 512)
+    }
+
+    pub(crate) fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.io.step("write")?;
+        self.file.write_all_at(data, offset).map_err(|e| Error::io("write", &self.path, e))
+    }
+
+    /// Reads exactly `buffer`; what lies behind the end of the file is an error.
+    pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.file.read_exact_at(buffer, offset).map_err(|e| Error::io("read", &self.path, e))
+    }
+
+    /// Reads `buffer`; what lies behind the end of the file reads as zeros, as in a sparse file.
+    pub(crate) fn read_padded(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.file.read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io("read", &self.path, e)),
+            }
+        }
+        buffer[done..].fill(0);
+        Ok(())
+    }
+
+    /// Data and size durable.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.io.step("fsync")?;
+        self.file.sync_data().map_err(|e| Error::io("sync", &self.path, e))
+    }
+
+    pub(crate) fn set_len(&self, length: u64) -> Result<()> {
+        self.io.step("truncate")?;
+        self.file.set_len(length).map_err(|e| Error::io("resize", &self.path, e))
+    }
+
+    /// Gives the space of a run back; it reads as zeros after. Where the file system cannot, zeros are written.
+    pub(crate) fn punch(&self, offset: u64, length: u64) -> Result<()> {
+        use rustix::fs::FallocateFlags as Flags;
+        self.io.step("punch")?;
+        match rustix::fs::fallocate(&self.file, Flags::PUNCH_HOLE | Flags::KEEP_SIZE, offset, length) {
+            Ok(()) => Ok(()),
+            Err(rustix::io::Errno::OPNOTSUPP) => self.write_zeros(offset, length),
+            Err(e) => Err(Error::io("punch a hole in", &self.path, e.into())),
+        }
+    }
+
+    fn write_zeros(&self, offset: u64, length: u64) -> Result<()> {
+        const STEP: u64 = 1 << 20;
+        let zeros = vec![0; 1 << 20];
+        let mut done = 0;
+        while done < length {
+            let n = STEP.min(length - done);
+            let part = &zeros[..crate::error::to_usize(n, "zero run")?];
+            self.file.write_all_at(part, offset + done).map_err(|e| Error::io("write", &self.path, e))?;
+            done += n;
+        }
+        Ok(())
+    }
+}
+
+/// Reads a whole file of at most `limit` bytes.
+pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let mut data = Vec::new();
+    file.take(limit + 1).read_to_end(&mut data).map_err(|e| Error::io("read", path, e))?;
+    if data.len() as u64 > limit {
+        return Err(Error::corrupt(path, format!("it is larger than {limit} bytes")));
+    }
+    Ok(data)
+}
+
+/// Bytes an unprivileged process can still write at `path`, or at its directory if it does not exist.
+pub(crate) fn free_bytes(path: &Path) -> Result<u64> {
+    let stat =
+        rustix::fs::statvfs(path).or_else(|_| rustix::fs::statvfs(path.parent().unwrap_or(path))).map_err(
+            |e| Error::Io { op: "measure the free space at", path: path.to_owned(), source: e.into() },
+        )?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}

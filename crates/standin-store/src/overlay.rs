@@ -1,0 +1,249 @@
+//! Writable copies of a point: a failover or a test. An overlay is an empty qcow2 file per disk over the
+//! point's layer, so making it takes the same time for any disk, and reverting is removing it.
+//!
+//! What an overlay stands on is frozen: no merge touches a layer up to its epoch. That is durable before the
+//! overlay is handed out.
+
+use crate::error::{Error, Result};
+use crate::layout::{check_component, layer_name, part};
+use crate::manifest::{Backing, Disk, Manifest, OverlayRecord, Purpose};
+use crate::qcow2::Writer;
+use crate::replica::Replica;
+use jiff::Timestamp;
+use standin_model::{DiskName, Epoch, PointId};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+/// What to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverlayRequest {
+    /// Its name, unique in the replica: one path component by the rule for names.
+    pub id: String,
+    /// The point it shows.
+    pub point: PointId,
+    /// What for.
+    pub purpose: Purpose,
+}
+
+/// One disk of an overlay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverlayDisk {
+    /// The qcow2 file to run from.
+    pub path: PathBuf,
+    /// Whether QEMU finds the rest by itself or the caller serves [`crate::PointReader`] by NBD.
+    pub backing: Backing,
+}
+
+/// A writable copy of a point.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overlay {
+    /// Its name.
+    pub id: String,
+    /// The point it shows.
+    pub point: PointId,
+    /// The epoch of that point.
+    pub epoch: Epoch,
+    /// What for.
+    pub purpose: Purpose,
+    /// It has become the VM's disk.
+    pub committed: bool,
+    /// Its disks.
+    pub disks: BTreeMap<DiskName, OverlayDisk>,
+    /// The configuration of the point, if it has one. Not to be written to: points share these files.
+    pub config: Option<PathBuf>,
+}
+
+impl Replica {
+    /// Makes an overlay on a point. Instant at any disk size.
+    ///
+    /// # Errors
+    /// [`Error::UnknownPoint`]; [`Error::Exists`]; [`Error::Busy`] after a commit; [`Error::Invalid`] for a name
+    /// that cannot be.
+    pub fn overlay(&self, request: OverlayRequest) -> Result<Overlay> {
+        check_component("overlay", &request.id)?;
+        // Held to the end: no merge replaces a file of the chain before the pin is durable.
+        let guard = self.change_lock();
+        let manifest = self.manifest();
+        let Some(point) = manifest.point(request.point) else {
+            return Err(Error::UnknownPoint { vm: self.vm(), point: request.point });
+        };
+        if manifest.overlays.iter().any(|overlay| overlay.id == request.id) {
+            return Err(Error::Exists(format!("overlay {:?}", request.id)));
+        }
+        if let Some(id) = manifest.committed() {
+            return Err(Error::Busy {
+                vm: self.vm(),
+                what: format!("its failover (overlay {id:?}) is committed"),
+            });
+        }
+        let longest = manifest.disks.iter().map(|disk| chain(disk, point.epoch)).max().unwrap_or(0);
+        let backing = if longest < self.inner.options.max_chain { Backing::Chain } else { Backing::Map };
+        let target = self.inner.layout.overlay_dir(&request.id);
+        if target.exists() {
+            return Err(Error::Exists(format!(
+                "{}, which the manifest does not list; move it away",
+                target.display()
+            )));
+        }
+        self.write_overlay(&manifest, &target, point.epoch, backing)?;
+        let record = OverlayRecord {
+            id: request.id.clone(),
+            point: point.id,
+            epoch: point.epoch,
+            purpose: request.purpose,
+            backing,
+            created_at: Timestamp::now(),
+            committed: false,
+        };
+        let recorded = self.update_locked(&guard, |manifest| {
+            manifest.overlays.push(record);
+            Ok(())
+        });
+        if let Err(error) = recorded {
+            if !self.failed() {
+                self.inner.io.remove_tree(&target)?;
+            }
+            return Err(error);
+        }
+        drop(guard);
+        self.find_overlay(&request.id)
+    }
+
+    fn write_overlay(
+        &self,
+        manifest: &Manifest,
+        target: &std::path::Path,
+        epoch: Epoch,
+        backing: Backing,
+    ) -> Result<()> {
+        let io = &self.inner.io;
+        let staged = part(target);
+        io.remove_tree(&staged)?;
+        io.create_dir(&staged)?;
+        for disk in &manifest.disks {
+            let below = match backing {
+                Backing::Chain => Some(format!("../../disks/{}/{}", disk.name, layer_name(epoch))),
+                Backing::Map => None,
+            };
+            let path = staged.join(format!("{}.qcow2", disk.name));
+            let mut writer = Writer::create(io, &path, disk.size, below, 2)?;
+            writer.finish()?;
+            writer.handle().sync()?;
+        }
+        io.sync_dir(&staged)?;
+        io.rename(&staged, target)?;
+        io.sync_dir(&self.inner.layout.overlays())
+    }
+
+    fn find_overlay(&self, id: &str) -> Result<Overlay> {
+        let found = self.overlays().into_iter().find(|overlay| overlay.id == id);
+        found.ok_or_else(|| Error::UnknownOverlay { vm: self.vm(), id: id.chars().take(64).collect() })
+    }
+
+    /// All overlays.
+    #[must_use]
+    pub fn overlays(&self) -> Vec<Overlay> {
+        let manifest = self.manifest();
+        manifest.overlays.iter().map(|record| self.describe_overlay(&manifest, record)).collect()
+    }
+
+    fn describe_overlay(&self, manifest: &Manifest, record: &OverlayRecord) -> Overlay {
+        let layout = &self.inner.layout;
+        let directory = layout.overlay_dir(&record.id);
+        let disk = |disk: &Disk| {
+            let path = directory.join(format!("{}.qcow2", disk.name));
+            (disk.name.clone(), OverlayDisk { path, backing: record.backing })
+        };
+        // After a commit the point is gone; its configuration is the newest that stayed.
+        let config = match manifest.point(record.point) {
+            Some(point) => point.config_epoch,
+            None => manifest.configs.iter().rev().map(|c| c.epoch).find(|epoch| *epoch <= record.epoch),
+        };
+        Overlay {
+            id: record.id.clone(),
+            point: record.point,
+            epoch: record.epoch,
+            purpose: record.purpose,
+            committed: record.committed,
+            disks: manifest.disks.iter().map(disk).collect(),
+            config: config.map(|epoch| layout.config_dir(epoch)),
+        }
+    }
+
+    /// Removes an overlay with all that was written to it: a revert, or the end of a test. The VM on it must be
+    /// off.
+    ///
+    /// # Errors
+    /// [`Error::UnknownOverlay`]; [`Error::Busy`] when it is committed.
+    pub fn discard_overlay(&self, id: &str) -> Result<()> {
+        let overlay = self.find_overlay(id)?;
+        if overlay.committed {
+            return Err(Error::Busy {
+                vm: self.vm(),
+                what: format!("overlay {id:?} is committed: it is the VM's disk"),
+            });
+        }
+        self.update(|manifest| {
+            manifest.overlays.retain(|overlay| overlay.id != id);
+            Ok(())
+        })?;
+        // From here on the manifest does not know it; its name says that it may go.
+        let directory = self.inner.layout.overlay_dir(id);
+        let gone = self.inner.layout.overlay_dir(&format!("{id}.gone"));
+        if directory.exists() {
+            self.inner.io.remove_tree(&gone)?;
+            self.inner.io.rename(&directory, &gone)?;
+            self.inner.io.remove_tree(&gone)?;
+        }
+        Ok(())
+    }
+
+    /// Makes an overlay the VM's disk: all points go, layers above it are removed, what it stands on stays
+    /// frozen. There is no way back, and the replica receives nothing more.
+    ///
+    /// # Errors
+    /// [`Error::UnknownOverlay`]; [`Error::Busy`] while a layer is written or another overlay is there;
+    /// [`Error::Invalid`] for an overlay of a test.
+    pub fn commit_overlay(&self, id: &str) -> Result<()> {
+        let overlay = self.find_overlay(id)?;
+        if overlay.committed {
+            return Ok(());
+        }
+        if overlay.purpose == Purpose::Test {
+            return Err(Error::invalid(format!(
+                "overlay {id:?} is a test; only a failover can be committed"
+            )));
+        }
+        let busy = |what: String| Error::Busy { vm: self.vm(), what };
+        if self.inner.writing.swap(true, Ordering::SeqCst) {
+            return Err(busy("a layer is being written".into()));
+        }
+        let outcome = self.update(|manifest| {
+            if let Some(other) = manifest.overlays.iter().find(|other| other.id != id) {
+                return Err(busy(format!("overlay {:?} is there too; end it first", other.id)));
+            }
+            manifest.overlays.iter_mut().for_each(|overlay| overlay.committed = true);
+            manifest.points.clear();
+            let mut removed = Vec::new();
+            for disk in &mut manifest.disks {
+                let above = disk.layers.iter().filter(|layer| layer.epoch > overlay.epoch);
+                removed.extend(above.map(|layer| (disk.name.clone(), layer.epoch)));
+                disk.layers.retain(|layer| layer.epoch <= overlay.epoch);
+            }
+            manifest.merges.retain(|merge| merge.upper <= overlay.epoch);
+            Ok(removed)
+        });
+        self.inner.writing.store(false, Ordering::SeqCst);
+        for (disk, epoch) in outcome? {
+            self.inner.io.remove(&self.inner.layout.layer(&disk, epoch))?;
+            self.inner.io.remove(&self.inner.layout.sidecar(&disk, epoch))?;
+        }
+        Ok(())
+    }
+}
+
+/// Files of the chain of a disk up to an epoch.
+fn chain(disk: &Disk, epoch: Epoch) -> usize {
+    disk.layers.iter().filter(|layer| layer.epoch <= epoch).count()
+}

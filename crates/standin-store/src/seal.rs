@@ -1,0 +1,276 @@
+//! Sealing a layer: the moment in which it becomes part of the replica.
+//!
+//! Order, and what a crash after each step finds:
+//! 1. files complete and synced under `.part`: a delta is removed, a base is resumed with nothing left to send;
+//! 2. files renamed, directories synced: the same, they are not in the manifest;
+//! 3. configuration written: the same;
+//! 4. **manifest replaced: sealed**;
+//! 5. digest trees brought up to date: they are found lagging and brought up to date from the sidecars.
+
+use crate::config::{self, ConfigFile};
+use crate::error::{Error, Result};
+use crate::layer::{DiskWriter, Kind, LayerWriter};
+use crate::layout::part;
+use crate::manifest::{Config, Layer, Manifest, Point};
+use crate::replica::{lock, record};
+use crate::sidecar::Sidecar;
+use crate::tree::{Pending, Tree};
+use jiff::Timestamp;
+use standin_model::digest::BlockDigest;
+use standin_model::{DiskName, Epoch, PointId, PointKind, RecoveryPoint};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+/// Seals after which the trees are made durable; as many sidecars are replayed after a crash.
+const TREE_SYNC_EVERY: u64 = 64;
+
+/// A recovery point to record with a seal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewPoint {
+    /// Chosen by the primary at the cut.
+    pub id: PointId,
+    /// The instant of the cut, by the primary's clock.
+    pub created_at: Timestamp,
+    /// How the guest was.
+    pub kind: PointKind,
+}
+
+/// How to seal a layer.
+#[derive(Debug, Clone, Default)]
+pub struct SealRequest {
+    /// The recovery point, if this layer ends at one. The first copy does not.
+    pub point: Option<NewPoint>,
+    /// The VM's configuration. Empty: as it was in the newest epoch that has one.
+    pub config: Vec<ConfigFile>,
+}
+
+/// A sealed layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// The point that was recorded.
+    pub point: Option<RecoveryPoint>,
+}
+
+/// The digest of a point: over the names, sizes and tree roots of its disks, in the order given. Primary and
+/// replica compute it alike. 64 hexadecimal digits.
+#[must_use]
+pub fn point_digest<'a>(
+    granule: u32,
+    disks: impl IntoIterator<Item = (&'a DiskName, u64, BlockDigest)>,
+) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key("standin 2026 digest of a recovery point, v1");
+    hasher.update(&granule.to_le_bytes());
+    for (name, size, root) in disks {
+        hasher.update(&(name.as_str().len() as u64).to_le_bytes());
+        hasher.update(name.as_str().as_bytes());
+        hasher.update(&size.to_le_bytes());
+        hasher.update(root.as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// A disk whose files are complete and synced.
+struct Finished {
+    name: DiskName,
+    stored: u64,
+    sidecar: PathBuf,
+}
+
+/// A disk with its new root.
+struct Rooted {
+    disk: Finished,
+    root: BlockDigest,
+    pending: Pending,
+}
+
+impl LayerWriter {
+    /// Makes the layer part of the replica. Durable on return: a crash after it finds the layer and its point,
+    /// a crash before it finds neither.
+    ///
+    /// # Errors
+    /// Nothing has changed then, and the writer is gone: a delta must be sent again, a base can be resumed.
+    pub fn seal(mut self, request: SealRequest) -> Result<Sealed> {
+        if self.poisoned.load(Ordering::SeqCst) {
+            return Err(Error::Poisoned);
+        }
+        config::check(&request.config)?;
+        let known = self.replica.manifest();
+        if let Some(point) = request.point.as_ref().filter(|point| known.point(point.id).is_some()) {
+            return Err(Error::Exists(format!("recovery point {}", point.id)));
+        }
+        self.syncer.stop()?;
+        let finished = self.finish_all()?;
+        let rooted = finished.into_iter().map(|disk| self.root(disk)).collect::<Result<Vec<_>>>()?;
+        let outcome = self.rename_files(&rooted).and_then(|()| self.record(request, &rooted));
+        // Whatever happens now, the manifest may be there already: it decides at the next start.
+        self.keep_files = outcome.is_ok() || self.replica.failed();
+        let sealed = match outcome {
+            Ok(sealed) => sealed,
+            Err(error) => {
+                self.undo_rename();
+                return Err(error);
+            }
+        };
+        self.clean_base();
+        rooted.into_iter().for_each(|disk| self.apply(disk));
+        Ok(sealed)
+    }
+
+    /// Completes and syncs the files of all disks, side by side.
+    fn finish_all(&self) -> Result<Vec<Finished>> {
+        if let [(name, writer)] = self.disks.iter().collect::<Vec<_>>()[..] {
+            return Ok(vec![self.finish(name, writer)?]);
+        }
+        std::thread::scope(|scope| {
+            let start = |(name, writer)| scope.spawn(move || self.finish(name, writer));
+            let threads: Vec<_> = self.disks.iter().map(start).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap_or(Err(Error::Poisoned))).collect()
+        })
+    }
+
+    fn finish(&self, name: &DiskName, writer: &DiskWriter) -> Result<Finished> {
+        if self.kind == Kind::Base {
+            let mut last = lock(&writer.progress);
+            self.make_durable(name, writer, writer.shape.size)?;
+            *last = Some(std::time::Instant::now());
+        }
+        let mut part = lock(&writer.part);
+        part.qcow.finish()?;
+        let side = part.side.finish()?;
+        let layer = part.qcow.handle();
+        layer.sync()?;
+        side.sync()?;
+        let stored = layer.stored()? + side.stored()?;
+        Ok(Finished { name: name.clone(), stored, sidecar: side.path().to_owned() })
+    }
+
+    /// The new root of a disk's tree. The tree itself stays as it is, but for a base: there the tree counts for
+    /// nothing until the base is sealed, and is built at once.
+    fn root(&self, disk: Finished) -> Result<Rooted> {
+        let writer = self.disks.get(&disk.name).ok_or_else(|| self.replica.unknown_disk(&disk.name))?;
+        let sidecar = Sidecar::open(&disk.sidecar, writer.shape)?;
+        let mut tree = self.tree(&disk.name)?;
+        if self.kind == Kind::Base {
+            tree.clear()?;
+            tree.lay(self.epoch, sidecar.runs())?;
+            let root = tree.root()?;
+            drop(tree);
+            return Ok(Rooted { disk, root, pending: Pending::default() });
+        }
+        self.replica.catch_up(&disk.name, &mut tree)?;
+        let (root, pending) = tree.preview(sidecar.runs())?;
+        drop(tree);
+        Ok(Rooted { disk, root, pending })
+    }
+
+    fn tree(&self, disk: &DiskName) -> Result<std::sync::MutexGuard<'_, Tree>> {
+        let tree = self.replica.inner.trees.get(disk);
+        tree.map(lock).ok_or_else(|| self.replica.unknown_disk(disk))
+    }
+
+    fn rename_files(&self, disks: &[Rooted]) -> Result<()> {
+        let (io, layout) = (&self.replica.inner.io, &self.replica.inner.layout);
+        for Rooted { disk, .. } in disks {
+            let layer = layout.layer(&disk.name, self.epoch);
+            io.rename(&disk.sidecar, &layout.sidecar(&disk.name, self.epoch))?;
+            io.rename(&part(&layer), &layer)?;
+            io.sync_dir(&layout.disk_dir(&disk.name))?;
+        }
+        Ok(())
+    }
+
+    fn record(&self, request: SealRequest, disks: &[Rooted]) -> Result<Sealed> {
+        let inner = &self.replica.inner;
+        let known = self.replica.manifest();
+        let config =
+            config::write(&inner.io, &inner.layout, self.epoch, &request.config, known.configs.last())?;
+        let changed = self.changed_bytes();
+        self.replica.update(|manifest| {
+            for Rooted { disk, .. } in disks {
+                let record = manifest.disks.iter_mut().find(|record| record.name == disk.name);
+                let Some(record) = record else { return Err(self.replica.unknown_disk(&disk.name)) };
+                record.layers.push(Layer { epoch: self.epoch, stored: disk.stored });
+            }
+            manifest.configs.extend(config);
+            let point = request.point.map(|point| self.add_point(manifest, point, changed, disks));
+            Ok(Sealed { epoch: self.epoch, point })
+        })
+    }
+
+    fn add_point(
+        &self,
+        manifest: &mut Manifest,
+        point: NewPoint,
+        changed: u64,
+        disks: &[Rooted],
+    ) -> RecoveryPoint {
+        let root = |name: &DiskName| disks.iter().find(|disk| disk.disk.name == *name).map(|disk| disk.root);
+        let roots =
+            manifest.disks.iter().map(|d| (&d.name, d.size, root(&d.name).unwrap_or(BlockDigest::ZERO)));
+        let stored = Point {
+            id: point.id,
+            epoch: self.epoch,
+            created_at: point.created_at,
+            received_at: Timestamp::now(),
+            kind: point.kind,
+            changed_bytes: changed,
+            digest: point_digest(manifest.granule, roots),
+            pins: std::collections::BTreeSet::new(),
+            config_epoch: manifest.configs.last().map(|config: &Config| config.epoch),
+        };
+        let after = manifest.points.last().map(|point| point.epoch);
+        let listed = record(manifest, &stored, after);
+        manifest.points.push(stored);
+        listed
+    }
+
+    /// A base that was not recorded gets its unsealed names back; a delta goes when the writer is dropped.
+    fn undo_rename(&self) {
+        if self.keep_files || self.kind == Kind::Delta {
+            return;
+        }
+        for disk in self.disks.keys() {
+            let inner = &self.replica.inner;
+            if let Err(error) = crate::recover::unseal_base(&inner.io, &inner.layout, disk, self.epoch) {
+                tracing::warn!(vm = %inner.vm, %disk, %error, "an unsealed first copy is put in order at the next start");
+            }
+        }
+    }
+
+    /// What a base needed to be resumed is of no use any more.
+    fn clean_base(&self) {
+        if self.kind == Kind::Delta {
+            return;
+        }
+        let (io, layout) = (&self.replica.inner.io, &self.replica.inner.layout);
+        for disk in self.disks.keys() {
+            let digests = part(&layout.sidecar(disk, self.epoch));
+            for path in [layout.progress(disk, self.epoch), digests] {
+                if let Err(error) = io.remove(&path) {
+                    tracing::debug!(%error, "left for the next start");
+                }
+            }
+        }
+    }
+
+    /// The layer is sealed. A tree that cannot follow is brought up to date before it is used next.
+    fn apply(&self, disk: Rooted) {
+        let apply = || -> Result<()> {
+            let mut tree = self.tree(&disk.disk.name)?;
+            if self.kind == Kind::Delta {
+                let path = self.replica.inner.layout.sidecar(&disk.disk.name, self.epoch);
+                let shape = self.disks.get(&disk.disk.name).map(|writer| writer.shape);
+                let shape = shape.ok_or_else(|| self.replica.unknown_disk(&disk.disk.name))?;
+                tree.apply(self.epoch, disk.pending, || Ok(Sidecar::open(&path, shape)?.into_runs()))?;
+            }
+            let lag = self.epoch.0 - tree.durable().map_or(0, |epoch: Epoch| epoch.0);
+            if self.kind == Kind::Base || lag >= TREE_SYNC_EVERY { tree.sync() } else { Ok(()) }
+        };
+        if let Err(error) = apply() {
+            let vm = self.replica.inner.vm;
+            tracing::warn!(%vm, disk = %disk.disk.name, %error, "the digest tree lags behind and is read again later");
+        }
+    }
+}
