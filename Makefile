@@ -1,0 +1,48 @@
+# Every target does the set-up it needs itself. `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+CARGO ?= cargo
+SEED ?= 1
+MINUTES ?= 30
+.PHONY: help setup guest guest-debian build demo test bench lint soak fuzz
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Install what is needed (prints the command to run when not root)
+	@scripts/setup
+
+guest: setup ## Build the small test guest
+	@scripts/build-guest
+
+guest-debian: setup ## Build the Debian guest of the tour (a few minutes, once)
+	@scripts/build-guest debian
+
+build: setup ## Build standin: target/release/standin
+	$(CARGO) build --release -p standin
+
+demo: build guest ## Replicate a real VM, kill its host, fail over, and prove that nothing is torn
+	$(CARGO) run --release -q -p standin-testbed --bin standin-demo
+
+test: guest ## All tests, with real guests
+	$(CARGO) test --workspace
+
+bench: build guest ## Benchmarks against their peers; target/bench/results.json
+	$(CARGO) run --release -q -p standin-testbed --bin standin-bench
+
+soak: build guest ## A long campaign of faults: make soak SEED=n MINUTES=m
+	$(CARGO) run --release -q -p standin-testbed --bin standin-soak -- --seed $(SEED) --minutes $(MINUTES)
+
+lint: ## Format, lints, shell syntax
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@for script in scripts/setup scripts/build-guest scripts/build-debian-guest scripts/lib.sh .ci/run \
+	    scripts/guest/init scripts/guest/debian/db-writer; do \
+	    shell=bash; head -1 $$script | grep -q 'sh$$' && ! head -1 $$script | grep -q bash && shell=sh; \
+	    $$shell -n $$script || exit 1; done
+	@! command -v shellcheck >/dev/null || shellcheck -x scripts/setup scripts/build-guest scripts/build-debian-guest .ci/run
+
+fuzz: setup ## Fuzz the frame decoder and the manifest reader for a minute each (needs cargo-fuzz)
+	@command -v cargo-fuzz >/dev/null || { echo 'cargo-fuzz is missing: cargo install cargo-fuzz' >&2; exit 1; }
+	@for target in fuzz/fuzz_targets/*.rs; do \
+	    $(CARGO) fuzz run --sanitizer none "$$(basename "$$target" .rs)" -- -max_total_time=60 || exit 1; done
