@@ -33,7 +33,11 @@ pub enum PkiVerb {
     /// Whose certificates are here and how long they are valid
     Show,
     /// Replace this host's certificate by a fresh one; connections that are up go on
-    Renew,
+    Renew {
+        /// The host that has the authority [default: the one this host enrolled with]
+        #[arg(long, value_name = "HOST[:PORT]")]
+        from: Option<String>,
+    },
 }
 
 /// `standin pki init`
@@ -70,8 +74,8 @@ pub struct Enroll {
     /// Where the new host reaches this one, HOST[:PORT]; may be repeated [default: the configured host name]
     #[arg(long = "address", value_name = "HOST[:PORT]", requires = "new")]
     pub addresses: Vec<String>,
-    /// A further name by which other hosts reach this one; may be repeated
-    #[arg(long = "name", value_name = "HOST", requires = "token")]
+    /// A further name or address by which the new host will be reached; may be repeated
+    #[arg(long = "name", value_name = "HOST", requires = "new")]
     pub names: Vec<String>,
 }
 

@@ -66,16 +66,22 @@ fn dispatch(args: Args, style: Style) -> Result<(), Failure> {
             }
             crate::serve::run(config).map_err(Failure::Local)
         }
-        Verb::Pki(verb) => pki::pki(verb.verb, &load()?, style),
+        Verb::Pki(pki) => {
+            let config = load()?;
+            let socket = args.global.socket.unwrap_or_else(|| config.socket.clone());
+            pki::pki(pki.verb, &config, socket, style)
+        }
+        Verb::Enroll(enroll) => {
+            let config = load()?;
+            let socket = args.global.socket.unwrap_or_else(|| config.socket.clone());
+            pki::enroll(enroll, &config, socket, style)
+        }
         verb => {
             let socket = match args.global.socket {
                 Some(socket) => socket,
                 None => load()?.socket,
             };
-            match verb {
-                Verb::Enroll(enroll) => pki::enroll(enroll, &load()?, socket, style),
-                verb => ask(verb, socket, style),
-            }
+            ask(verb, socket, style)
         }
     }
 }
