@@ -77,7 +77,12 @@ impl Server {
         let result = loop {
             let accepted = tokio::select! {
                 () = wait_for(&mut stopped) => break Ok(()),
-                Some(_) = connections.join_next() => continue,
+                Some(ended) = connections.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "the task of an NBD connection broke; report this as a bug");
+                    }
+                    continue;
+                }
                 accepted = accept(&listener, &places) => accepted,
             };
             match accepted {

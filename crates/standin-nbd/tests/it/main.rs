@@ -9,5 +9,6 @@ mod lifecycle;
 mod programs;
 mod random;
 mod real;
+mod rude;
 mod serve;
 mod violations;
