@@ -1,1 +1,30 @@
-//! One task per relationship: cycles, receiving, failover flows, jobs, health and statistics.
+//! Replication: one task per relationship.
+//!
+//! ```text
+//!   local API, management protocols
+//!                |
+//!             Engine ---------------- jobs, records, status
+//!            /      \
+//!     primary task   replica VM       one per relationship; the only ones that change its record
+//!        worker       session, failover, upkeep
+//!       /      \          |
+//!  hypervisor  wire <-> wire -> store
+//! ```
+//!
+//! Invariants, each with a test: an acknowledged recovery point survives a crash of either side; a cycle that
+//! fails anywhere changes nothing on the replica and loses no change on the primary; every state is reached by
+//! a step of [`standin_model::transition`].
+
+#![forbid(unsafe_code)]
+
+pub mod engine;
+pub mod error;
+pub mod jobs;
+pub mod messages;
+pub mod primary;
+pub mod records;
+pub mod replica;
+pub mod status;
+
+pub use engine::{Enable, Engine, EngineConfig, Parts};
+pub use primary::Command;

@@ -76,6 +76,7 @@ pub struct Problem {
 struct Shared {
     io: Io,
     options: StoreOptions,
+    locations: RwLock<Vec<PathBuf>>,
     replicas: RwLock<BTreeMap<VmId, Replica>>,
     problems: Mutex<Vec<Problem>>,
 }
@@ -105,7 +106,27 @@ impl Store {
             tracing::warn!(path = %problem.path.display(), "{}", problem.message);
         }
         let (replicas, problems) = (RwLock::new(replicas), Mutex::new(problems));
-        Ok(Self { shared: Arc::new(Shared { io, options, replicas, problems }) })
+        let locations = RwLock::new(options.locations.clone());
+        Ok(Self { shared: Arc::new(Shared { io, options, locations, replicas, problems }) })
+    }
+
+    /// Adds a storage location, with the replicas that it holds. One that is known already stays as it is.
+    ///
+    /// # Errors
+    /// When it cannot be made or listed.
+    pub fn add_location(&self, location: &Path) -> Result<()> {
+        let mut locations = self.shared.locations.write().unwrap_or_else(PoisonError::into_inner);
+        if locations.iter().any(|known| known == location) {
+            return Ok(());
+        }
+        if !location.is_dir() {
+            self.shared.io.create_dir(location)?;
+        }
+        let mut replicas = self.shared.replicas.write().unwrap_or_else(PoisonError::into_inner);
+        let mut problems = crate::replica::lock(&self.shared.problems);
+        open_location(&self.shared.io, location, &self.shared.options, &mut replicas, &mut problems)?;
+        locations.push(location.to_owned());
+        Ok(())
     }
 
     /// What was found at the start that needs a person: replicas that cannot be opened, foreign files.
@@ -124,7 +145,8 @@ impl Store {
         if replicas.contains_key(&spec.vm) {
             return Err(Error::Exists(format!("a replica of VM {}", spec.vm)));
         }
-        if !self.shared.options.locations.iter().any(|known| known == location) {
+        let locations = self.shared.locations.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if !locations.iter().any(|known| known == location) {
             return Err(Error::invalid(format!(
                 "{} is no storage location of this store",
                 location.display()

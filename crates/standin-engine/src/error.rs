@@ -1,0 +1,166 @@
+//! Why a piece of work for a relationship failed, told apart where the engine must branch: what a retry can
+//! mend, what needs a resynchronization, what needs a person.
+
+use standin_model::{Generation, Refusal, ReturnCode};
+use thiserror::Error;
+
+/// Why a cycle, a first copy or a resynchronization ended early. In every case the primary's recording marks
+/// still know all that the replica lacks.
+#[derive(Debug, Error)]
+pub enum WorkError {
+    /// The replica host did not answer or the connection broke.
+    #[error("the connection to {peer} failed")]
+    Link {
+        /// The address that was tried.
+        peer: String,
+        /// What broke.
+        #[source]
+        source: standin_wire::Error,
+    },
+    /// The replica answered with a refusal.
+    #[error("{peer} refused: {}", refusal.message)]
+    Refused {
+        /// The replica's address.
+        peer: String,
+        /// Its answer.
+        refusal: Refusal,
+        /// The replica's generation, where it told.
+        generation: Option<Generation>,
+        /// The replica runs in place of this VM.
+        failed_over: bool,
+    },
+    /// The replica said something that the protocol does not have here.
+    #[error("{peer} answered out of turn: {what}")]
+    OutOfTurn {
+        /// The replica's address.
+        peer: String,
+        /// What came.
+        what: String,
+    },
+    /// A block could not be put into a frame.
+    #[error("a block of the disk could not be encoded")]
+    Encode {
+        /// The wire's reason.
+        #[source]
+        source: standin_wire::Error,
+    },
+    /// The hypervisor on this host failed.
+    #[error("{context}")]
+    Hypervisor {
+        /// Verb and object.
+        context: String,
+        /// Its error.
+        #[source]
+        source: standin_hypervisor::Error,
+    },
+    /// The view of the disks broke while it was read.
+    #[error("the view of the disks was lost: {0}")]
+    ViewLost(String),
+    /// What changed since the last point is not known any more.
+    #[error("change tracking was lost: {0}")]
+    TrackingLost(String),
+    /// The VM is off: there is nothing to cut, and nothing changes.
+    #[error("the VM is not running")]
+    NotRunning,
+    /// A disk is not as the relationship has it.
+    #[error("{message}")]
+    DiskChanged {
+        /// Which disk and how.
+        message: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// Somebody asked for the end of the work.
+    #[error("cancelled")]
+    Cancelled,
+    /// A local file could not be read or written.
+    #[error("{context}")]
+    Io {
+        /// Verb and object.
+        context: String,
+        /// The system's error.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl WorkError {
+    /// What a person should do now. A retry happens by itself in any case but `TrackingLost` and `Cancelled`.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Link { source, .. } => source.remedy().to_string(),
+            Self::Refused { refusal, .. } => refusal.remedy.clone(),
+            Self::OutOfTurn { .. } | Self::Encode { .. } => {
+                "Look at the replica's log; run the same version of standin on both hosts.".to_owned()
+            }
+            Self::Hypervisor { source, .. } => source.remedy().to_string(),
+            Self::ViewLost(_) => {
+                "Nothing is lost; the next cycle sends the changes. If it happens again, give the scratch \
+                 directory more space."
+                    .to_owned()
+            }
+            Self::TrackingLost(_) => {
+                "A resynchronization compares both sides and sends what differs: `standin resync VM`."
+                    .to_owned()
+            }
+            Self::NotRunning => "The next cycle comes when it runs again; `standin vm start VM`.".to_owned(),
+            Self::DiskChanged { remedy, .. } => remedy.clone(),
+            Self::Cancelled => "Nothing is lost; start it again when you want it.".to_owned(),
+            Self::Io { .. } => "See to the file system that the message names.".to_owned(),
+        }
+    }
+
+    /// The model's return code for a job that ended with this error.
+    #[must_use]
+    pub fn code(&self) -> ReturnCode {
+        match self {
+            Self::Link { .. } => ReturnCode::NotAvailable,
+            Self::Refused { refusal, .. } => refusal.code,
+            Self::NotRunning => ReturnCode::InvalidState,
+            _ => ReturnCode::Failed,
+        }
+    }
+
+    /// No retry mends it: a person must change something.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::DiskChanged { .. } => true,
+            Self::Refused { refusal, .. } => matches!(
+                refusal.code,
+                ReturnCode::AccessDenied | ReturnCode::InvalidParameter | ReturnCode::NotSupported
+            ),
+            _ => false,
+        }
+    }
+
+    /// The error with its chain of causes in one sentence, and the remedy.
+    #[must_use]
+    pub fn refusal(&self) -> Refusal {
+        Refusal::new(self.code(), chain(self), self.remedy())
+    }
+
+    /// Wraps a hypervisor error with what was tried.
+    pub fn hypervisor(context: impl Into<String>) -> impl FnOnce(standin_hypervisor::Error) -> Self {
+        let context = context.into();
+        move |source| Self::Hypervisor { context, source }
+    }
+}
+
+/// An error and its causes, joined with colons.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let part = inner.to_string();
+        // A cause whose text the outer one already shows would only be said twice.
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,284 @@
+//! Jobs: every mutating operation is one. A job is recorded before its work starts, shows progress, can be
+//! cancelled where its type allows, and is found again after a restart, where it is resumed by the relationship
+//! that owns it or failed with the reason.
+//!
+//! Called by the engine's tasks (through [`JobHandle`]) and by the management interfaces (through [`Jobs`]).
+
+use jiff::Timestamp;
+use standin_model::job::{JobRecord, JobType};
+use standin_model::{JobId, Refusal, ReturnCode, VmId, VmName};
+use standin_state::{StateError, Typed};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+struct Entry {
+    record: watch::Sender<JobRecord>,
+    cancel: CancellationToken,
+}
+
+/// All jobs of this host.
+pub struct Jobs {
+    entries: Mutex<HashMap<JobId, Arc<Entry>>>,
+    table: Typed<JobRecord>,
+    owner: String,
+}
+
+/// What a job is to be.
+pub struct NewJob {
+    /// Its type.
+    pub job_type: JobType,
+    /// The VM it is for.
+    pub vm: Option<(VmId, VmName)>,
+    /// A sentence for people.
+    pub description: String,
+    /// Whether a request may end it.
+    pub cancellable: bool,
+}
+
+impl Jobs {
+    /// Reads the jobs of an earlier process. Those that were still running come back as running; the engine
+    /// then resumes or fails each.
+    ///
+    /// # Errors
+    /// When the state store cannot be read.
+    pub fn load(table: Typed<JobRecord>, owner: String) -> Result<Arc<Self>, StateError> {
+        let mut entries = HashMap::new();
+        for record in crate::records::list(&table)? {
+            let id = record.id;
+            let entry = Entry { record: watch::Sender::new(record), cancel: CancellationToken::new() };
+            entries.insert(id, Arc::new(entry));
+        }
+        Ok(Arc::new(Self { entries: Mutex::new(entries), table, owner }))
+    }
+
+    /// Records a new job, durably, and hands it to the one who does the work.
+    ///
+    /// # Errors
+    /// A refusal when the job cannot be recorded; the work must then not begin.
+    pub fn begin(self: &Arc<Self>, new: NewJob) -> Result<JobHandle, Refusal> {
+        let now = Timestamp::now();
+        let mut record = JobRecord::new(new.job_type, self.owner.clone(), now).described(new.description);
+        if let Some((id, name)) = new.vm {
+            record = record.for_vm(id, name);
+        }
+        record.cancellable = new.cancellable;
+        record.start(now)?;
+        self.save(&record)?;
+        let id = record.id;
+        let entry = Arc::new(Entry { record: watch::Sender::new(record), cancel: CancellationToken::new() });
+        self.lock().insert(id, Arc::clone(&entry));
+        Ok(JobHandle { id, entry, jobs: Arc::clone(self), progress: Arc::default(), released: false })
+    }
+
+    /// Takes up a job of an earlier process.
+    #[must_use]
+    pub fn resume(self: &Arc<Self>, id: JobId) -> Option<JobHandle> {
+        let entry = self.lock().get(&id).cloned()?;
+        if entry.record.borrow().state.is_final() {
+            return None;
+        }
+        Some(JobHandle { id, entry, jobs: Arc::clone(self), progress: Arc::default(), released: false })
+    }
+
+    /// All jobs that are still kept, oldest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<JobRecord> {
+        self.forget_old();
+        let mut all: Vec<_> = self.lock().values().map(|entry| entry.record.borrow().clone()).collect();
+        all.sort_by_key(|record| (record.created_at, record.id));
+        all
+    }
+
+    /// Jobs that are not at their end.
+    #[must_use]
+    pub fn running(&self) -> Vec<JobRecord> {
+        self.list().into_iter().filter(|record| !record.state.is_final()).collect()
+    }
+
+    /// Follows one job.
+    #[must_use]
+    pub fn watch(&self, id: JobId) -> Option<watch::Receiver<JobRecord>> {
+        self.lock().get(&id).map(|entry| entry.record.subscribe())
+    }
+
+    /// Asks a job to end.
+    ///
+    /// # Errors
+    /// 32779 for an unknown job, 32775 for one that ended, 32770 for one that cannot be cancelled.
+    pub fn cancel(&self, id: JobId) -> Result<(), Refusal> {
+        let entry = self.lock().get(&id).cloned().ok_or_else(|| unknown(id))?;
+        let mut decided = Ok(());
+        entry.record.send_modify(|record| decided = record.cancel());
+        decided?;
+        entry.cancel.cancel();
+        Ok(())
+    }
+
+    fn forget_old(&self) {
+        let now = Timestamp::now();
+        let old: Vec<JobId> = self
+            .lock()
+            .iter()
+            .filter(|(_, entry)| entry.record.borrow().expired(now))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in old {
+            // The memory copy goes only with the stored one: a job must not come back after a restart.
+            match crate::records::delete(&self.table, id) {
+                Ok(()) => {
+                    self.lock().remove(&id);
+                }
+                Err(error) => tracing::warn!(%id, %error, "an old job could not be removed"),
+            }
+        }
+    }
+
+    fn save(&self, record: &JobRecord) -> Result<(), Refusal> {
+        crate::records::put(&self.table, record.id, record)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Arc<Entry>>> {
+        // The map is whole after any panic of a holder: every change is one insert or remove.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The refusal for a job that is not known.
+#[must_use]
+pub fn unknown(id: JobId) -> Refusal {
+    Refusal::new(
+        ReturnCode::FileNotFound,
+        format!("there is no job {id}"),
+        "Jobs are kept for five minutes after their end; `standin jobs` lists those that are there.",
+    )
+}
+
+/// Counters that the worker of a job raises; the handle turns them into percent.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes dealt with.
+    pub done: AtomicU64,
+    /// Bytes in all, as far as known.
+    pub total: AtomicU64,
+}
+
+/// The worker's end of a job. Dropped without an end, the job fails with that as its reason.
+pub struct JobHandle {
+    id: JobId,
+    entry: Arc<Entry>,
+    jobs: Arc<Jobs>,
+    progress: Arc<Progress>,
+    released: bool,
+}
+
+impl JobHandle {
+    /// The job.
+    #[must_use]
+    pub fn id(&self) -> JobId {
+        self.id
+    }
+
+    /// Fires when somebody cancels the job.
+    #[must_use]
+    pub fn cancelled(&self) -> CancellationToken {
+        self.entry.cancel.clone()
+    }
+
+    /// The counters to raise.
+    #[must_use]
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// Shows the counters to those who watch. Not written to disk: after a restart progress begins anew.
+    pub fn publish(&self) {
+        let done = self.progress.done.load(Ordering::Relaxed);
+        let total = self.progress.total.load(Ordering::Relaxed);
+        self.entry.record.send_if_modified(|record| {
+            let changed = record.bytes_done != done || record.bytes_total != total;
+            if changed {
+                record.progress(done, total);
+            }
+            changed
+        });
+    }
+
+    /// Remembers something that went wrong on the way; the job goes on.
+    pub fn note_error(&self, refusal: Refusal) {
+        self.entry.record.send_modify(|record| record.note_error(refusal));
+    }
+
+    /// Ends the job well.
+    pub fn complete(self) {
+        self.end(|record| record.complete(Timestamp::now()));
+    }
+
+    /// Ends the job with a reason.
+    pub fn fail(self, refusal: Refusal) {
+        self.end(|record| record.fail(refusal, Timestamp::now()));
+    }
+
+    /// Ends the job on request.
+    pub fn terminate(self) {
+        let reason = Refusal::new(
+            ReturnCode::Failed,
+            "it was ended on request",
+            "Start it again when it is wanted; nothing half done was left behind.",
+        );
+        self.end(|record| record.terminated(reason, Timestamp::now()));
+    }
+
+    /// Ends the job because the daemon that did it is gone.
+    pub fn interrupted(self) {
+        self.end(|record| record.interrupted(Timestamp::now()));
+    }
+
+    /// Ends the job by a result.
+    pub fn finish(self, result: Result<(), Refusal>) {
+        match result {
+            Ok(()) => self.complete(),
+            Err(_) if self.entry.cancel.is_cancelled() => self.terminate(),
+            Err(refusal) => self.fail(refusal),
+        }
+    }
+
+    /// Lets go of the job without an end: the process stops, and the next one takes the job up again.
+    pub fn keep_for_restart(mut self) {
+        self.released = true;
+    }
+
+    fn end(&self, change: impl FnOnce(&mut JobRecord) -> Result<(), Refusal>) {
+        self.publish();
+        let mut ended = Ok(());
+        self.entry.record.send_modify(|record| ended = change(record));
+        if let Err(refusal) = ended {
+            tracing::error!(job = %self.id, error = %refusal, "a job was ended twice");
+            return;
+        }
+        let record = self.entry.record.borrow().clone();
+        if let Err(refusal) = self.jobs.save(&record) {
+            tracing::error!(job = %self.id, error = %refusal, "the end of a job could not be recorded");
+        }
+    }
+}
+
+impl Drop for JobHandle {
+    fn drop(&mut self) {
+        if self.released || self.entry.record.borrow().state.is_final() {
+            return;
+        }
+        self.end(|record| {
+            record.fail(
+                Refusal::new(
+                    ReturnCode::Failed,
+                    "the operation ended without a result",
+                    "Look at the daemon's log, and start the operation again.",
+                ),
+                Timestamp::now(),
+            )
+        });
+    }
+}

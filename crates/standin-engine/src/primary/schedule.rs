@@ -1,0 +1,121 @@
+//! When the next piece of work of a relationship begins: slots of the interval, and back-off after failures.
+//!
+//! ```text
+//!   slot      slot      slot      slot
+//!    |= work   |======== work ====|  <- one slot missed: work was still running when it began
+//! ```
+
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The shortest wait after a failure.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+/// The longest.
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// Slots of one relationship.
+#[derive(Debug)]
+pub struct Schedule {
+    interval: Duration,
+    /// The beginning of the slot whose work runs or ran last.
+    slot: Instant,
+    next: Instant,
+}
+
+impl Schedule {
+    /// The first slot is now.
+    #[must_use]
+    pub fn new(interval: Duration) -> Self {
+        let now = Instant::now();
+        Self { interval, slot: now, next: now }
+    }
+
+    /// When the next slot begins, or the next try after a failure.
+    #[must_use]
+    pub fn next_at(&self) -> Instant {
+        self.next.max(Instant::now() + Duration::from_millis(1)).min(Instant::now() + RETRY_MAX)
+    }
+
+    /// The next slot has begun.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.next <= Instant::now()
+    }
+
+    /// The next slot is now.
+    pub fn at_once(&mut self) {
+        self.next = Instant::now();
+    }
+
+    /// Work of the slot begins.
+    pub fn started(&mut self) {
+        self.slot = Instant::now();
+    }
+
+    /// Work of the slot ended well. Slots that began meanwhile are missed: their number.
+    pub fn succeeded(&mut self) -> u64 {
+        let missed = self.missed();
+        let slots = u32::try_from(missed).unwrap_or(u32::MAX - 1) + 1;
+        self.next = self.slot + self.interval.saturating_mul(slots);
+        missed
+    }
+
+    /// Work failed for the `failures`th time in a row: the next try waits longer each time, at most a minute,
+    /// with a jitter so that all relationships of a host do not knock at once.
+    pub fn failed(&mut self, failures: u32) {
+        let exponent = failures.saturating_sub(1).min(6);
+        let wait = (RETRY_MIN * 2_u32.pow(exponent)).min(RETRY_MAX);
+        self.next = Instant::now() + wait.mul_f64(rand::random_range(0.75..1.25));
+    }
+
+    /// Changes the length of the slots from the next one on.
+    pub fn set_interval(&mut self, interval: Duration) {
+        self.interval = interval;
+        self.next = self.next.min(self.slot + interval);
+    }
+
+    fn missed(&self) -> u64 {
+        let passed = self.slot.elapsed().as_nanos();
+        u64::try_from(passed / self.interval.as_nanos().max(1)).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_overruns_its_slot_counts_the_slots_it_missed_and_keeps_the_beat() {
+        let mut schedule = Schedule::new(Duration::from_secs(5));
+        let begin = Instant::now();
+        schedule.started();
+        tokio::time::advance(Duration::from_secs(12)).await;
+        assert_eq!(schedule.succeeded(), 2);
+        assert_eq!(schedule.next_at(), begin + Duration::from_secs(15));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_within_its_slot_misses_nothing() {
+        let mut schedule = Schedule::new(Duration::from_secs(5));
+        let begin = Instant::now();
+        schedule.started();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(schedule.succeeded(), 0);
+        assert_eq!(schedule.next_at(), begin + Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn retries_wait_longer_each_time_and_at_most_a_minute_and_a_quarter() {
+        let mut schedule = Schedule::new(Duration::from_secs(5));
+        let mut last = Duration::ZERO;
+        for failures in 1..=20 {
+            schedule.failed(failures);
+            let wait = schedule.next - Instant::now();
+            assert!(wait <= RETRY_MAX.mul_f64(1.25), "{wait:?}");
+            if failures == 1 || failures == 6 {
+                assert!(wait > last);
+                last = wait;
+            }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! What the engine keeps across restarts, as JSON in the state store, one record a key:
+//!
+//! | Key | Record |
+//! | --- | --- |
+//! | `primary/<vm>` | [`PrimaryRecord`] |
+//! | `replica/<vm>` | [`ReplicaRecord`] |
+//! | `auth/<id>` | an authorization entry |
+//! | `job/<id>` | a job |
+//!
+//! A replica's layers and points are not here: they are in the manifest beside the disks, so that a replica can
+//! be rescued without this store.
+
+use crate::messages::DiskShape;
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use standin_hypervisor::Tracker;
+use standin_model::auth::AuthorizationEntry;
+use standin_model::job::JobRecord;
+use standin_model::point::PointKind;
+use standin_model::settings::RelationshipSettings;
+use standin_model::state::ReplicationState;
+use standin_model::stats::Monitor;
+use standin_model::{AuthId, Epoch, Generation, JobId, PointId, Refusal, ReturnCode, VmId, VmName};
+use standin_state::{Expect, StateError, StateStore, Typed};
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// An error of the last piece of work, for `status`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LastError {
+    /// When.
+    pub at: Timestamp,
+    /// What, in a sentence.
+    pub message: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+/// The primary's side of a relationship.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PrimaryRecord {
+    /// Which VM.
+    pub vm: VmId,
+    /// Its name.
+    pub name: VmName,
+    /// The replica's `host:port`.
+    pub peer: String,
+    /// What was agreed.
+    pub settings: RelationshipSettings,
+    /// The disks and their sizes when replication was enabled.
+    pub disks: Vec<DiskShape>,
+    /// The durable state; transient ones are mapped at start, see [`standin_model::state::after_restart`].
+    pub state: ReplicationState,
+    /// The state that a suspension goes back to.
+    pub resume_to: Option<ReplicationState>,
+    /// Rises at every failover.
+    pub generation: Generation,
+    /// The replica has failed over: this host must not run the VM until that is settled.
+    pub fenced: bool,
+    /// Names this relationship's marks in the hypervisor.
+    pub tracker: Tracker,
+    /// The newest epoch that the replica acknowledged as durable.
+    pub acknowledged: Option<Epoch>,
+    /// The cut of the newest acknowledged recovery point.
+    pub last_point_at: Option<Timestamp>,
+    /// The cut of the newest application-consistent point, or the try at one.
+    pub last_application_at: Option<Timestamp>,
+    /// The last error, until a cycle ends well.
+    pub last_error: Option<LastError>,
+    /// Errors in a row.
+    pub failures: u32,
+    /// Counters of the monitoring window.
+    pub statistics: Monitor,
+    /// The job that a restart goes on with (first copy, resynchronization).
+    pub job: Option<JobId>,
+}
+
+/// A failover under way or done.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FailoverRecord {
+    /// The point.
+    pub point: PointId,
+    /// Its kind.
+    pub kind: PointKind,
+    /// Names the overlay in the store.
+    pub overlay: String,
+    /// The state to go back to when it fails or is reverted.
+    pub prior: ReplicationState,
+    /// The job that does it.
+    pub job: Option<JobId>,
+    /// Start the VM when the failover is done.
+    pub start: bool,
+    /// The instant of the cut of the point.
+    pub point_at: Timestamp,
+}
+
+/// The replica's side of a relationship.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReplicaRecord {
+    /// Which VM.
+    pub vm: VmId,
+    /// Its name.
+    pub name: VmName,
+    /// The first certificate name of the host that made the relationship.
+    pub primary_host: String,
+    /// The entry that admitted it.
+    pub auth: AuthId,
+    /// Where its directory is.
+    pub location: PathBuf,
+    /// The primary's settings.
+    pub settings: RelationshipSettings,
+    /// The disks in stream order.
+    pub disks: Vec<DiskShape>,
+    /// The durable state.
+    pub state: ReplicationState,
+    /// The state that a suspension goes back to.
+    pub resume_to: Option<ReplicationState>,
+    /// Rises at every failover.
+    pub generation: Generation,
+    /// A failover that is under way, done or committed.
+    pub failover: Option<FailoverRecord>,
+    /// The kind of the point of the last failover, for the API; kept after a revert.
+    pub last_failover_kind: Option<PointKind>,
+    /// When the last layer became durable.
+    pub last_received_at: Option<Timestamp>,
+    /// The cut of the newest point.
+    pub last_point_at: Option<Timestamp>,
+    /// The last error, until something is received again.
+    pub last_error: Option<LastError>,
+    /// Counters of the monitoring window.
+    pub statistics: Monitor,
+}
+
+const VERSION: u32 = 1;
+
+/// The tables, by kind of record.
+#[derive(Clone)]
+pub struct Tables {
+    /// Primaries.
+    pub primaries: Typed<PrimaryRecord>,
+    /// Replicas.
+    pub replicas: Typed<ReplicaRecord>,
+    /// Authorization entries.
+    pub entries: Typed<AuthorizationEntry>,
+    /// Jobs.
+    pub jobs: Typed<JobRecord>,
+}
+
+impl Tables {
+    /// The tables of a store.
+    #[must_use]
+    pub fn new(store: &Arc<dyn StateStore>) -> Self {
+        Self {
+            primaries: Typed::new(Arc::clone(store), "primary/", VERSION),
+            replicas: Typed::new(Arc::clone(store), "replica/", VERSION),
+            entries: Typed::new(Arc::clone(store), "auth/", VERSION),
+            jobs: Typed::new(Arc::clone(store), "job/", VERSION),
+        }
+    }
+}
+
+fn failed(key: &str, error: &StateError) -> Refusal {
+    Refusal::new(
+        ReturnCode::Failed,
+        format!("the record {key} could not be kept: {}", crate::error::chain(error)),
+        "See to the file system of the data directory (full, read-only, failing), then try again.",
+    )
+}
+
+/// Writes a record, durably.
+///
+/// # Errors
+/// 32768 with the store's reason.
+pub fn put<T: Serialize + DeserializeOwned>(
+    table: &Typed<T>,
+    id: impl Display,
+    record: &T,
+) -> Result<(), Refusal> {
+    let key = table.key(&id);
+    table.put(id, record, Expect::Any).map(|_| ()).map_err(|error| failed(&key, &error))
+}
+
+/// Removes a record, durably. One that is not there is no error.
+///
+/// # Errors
+/// 32768 with the store's reason.
+pub fn delete<T: Serialize + DeserializeOwned>(table: &Typed<T>, id: impl Display) -> Result<(), Refusal> {
+    let key = table.key(&id);
+    table.delete(id, Expect::Any).map(|_| ()).map_err(|error| failed(&key, &error))
+}
+
+/// Every record of a table.
+///
+/// # Errors
+/// When the store cannot be read or holds what this version does not understand.
+pub fn list<T: Serialize + DeserializeOwned>(table: &Typed<T>) -> Result<Vec<T>, StateError> {
+    Ok(table.list()?.into_iter().map(|(_, record, _)| record).collect())
+}

@@ -1,0 +1,262 @@
+//! Who may make and use a relationship on this replica, and what must fit.
+
+use super::files;
+use super::host::ReplicaHost;
+use super::layer::{blocking, refusal_of};
+use super::vm::{Locked, ReplicaVm};
+use crate::messages::{DiskShape, Offer, RefusedReply};
+use crate::records::{self, ReplicaRecord};
+use jiff::Timestamp;
+use standin_model::settings::MAX_DISKS;
+use standin_model::state::{Event, ReplicationState};
+use standin_model::stats::{Monitor, Window};
+use standin_model::{AuthId, Generation, Refusal, ReturnCode};
+use standin_store::{DiskSpec, RemoveDisks, ReplicaSpec};
+use standin_wire::PeerIdentity;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Disks are addressed by sector.
+const SECTOR: u64 = 512;
+/// The largest disk: 64 TiB.
+const MAX_DISK: u64 = 64 << 40;
+
+/// The refusal for a VM of which this host has no replica.
+pub(super) fn unknown(offer: &Offer) -> Refusal {
+    Refusal::new(
+        ReturnCode::FileNotFound,
+        format!("this host has no replica of VM {}", offer.name),
+        "The replication was removed on the replica; remove it on the primary (`standin unreplicate VM`) and \
+         enable it again.",
+    )
+}
+
+/// Makes the replica, or finds the one that an earlier try made.
+pub(super) async fn create(
+    host: &Arc<ReplicaHost>,
+    peer: &PeerIdentity,
+    offer: &Offer,
+) -> Result<Arc<ReplicaVm>, Refusal> {
+    let entry = host.entry_for(peer)?;
+    check_offer(offer)?;
+    let _one_at_a_time = host.creating.lock().await;
+    if let Some(vm) = host.find(offer.vm) {
+        return existing(vm, peer, offer);
+    }
+    if let Ok(info) = host.shared.hypervisor.inspect(offer.vm).await {
+        return Err(Refusal::new(
+            ReturnCode::InUse,
+            format!("VM {} ({}) exists on this host, so it cannot be a replica here", info.name, info.id),
+            "Replicate to another host, or remove the VM here (`standin vm remove VM`).",
+        ));
+    }
+    let (location, host_name) = (entry.storage_location.clone(), peer_name(peer));
+    let store = make_store(host, offer, location.clone()).await?;
+    let record = new_record(offer, host_name, entry.id, location, host.shared.window);
+    records::put(&host.shared.tables.replicas, offer.vm, &record)?;
+    tracing::info!(vm = %offer.name, id = %offer.vm, from = %peer.address, "a replica was made");
+    Ok(host.insert(ReplicaVm::new(host.shared.clone(), store, record)))
+}
+
+fn existing(vm: Arc<ReplicaVm>, peer: &PeerIdentity, offer: &Offer) -> Result<Arc<ReplicaVm>, Refusal> {
+    let record = vm.snapshot();
+    let same = record.primary_host == peer_name(peer)
+        && record.disks == offer.disks
+        && record.settings.granularity == offer.settings.granularity
+        && record.last_point_at.is_none();
+    if same {
+        return Ok(vm);
+    }
+    Err(Refusal::new(
+        ReturnCode::InUse,
+        format!("this host already has a replica of VM {} from {}", record.name, record.primary_host),
+        "Remove it on the replica host (`standin unreplicate VM`), then enable replication again.",
+    ))
+}
+
+/// The host's name of a peer: the first in its certificate.
+pub(super) fn peer_name(peer: &PeerIdentity) -> String {
+    peer.names.first().cloned().unwrap_or_else(|| peer.address.ip().to_string())
+}
+
+fn check_offer(offer: &Offer) -> Result<(), Refusal> {
+    let wrong =
+        |message: String, remedy: &str| Err(Refusal::new(ReturnCode::InvalidParameter, message, remedy));
+    offer.settings.validate()?;
+    if offer.disks.is_empty() || offer.disks.len() > MAX_DISKS {
+        return wrong(
+            format!("{} disks of VM {} cannot be replicated", offer.disks.len(), offer.name),
+            "Name at least one disk of the VM with --disks.",
+        );
+    }
+    let mut names = BTreeSet::new();
+    for DiskShape { name, size } in &offer.disks {
+        if !names.insert(name) {
+            return wrong(format!("the disk {name} of VM {} is there twice", offer.name), "Name it once.");
+        }
+        if *size == 0 || size % SECTOR != 0 || *size > MAX_DISK {
+            return wrong(
+                format!("disk {name} of VM {} has {size} bytes", offer.name),
+                "A disk that replicates has a multiple of 512 bytes, at most 64 TiB.",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Makes the store's directory. One that an earlier relationship left is kept, under another name: its points
+/// may be all that somebody has.
+async fn make_store(
+    host: &Arc<ReplicaHost>,
+    offer: &Offer,
+    location: PathBuf,
+) -> Result<standin_store::Replica, Refusal> {
+    let spec = ReplicaSpec {
+        vm: offer.vm,
+        name: offer.name.clone(),
+        disks: offer.disks.iter().map(|disk| DiskSpec { name: disk.name.clone(), size: disk.size }).collect(),
+        granule: offer.settings.granularity,
+    };
+    let store = host.shared.store.clone();
+    blocking(move || {
+        if store.get(spec.vm).is_some() {
+            store.remove(spec.vm, RemoveDisks::Keep).map_err(|error| refusal_of(&error))?;
+            tracing::warn!(vm = %spec.name, "the disks of a former replica are kept beside the new one");
+        }
+        store.create(&location, spec).map_err(|error| refusal_of(&error))
+    })
+    .await
+}
+
+fn new_record(
+    offer: &Offer,
+    primary_host: String,
+    auth: AuthId,
+    location: PathBuf,
+    window: Window,
+) -> ReplicaRecord {
+    ReplicaRecord {
+        vm: offer.vm,
+        name: offer.name.clone(),
+        primary_host,
+        auth,
+        location,
+        settings: offer.settings.clone(),
+        disks: offer.disks.clone(),
+        state: ReplicationState::WaitingForInitialReplication,
+        resume_to: None,
+        generation: offer.generation,
+        failover: None,
+        last_failover_kind: None,
+        last_received_at: None,
+        last_point_at: None,
+        last_error: None,
+        statistics: Monitor::new(window, Timestamp::now()),
+    }
+}
+
+/// Lets a primary into the relationship, or says why not. Returns the generation to go on with.
+pub(super) async fn admit(
+    host: &ReplicaHost,
+    vm: &ReplicaVm,
+    peer: &PeerIdentity,
+    offer: &Offer,
+) -> Result<Generation, RefusedReply> {
+    let mut record = vm.lock().await;
+    let refuse = |record: &ReplicaRecord, refusal: Refusal| RefusedReply {
+        refusal,
+        generation: Some(record.generation),
+        failed_over: record.state.is_failed_over(),
+    };
+    host.may_send(peer, record.auth).map_err(|refusal| RefusedReply {
+        refusal,
+        generation: None,
+        failed_over: false,
+    })?;
+    if record.state.is_failed_over() {
+        let refusal = failed_over(&record);
+        return Err(refuse(&record, refusal));
+    }
+    if matches!(record.state, ReplicationState::Suspended | ReplicationState::Disabled) {
+        let refusal = Refusal::new(
+            ReturnCode::InvalidState,
+            format!("the replica of VM {} is in state {}", record.name, record.state),
+            "Resume it on the replica host: `standin resume VM`.",
+        );
+        return Err(refuse(&record, refusal));
+    }
+    if let Err(refusal) = same_shape(&record, offer) {
+        return Err(refuse(&record, refusal));
+    }
+    // A revert leaves the replica ahead of its primary; both go on with the newer number.
+    let generation = record.generation.max(offer.generation);
+    if record.generation != generation || record.settings != offer.settings {
+        record.generation = generation;
+        record.settings = offer.settings.clone();
+        record.save().map_err(|refusal| refuse(&record, refusal))?;
+    }
+    Ok(generation)
+}
+
+fn failed_over(record: &ReplicaRecord) -> Refusal {
+    Refusal::new(
+        ReturnCode::InvalidState,
+        format!("VM {} has failed over to the replica host (state {})", record.name, record.state),
+        "Do not run the VM on this host. Revert the failover on the replica host (`standin failover VM \
+         --revert`) to go on replicating, or commit it there.",
+    )
+}
+
+fn same_shape(record: &ReplicaRecord, offer: &Offer) -> Result<(), Refusal> {
+    if record.settings.granularity != offer.settings.granularity {
+        return Err(Refusal::new(
+            ReturnCode::InvalidParameter,
+            format!("the primary tracks changes of VM {} with another granularity", record.name),
+            "Remove the replication on both hosts and enable it again.",
+        ));
+    }
+    let differs = record.disks.iter().zip(&offer.disks).find(|(ours, theirs)| ours != theirs);
+    if let Some((ours, theirs)) = differs {
+        return Err(Refusal::new(
+            ReturnCode::InvalidParameter,
+            format!(
+                "disk {} of VM {} has {} bytes on the replica; the primary offers disk {} of {} bytes",
+                ours.name, record.name, ours.size, theirs.name, theirs.size
+            ),
+            "Remove the replication on both hosts and enable it again; changing replicated disks is not \
+             supported yet.",
+        ));
+    }
+    if record.disks.len() != offer.disks.len() {
+        return Err(Refusal::new(
+            ReturnCode::InvalidParameter,
+            format!("VM {} has another number of disks on the replica", record.name),
+            "Remove the replication on both hosts and enable it again.",
+        ));
+    }
+    Ok(())
+}
+
+/// The primary has ended the relationship. The replica keeps its points and can still fail over to them.
+pub(super) fn released(record: &mut Locked<'_>) -> Result<(), Refusal> {
+    if record.state == ReplicationState::Suspended || record.state.is_failed_over() {
+        return Ok(());
+    }
+    let refusal = Refusal::new(
+        ReturnCode::InvalidState,
+        format!("the primary has removed the replication of VM {}", record.name),
+        "Its recovery points are still here: fail over to one, or remove the replica with `standin unreplicate \
+         VM`.",
+    );
+    if record.last_point_at.is_some() {
+        record.step(Event::RetryExhausted)?;
+    }
+    record.note_error(&refusal);
+    Ok(())
+}
+
+/// Where the files of a configuration are, by role, for a definition on this host.
+pub(super) fn file_path(vm: &ReplicaVm, hash: &str) -> PathBuf {
+    files::path_of(vm.store().directory(), hash)
+}

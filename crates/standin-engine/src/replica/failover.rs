@@ -1,0 +1,382 @@
+//! Failover on the replica: to a point, back, or for good.
+//!
+//! ```text
+//!  3, 7, 8 --InitiateFailover--> 12 --overlay made, VM defined--> 5 --commit--> 6
+//!      ^                          |                               |
+//!      +-------- failed ----------+           revert -------------+
+//! ```
+//!
+//! The overlay makes it instant: nothing is copied at any size and any number of points. The VM is started only
+//! when that was asked for too.
+
+use super::admission::file_path;
+use super::layer::{blocking, refusal_of};
+use super::vm::{Locked, ReplicaVm};
+use crate::jobs::{JobHandle, NewJob};
+use crate::messages::ConfigFileInfo;
+use crate::records::FailoverRecord;
+use standin_hypervisor::{DiskFormat, PowerState, StartOptions, VmDefinition};
+use standin_model::job::JobType;
+use standin_model::state::{Event, Method, ReplicationState};
+use standin_model::{JobId, PointId, RecoveryPoint, Refusal, ReturnCode};
+use standin_store::{Backing, Overlay, OverlayRequest, Purpose};
+use std::path::Path;
+use std::sync::Arc;
+
+fn failed(context: &str, error: &dyn std::error::Error, remedy: impl Into<String>) -> Refusal {
+    Refusal::new(ReturnCode::Failed, format!("{context}: {}", crate::error::chain(error)), remedy)
+}
+
+/// Fails over to a point, or to the latest. Returns the job once it is recorded; the rest goes on by itself.
+///
+/// # Errors
+/// 32775 in the wrong state, 32779 for an unknown point.
+pub async fn initiate(vm: &Arc<ReplicaVm>, point: Option<PointId>, start: bool) -> Result<JobId, Refusal> {
+    let mut record = vm.lock().await;
+    record.allow(Method::InitiateFailover)?;
+    let chosen = choose(vm, point)?;
+    let job = begin_job(vm, &record, JobType::InitiateFailover, "failover")?;
+    let id = job.id();
+    record.failover = Some(FailoverRecord {
+        point: chosen.id,
+        kind: chosen.kind,
+        overlay: format!("failover-{}", short(id)),
+        prior: record.state,
+        job: Some(id),
+        start,
+        point_at: chosen.created_at,
+    });
+    record.step(Event::StartFailover)?;
+    drop(record);
+    let vm = Arc::clone(vm);
+    tokio::spawn(async move {
+        let result = carry_out(&vm, point).await;
+        let result = match result {
+            Ok(()) if start => start_vm(&vm).await,
+            other => other,
+        };
+        job.finish(result);
+    });
+    Ok(id)
+}
+
+fn short(id: JobId) -> String {
+    id.0.simple().to_string().chars().take(8).collect()
+}
+
+/// The point of an id, or the newest.
+fn choose(vm: &ReplicaVm, point: Option<PointId>) -> Result<RecoveryPoint, Refusal> {
+    let points = vm.store().points();
+    let found = match point {
+        Some(id) => points.into_iter().find(|known| known.id == id),
+        None => points.into_iter().max_by_key(|known| known.epoch),
+    };
+    found.ok_or_else(|| {
+        let name = vm.snapshot().name;
+        let what = point.map_or_else(|| "any recovery point".to_owned(), |id| format!("recovery point {id}"));
+        Refusal::new(
+            ReturnCode::FileNotFound,
+            format!("VM {name} does not have {what}"),
+            "`standin points VM` lists the points that are there.",
+        )
+    })
+}
+
+fn begin_job(
+    vm: &ReplicaVm,
+    record: &Locked<'_>,
+    job_type: JobType,
+    what: &str,
+) -> Result<JobHandle, Refusal> {
+    vm.shared.jobs.begin(NewJob {
+        job_type,
+        vm: Some((record.vm, record.name.clone())),
+        description: format!("{what} of {}", record.name),
+        cancellable: false,
+    })
+}
+
+async fn carry_out(vm: &Arc<ReplicaVm>, point: Option<PointId>) -> Result<(), Refusal> {
+    // What is fully received is sealed when the session has ended; the latest point is the latest after that.
+    vm.end_session().await;
+    let chosen = choose(vm, point)?;
+    let made = make(vm, &chosen).await;
+    let mut record = vm.lock().await;
+    let Some(mut failover) = record.failover.clone() else {
+        return Err(Refusal::new(ReturnCode::Failed, "the failover's record is gone", "Fail over again."));
+    };
+    match made {
+        Ok(()) => {
+            failover.point = chosen.id;
+            failover.kind = chosen.kind;
+            failover.point_at = chosen.created_at;
+            record.last_failover_kind = Some(chosen.kind);
+            record.failover = Some(failover);
+            record.generation = record.generation.next();
+            record.step(Event::FailoverDone)
+        }
+        Err(refusal) => {
+            drop(undo(vm, &failover.overlay).await);
+            record.failover = None;
+            record.step(Event::FailoverFailed { before: failover.prior })?;
+            record.note_error(&refusal);
+            Err(refusal)
+        }
+    }
+}
+
+/// Makes the overlay and the VM on it.
+async fn make(vm: &Arc<ReplicaVm>, point: &RecoveryPoint) -> Result<(), Refusal> {
+    let Some(failover) = vm.snapshot().failover else {
+        return Err(Refusal::new(ReturnCode::Failed, "the failover's record is gone", "Fail over again."));
+    };
+    let request =
+        OverlayRequest { id: failover.overlay.clone(), point: point.id, purpose: Purpose::Failover };
+    let store = vm.store().clone();
+    let overlay = blocking(move || store.overlay(request).map_err(|error| refusal_of(&error))).await?;
+    serve_maps(vm, &overlay, point.id).await?;
+    let definition = definition(vm, &overlay, point)?;
+    vm.shared.hypervisor.define(definition).await.map_err(|error| {
+        let remedy = error.remedy().to_string();
+        failed(&format!("define VM {} on this host", vm.snapshot().name), &error, remedy)
+    })?;
+    Ok(())
+}
+
+/// Serves the disks of an overlay that has no chain of files beneath it.
+async fn serve_maps(vm: &ReplicaVm, overlay: &Overlay, point: PointId) -> Result<(), Refusal> {
+    let disks: Vec<_> = overlay
+        .disks
+        .iter()
+        .filter(|(_, disk)| disk.backing == Backing::Map)
+        .map(|(name, _)| name.clone())
+        .collect();
+    if disks.is_empty() {
+        return Ok(());
+    }
+    let store = vm.store().clone();
+    let reader = blocking(move || store.reader(point).map_err(|error| refusal_of(&error))).await?;
+    vm.exports.serve(&overlay.id, reader, &disks).map_err(|error| {
+        failed("serve the recovery point to QEMU", &error, "See to the runtime directory of the daemon.")
+    })
+}
+
+/// The VM as it was at the point, with the overlay's disks and the files of that time.
+fn definition(vm: &ReplicaVm, overlay: &Overlay, point: &RecoveryPoint) -> Result<VmDefinition, Refusal> {
+    let remedy =
+        "The point's disks are whole: define a VM over them by hand, see the documentation on rescue.";
+    let config = overlay.config.as_ref().ok_or_else(|| {
+        Refusal::new(
+            ReturnCode::FileNotFound,
+            format!("the recovery point {} has no configuration of the VM", point.id),
+            remedy,
+        )
+    })?;
+    let read = |name: &str| {
+        std::fs::read_to_string(config.join(name)).map_err(|error| {
+            failed(&format!("read {name} of the recovery point {}", point.id), &error, remedy)
+        })
+    };
+    let mut definition = VmDefinition::from_toml(&read("vm.toml")?)
+        .map_err(|error| failed("understand the configuration of the recovery point", &error, remedy))?;
+    let files: Vec<ConfigFileInfo> = serde_json::from_str(&read("files.json")?)
+        .map_err(|error| failed("understand the files of the recovery point", &error, remedy))?;
+    definition.disks.retain(|disk| overlay.disks.contains_key(&disk.name));
+    for disk in &mut definition.disks {
+        let Some(made) = overlay.disks.get(&disk.name) else { continue };
+        disk.file.clone_from(&made.path);
+        disk.format = DiskFormat::Qcow2;
+        disk.backing = (made.backing == Backing::Map).then(|| vm.exports.backing(&overlay.id, &disk.name));
+    }
+    for file in files {
+        let kept = file_path(vm, &file.hash);
+        match file.role.as_str() {
+            "kernel" => definition.kernel = Some(kept),
+            "initrd" => definition.initrd = Some(kept),
+            "firmware" => definition.firmware.iter_mut().for_each(|firmware| firmware.code.clone_from(&kept)),
+            "nvram" => {
+                let own = nvram(disk_directory(overlay)?, &kept)?;
+                definition.firmware.iter_mut().for_each(|firmware| firmware.vars = Some(own.clone()));
+            }
+            other => tracing::warn!(role = other, "a configuration file of an unknown role is left out"),
+        }
+    }
+    if definition.serial_log.is_some() {
+        definition.serial_log = Some(vm.shared.log_dir.join(format!("{}-serial.log", definition.name)));
+    }
+    Ok(definition)
+}
+
+/// Where the overlay's files are.
+fn disk_directory(overlay: &Overlay) -> Result<&Path, Refusal> {
+    overlay.disks.values().next().and_then(|disk| disk.path.parent()).ok_or_else(|| {
+        Refusal::new(ReturnCode::Failed, "the overlay has no disks", "Fail over to another point.")
+    })
+}
+
+/// The guest writes to its NVRAM, so the failover has a copy of its own.
+fn nvram(directory: &Path, kept: &Path) -> Result<std::path::PathBuf, Refusal> {
+    let own = directory.join("nvram.fd");
+    std::fs::copy(kept, &own).map_err(|error| {
+        failed("copy the NVRAM of the recovery point", &error, "See to the storage location.")
+    })?;
+    Ok(own)
+}
+
+async fn start_vm(vm: &Arc<ReplicaVm>) -> Result<(), Refusal> {
+    let record = vm.snapshot();
+    vm.shared.hypervisor.start(record.vm, StartOptions::default()).await.map_err(|error| {
+        failed(
+            &format!("VM {} has failed over, but it could not be started", record.name),
+            &error,
+            format!("{} Then: `standin vm start {}`.", error.remedy(), record.name),
+        )
+    })?;
+    fill_overlays(vm);
+    Ok(())
+}
+
+/// An overlay on a served point is filled in the background until it stands alone, so that the guest no longer
+/// depends on this daemon. Called when the VM runs.
+pub fn fill_overlays(vm: &Arc<ReplicaVm>) {
+    let record = vm.snapshot();
+    let Some(failover) = record.failover else { return };
+    let overlays = vm.store().overlays();
+    let Some(overlay) = overlays.into_iter().find(|overlay| overlay.id == failover.overlay) else { return };
+    for (name, disk) in overlay.disks {
+        if disk.backing != Backing::Map {
+            continue;
+        }
+        let vm = Arc::clone(vm);
+        tokio::spawn(async move {
+            let rate = vm.shared.merge_bytes_per_s;
+            if let Err(error) = vm.shared.hypervisor.flatten(vm.id(), &name, rate).await {
+                tracing::warn!(disk = %name, error = %crate::error::chain(&error),
+                    "the overlay was not filled; the VM goes on reading the recovery point from this daemon");
+            }
+        });
+    }
+}
+
+/// Goes back to the state before the failover; a running replica VM is turned off and what it wrote is gone.
+///
+/// # Errors
+/// 32775 unless failed over and not committed.
+pub async fn revert(vm: &Arc<ReplicaVm>) -> Result<JobId, Refusal> {
+    let record = vm.lock().await;
+    record.allow(Method::RevertFailover)?;
+    let job = begin_job(vm, &record, JobType::RevertFailover, "revert of the failover")?;
+    drop(record);
+    let id = job.id();
+    let vm = Arc::clone(vm);
+    tokio::spawn(async move { job.finish(carry_out_revert(&vm).await) });
+    Ok(id)
+}
+
+async fn carry_out_revert(vm: &ReplicaVm) -> Result<(), Refusal> {
+    let mut record = vm.lock().await;
+    let Some(failover) = record.failover.clone() else {
+        return Err(Refusal::new(
+            ReturnCode::InvalidState,
+            format!("VM {} has no failover to revert", record.name),
+            "Look at `standin status`.",
+        ));
+    };
+    undo(vm, &failover.overlay).await?;
+    record.generation = record.generation.next();
+    record.failover = None;
+    record.step(Event::Revert { before: failover.prior })
+}
+
+/// Removes the VM, what serves its disks, and the overlay. Nothing of it that is not there is an error.
+async fn undo(vm: &ReplicaVm, overlay: &str) -> Result<(), Refusal> {
+    let hypervisor = &vm.shared.hypervisor;
+    match hypervisor.inspect(vm.id()).await {
+        Ok(info) => {
+            if info.power != PowerState::Off {
+                hypervisor
+                    .power_off(vm.id())
+                    .await
+                    .map_err(|error| failed("turn the replica VM off", &error, error.remedy().to_string()))?;
+            }
+            hypervisor
+                .undefine(vm.id())
+                .await
+                .map_err(|error| failed("remove the replica VM", &error, error.remedy().to_string()))?;
+        }
+        Err(standin_hypervisor::Error::UnknownVm(_)) => {}
+        Err(error) => return Err(failed("look at the replica VM", &error, error.remedy().to_string())),
+    }
+    vm.exports.stop(overlay);
+    let (store, overlay) = (vm.store().clone(), overlay.to_owned());
+    blocking(move || {
+        if store.overlays().iter().any(|known| known.id == overlay) {
+            store.discard_overlay(&overlay).map_err(|error| refusal_of(&error))?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Makes the failover final: the overlay is the VM's disk, the other points go.
+///
+/// # Errors
+/// 32775 unless failed over and not committed.
+pub async fn commit(vm: &Arc<ReplicaVm>) -> Result<JobId, Refusal> {
+    let record = vm.lock().await;
+    record.allow(Method::CommitFailover)?;
+    let job = begin_job(vm, &record, JobType::CommitFailover, "commit of the failover")?;
+    drop(record);
+    let id = job.id();
+    let vm = Arc::clone(vm);
+    tokio::spawn(async move { job.finish(carry_out_commit(&vm).await) });
+    Ok(id)
+}
+
+async fn carry_out_commit(vm: &ReplicaVm) -> Result<(), Refusal> {
+    let mut record = vm.lock().await;
+    let overlay = record.failover.as_ref().map(|failover| failover.overlay.clone()).unwrap_or_default();
+    // The state first: if the daemon dies between, the commit is finished at the next start, not half undone.
+    record.step(Event::Commit)?;
+    drop(record);
+    finish_commit(vm, overlay).await
+}
+
+async fn finish_commit(vm: &ReplicaVm, overlay: String) -> Result<(), Refusal> {
+    let store = vm.store().clone();
+    blocking(move || store.commit_overlay(&overlay).map_err(|error| refusal_of(&error))).await
+}
+
+/// Takes up what an earlier process left: a failover in the middle goes back, one that is done is served again,
+/// a commit is finished.
+///
+/// # Errors
+/// What stood in the way; the VM's disks are whole.
+pub async fn after_restart(vm: &Arc<ReplicaVm>) -> Result<(), Refusal> {
+    let record = vm.snapshot();
+    let Some(failover) = record.failover else { return Ok(()) };
+    match record.state {
+        ReplicationState::FailoverInProgress => {
+            undo(vm, &failover.overlay).await?;
+            let mut record = vm.lock().await;
+            record.failover = None;
+            record.step(Event::FailoverFailed { before: failover.prior })
+        }
+        ReplicationState::Recovered | ReplicationState::Committed => {
+            let overlays = vm.store().overlays();
+            let Some(overlay) = overlays.into_iter().find(|known| known.id == failover.overlay) else {
+                return Err(Refusal::new(
+                    ReturnCode::FileNotFound,
+                    format!("the overlay {} of VM {} is gone", failover.overlay, record.name),
+                    "Revert the failover and fail over again.",
+                ));
+            };
+            serve_maps(vm, &overlay, failover.point).await?;
+            if record.state == ReplicationState::Committed {
+                finish_commit(vm, failover.overlay).await?;
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,234 @@
+//! All replicas of this host: finds them again at start, makes new ones, says who may send.
+
+use super::failover;
+use super::layer::refusal_of;
+use super::upkeep;
+use super::vm::ReplicaVm;
+use crate::jobs::Jobs;
+use crate::records::{self, ReplicaRecord, Tables};
+use standin_hypervisor::Hypervisor;
+use standin_model::auth::AuthorizationEntry;
+use standin_model::state::{Event, ReplicationState};
+use standin_model::{AuthId, Refusal, ReturnCode, VmId};
+use standin_state::StateError;
+use standin_store::Store;
+use standin_wire::PeerIdentity;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use tokio_util::sync::CancellationToken;
+
+/// What all replicas of a host share.
+#[derive(Clone)]
+pub struct HostShared {
+    /// Runs VMs that failed over.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// Replicas' disks.
+    pub store: Store,
+    /// Where records are kept.
+    pub tables: Tables,
+    /// All jobs.
+    pub jobs: Arc<Jobs>,
+    /// Where the windows of the statistics lie.
+    pub window: standin_model::stats::Window,
+    /// Short-lived sockets.
+    pub runtime_dir: PathBuf,
+    /// Serial logs of VMs that failed over.
+    pub log_dir: PathBuf,
+    /// Bytes a second that merging may write; 0 for no bound.
+    pub merge_bytes_per_s: u64,
+    /// The daemon stops.
+    pub shutdown: CancellationToken,
+}
+
+/// All replicas of this host.
+pub struct ReplicaHost {
+    pub(super) shared: HostShared,
+    vms: Mutex<HashMap<VmId, Held>>,
+    entries: RwLock<Vec<AuthorizationEntry>>,
+    pub(super) creating: tokio::sync::Mutex<()>,
+}
+
+struct Held {
+    vm: Arc<ReplicaVm>,
+    upkeep: upkeep::Handle,
+}
+
+impl ReplicaHost {
+    /// Finds the replicas of an earlier process again and brings half-done flows to an end.
+    ///
+    /// # Errors
+    /// When the state store cannot be read.
+    pub async fn load(shared: HostShared) -> Result<Arc<Self>, StateError> {
+        let entries = records::list(&shared.tables.entries)?;
+        let host = Arc::new(Self {
+            shared: shared.clone(),
+            vms: Mutex::default(),
+            entries: RwLock::new(entries),
+            creating: tokio::sync::Mutex::default(),
+        });
+        for record in records::list(&shared.tables.replicas)? {
+            let Some(store) = shared.store.get(record.vm) else {
+                tracing::error!(vm = %record.name, "the disks of this replica are not in any storage \
+                    location; mount the location and restart, or remove the replica");
+                continue;
+            };
+            host.restore(store, record).await;
+        }
+        Ok(host)
+    }
+
+    async fn restore(self: &Arc<Self>, store: standin_store::Replica, mut record: ReplicaRecord) {
+        if let Some(newest) = store.points().iter().max_by_key(|point| point.epoch) {
+            record.last_point_at = Some(newest.created_at);
+            record.last_received_at = Some(newest.received_at);
+        }
+        if record.last_point_at.is_some() && record.state == ReplicationState::WaitingForInitialReplication {
+            record.state = ReplicationState::Replicating;
+        }
+        let vm = ReplicaVm::new(self.shared.clone(), store, record);
+        if let Err(refusal) = failover::after_restart(&vm).await {
+            tracing::error!(vm = %vm.snapshot().name, %refusal, "a failover could not be taken up again");
+        }
+        self.insert(vm);
+    }
+
+    /// Takes a replica in and starts its upkeep.
+    pub(super) fn insert(&self, vm: Arc<ReplicaVm>) -> Arc<ReplicaVm> {
+        let upkeep = upkeep::start(Arc::clone(&vm), self.shared.shutdown.clone());
+        self.lock().insert(vm.id(), Held { vm: Arc::clone(&vm), upkeep });
+        vm
+    }
+
+    /// The replica of a VM.
+    #[must_use]
+    pub fn find(&self, vm: VmId) -> Option<Arc<ReplicaVm>> {
+        self.lock().get(&vm).map(|held| Arc::clone(&held.vm))
+    }
+
+    /// All replicas, by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<ReplicaVm>> {
+        let mut all: Vec<_> = self.lock().values().map(|held| Arc::clone(&held.vm)).collect();
+        all.sort_by_key(|vm| vm.snapshot().name);
+        all
+    }
+
+    /// A layer was sealed: there may be something to merge.
+    pub(super) fn upkeep(&self, vm: &ReplicaVm) {
+        if let Some(held) = self.lock().get(&vm.id()) {
+            held.upkeep.wake();
+        }
+    }
+
+    /// Ends the relationship on this side. The disks stay in the storage location.
+    ///
+    /// # Errors
+    /// 32775 while a failover runs, or when the record cannot be removed.
+    pub async fn remove(&self, id: VmId) -> Result<(), Refusal> {
+        let Some(vm) = self.find(id) else { return Ok(()) };
+        vm.end_session().await;
+        let mut record = vm.lock().await;
+        record.allow(standin_model::Method::RemoveReplicationRelationship)?;
+        if record.state == ReplicationState::Recovered {
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                format!("VM {} has failed over and is not committed", record.name),
+                "Commit the failover (`standin failover VM --commit`) or revert it (--revert) first.",
+            ));
+        }
+        record.step(Event::Remove)?;
+        records::delete(&self.shared.tables.replicas, id)?;
+        self.lock().remove(&id);
+        Ok(())
+    }
+
+    /// Stops what serves points, after the last session has ended.
+    pub async fn stop(&self) {
+        for vm in self.list() {
+            vm.end_session().await;
+        }
+    }
+
+    /// The authorization entries.
+    #[must_use]
+    pub fn entries(&self) -> Vec<AuthorizationEntry> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Adds an entry.
+    ///
+    /// # Errors
+    /// 32773 for a malformed one, 32774 for a pattern that is there, 32768 when it cannot be kept.
+    pub fn add_entry(&self, entry: AuthorizationEntry) -> Result<AuthorizationEntry, Refusal> {
+        entry.validate()?;
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) =
+            entries.iter().find(|known| known.allowed_primary.eq_ignore_ascii_case(&entry.allowed_primary))
+        {
+            return Err(Refusal::new(
+                ReturnCode::InUse,
+                format!("{} is already authorised by entry {}", same.allowed_primary, same.id),
+                "Remove that entry first: `standin auth remove ID`.",
+            ));
+        }
+        std::fs::create_dir_all(&entry.storage_location).map_err(|error| {
+            Refusal::new(
+                ReturnCode::InvalidParameter,
+                format!("the storage location {} cannot be used: {error}", entry.storage_location.display()),
+                "Name a directory that this host can write to.",
+            )
+        })?;
+        self.shared.store.add_location(&entry.storage_location).map_err(|error| refusal_of(&error))?;
+        records::put(&self.shared.tables.entries, entry.id, &entry)?;
+        entries.push(entry.clone());
+        Ok(entry)
+    }
+
+    /// Removes an entry. VMs that it admitted stop being received; their points stay.
+    ///
+    /// # Errors
+    /// 32779 for an unknown one.
+    pub async fn remove_entry(&self, id: AuthId) -> Result<(), Refusal> {
+        if !self.entries().iter().any(|entry| entry.id == id) {
+            return Err(Refusal::new(
+                ReturnCode::FileNotFound,
+                format!("there is no authorization entry {id}"),
+                "`standin auth list` shows the entries.",
+            ));
+        }
+        records::delete(&self.shared.tables.entries, id)?;
+        self.entries.write().unwrap_or_else(PoisonError::into_inner).retain(|entry| entry.id != id);
+        for vm in self.list().into_iter().filter(|vm| vm.snapshot().auth == id) {
+            vm.end_session().await;
+        }
+        Ok(())
+    }
+
+    /// The entry that admits a peer.
+    pub(super) fn entry_for(&self, peer: &PeerIdentity) -> Result<AuthorizationEntry, Refusal> {
+        let entries = self.entries();
+        AuthorizationEntry::choose(&entries, &peer.names).cloned().ok_or_else(|| not_authorised(peer))
+    }
+
+    /// Whether a peer may send for a VM that `entry` admitted: by that entry, or as a host of its trust group.
+    pub(super) fn may_send(&self, peer: &PeerIdentity, entry: AuthId) -> Result<(), Refusal> {
+        let entries = self.entries();
+        let bound = entries.iter().find(|known| known.id == entry).ok_or_else(|| not_authorised(peer))?;
+        let admitted =
+            entries.iter().any(|known| known.trust_group == bound.trust_group && known.matches(&peer.names));
+        if admitted { Ok(()) } else { Err(not_authorised(peer)) }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, Held>> {
+        self.vms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn not_authorised(peer: &PeerIdentity) -> Refusal {
+    Refusal::new(
+        ReturnCode::AccessDenied,
+        format!("the host {} is not authorised to replicate to this host", peer.names.join(", ")),
+        "On the replica host: `standin auth add NAME`, with the name of the primary's certificate.",
+    )
+}

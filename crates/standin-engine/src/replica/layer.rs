@@ -1,0 +1,220 @@
+//! Receives a layer: blocks are decoded, verified and written on blocking threads, a bounded number side by
+//! side, so that the network is read on while a block is written. The order of blocks within a pass does not
+//! matter; a pass ends only when all of its blocks are written and agree with the sender's digest.
+
+use crate::primary::pass::add_to_digest;
+use standin_model::digest::DeltaDigest;
+use standin_model::{DiskName, Epoch, Refusal, ReturnCode};
+use standin_store::LayerWriter;
+use standin_wire::{BlockData, ReceivedBlock};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::Semaphore;
+
+/// Blocks under way. A block is at most 1 MiB in two forms; senders use 256 KiB.
+const WINDOW: u32 = 8;
+
+/// A layer that is being received.
+pub struct Layer {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// It is the first copy.
+    pub base: bool,
+    shared: Arc<Shared>,
+    window: Arc<Semaphore>,
+}
+
+struct Shared {
+    writer: LayerWriter,
+    disks: Vec<DiskName>,
+    digests: Mutex<BTreeMap<u16, DeltaDigest>>,
+    failed: Mutex<Option<Refusal>>,
+    written: AtomicU64,
+}
+
+impl Layer {
+    /// Receives into `writer`; stream n is `disks[n]`.
+    #[must_use]
+    pub fn new(epoch: Epoch, base: bool, writer: LayerWriter, disks: Vec<DiskName>) -> Self {
+        let shared = Shared {
+            writer,
+            disks,
+            digests: Mutex::default(),
+            failed: Mutex::default(),
+            written: AtomicU64::new(0),
+        };
+        let window = Arc::new(Semaphore::new(WINDOW as usize));
+        Self { epoch, base, shared: Arc::new(shared), window }
+    }
+
+    /// From where each stream goes on.
+    ///
+    /// # Errors
+    /// When the writer does not have one of the disks.
+    pub fn watermarks(&self) -> Result<BTreeMap<u16, u64>, Refusal> {
+        let mark = |disk| self.shared.writer.watermark(disk).map_err(|error| refusal_of(&error));
+        (0_u16..).zip(&self.shared.disks).map(|(stream, disk)| Ok((stream, mark(disk)?))).collect()
+    }
+
+    /// Bytes of the disks that were written.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.shared.written.load(Ordering::Relaxed)
+    }
+
+    /// Takes a block. Waits while the window is full.
+    ///
+    /// # Errors
+    /// Why an earlier block could not be taken.
+    pub async fn push(&self, block: ReceivedBlock) -> Result<(), Refusal> {
+        let permit = Arc::clone(&self.window).acquire_owned().await.map_err(|_| gone())?;
+        self.shared.check()?;
+        let shared = Arc::clone(&self.shared);
+        tokio::task::spawn_blocking(move || {
+            if let Err(refusal) = shared.take(block) {
+                shared.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(refusal);
+            }
+            drop(permit);
+        });
+        Ok(())
+    }
+
+    /// Waits until every block that was pushed is written.
+    ///
+    /// # Errors
+    /// Why one could not be.
+    pub async fn settle(&self) -> Result<(), Refusal> {
+        drop(self.window.acquire_many(WINDOW).await.map_err(|_| gone())?);
+        self.shared.check()
+    }
+
+    /// All of a first copy below `offset` has arrived: makes it durable in time.
+    ///
+    /// # Errors
+    /// Why a block could not be written.
+    pub async fn watermark(&self, stream: u16, offset: u64) -> Result<(), Refusal> {
+        self.settle().await?;
+        let shared = Arc::clone(&self.shared);
+        blocking(move || {
+            let disk = shared.disk(stream)?;
+            shared.writer.checkpoint(disk, offset).map_err(|error| refusal_of(&error))
+        })
+        .await
+    }
+
+    /// Ends a pass: compares what arrived with what was sent.
+    ///
+    /// # Errors
+    /// 32768 when they differ.
+    pub async fn end_pass(&self, theirs: &BTreeMap<u16, String>) -> Result<(), Refusal> {
+        self.settle().await?;
+        let ours = std::mem::take(&mut *self.shared.lock_digests());
+        let ours: BTreeMap<u16, String> =
+            ours.into_iter().map(|(stream, digest)| (stream, digest.to_string())).collect();
+        if ours == *theirs {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            ReturnCode::Failed,
+            format!("what arrived of epoch {} is not what was sent", self.epoch),
+            "The cycle is repeated by itself. If it happens again, check the memory of both hosts.",
+        ))
+    }
+
+    /// Gives the writer back, for the seal or to discard it. Call after [`Self::settle`].
+    ///
+    /// # Errors
+    /// When a block is still being written.
+    pub fn into_writer(self) -> Result<LayerWriter, Refusal> {
+        Arc::into_inner(self.shared).map(|shared| shared.writer).ok_or_else(gone)
+    }
+}
+
+impl Shared {
+    fn lock_digests(&self) -> std::sync::MutexGuard<'_, BTreeMap<u16, DeltaDigest>> {
+        self.digests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check(&self) -> Result<(), Refusal> {
+        match &*self.failed.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(refusal) => Err(refusal.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn disk(&self, stream: u16) -> Result<&DiskName, Refusal> {
+        self.disks.get(usize::from(stream)).ok_or_else(|| {
+            Refusal::new(
+                ReturnCode::InvalidParameter,
+                format!("the primary sent blocks of a disk number {stream} that this VM does not have"),
+                "Run the same version of standin on both hosts.",
+            )
+        })
+    }
+
+    fn take(&self, block: ReceivedBlock) -> Result<(), Refusal> {
+        let decoded = block.decode().map_err(|error| {
+            Refusal::new(ReturnCode::Failed, crate::error::chain(&error), error.remedy().to_string())
+        })?;
+        let disk = self.disk(decoded.stream)?;
+        match &decoded.data {
+            BlockData::Zero => self.writer.write_zeroes(disk, decoded.offset, decoded.length),
+            BlockData::Data(data) => self.writer.write(disk, decoded.offset, data, &decoded.digests),
+        }
+        .map_err(|error| refusal_of(&error))?;
+        let mut digests = self.lock_digests();
+        let digest = digests.entry(decoded.stream).or_default();
+        add_to_digest(digest, decoded.offset, decoded.length, decoded.granule, &decoded.digests);
+        self.written.fetch_add(decoded.length, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn gone() -> Refusal {
+    Refusal::new(ReturnCode::Failed, "the layer is being closed", "The cycle is repeated by itself.")
+}
+
+/// A store's error as the primary and the operator see it.
+#[must_use]
+pub fn refusal_of(error: &standin_store::Error) -> Refusal {
+    use standin_store::Error as E;
+    let (code, remedy) = match error {
+        E::UnknownVm(_) | E::UnknownPoint { .. } | E::UnknownEpoch { .. } | E::UnknownOverlay { .. } => {
+            (ReturnCode::FileNotFound, "`standin status` and `standin points VM` show what is there.")
+        }
+        E::UnknownDisk { .. } | E::Invalid(_) => (
+            ReturnCode::InvalidParameter,
+            "Run the same version of standin on both hosts; look at both logs.",
+        ),
+        E::Busy { .. } | E::Exists(_) | E::Locked { .. } => {
+            (ReturnCode::InUse, "Wait for what holds it to end, or end that, then try again.")
+        }
+        E::NoSpace { .. } => (
+            ReturnCode::Failed,
+            "Free some space on the replica's storage or shorten the retention; replication goes on by itself.",
+        ),
+        E::Corrupt { .. } => (
+            ReturnCode::Failed,
+            "Run `standin store check` on the replica host: it says which points are good.",
+        ),
+        _ => (ReturnCode::Failed, "See to the file system of the replica's storage location."),
+    };
+    Refusal::new(code, crate::error::chain(error), remedy)
+}
+
+/// Runs a call of the store on a blocking thread.
+///
+/// # Errors
+/// The call's, or 32768 when it ended by a defect.
+pub async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(call).await.unwrap_or_else(|_| {
+        Err(Refusal::new(
+            ReturnCode::Failed,
+            "a call of the store ended by a defect of standin",
+            "Look at the daemon's log and report it; `standin store check` tells which points are good.",
+        ))
+    })
+}

@@ -1,0 +1,14 @@
+//! The replica's side: admission, sessions that receive layers, failover flows, upkeep.
+
+mod admission;
+mod exports;
+pub mod failover;
+mod files;
+pub mod host;
+pub mod layer;
+pub mod session;
+mod upkeep;
+pub mod vm;
+
+pub use host::{HostShared, ReplicaHost};
+pub use vm::ReplicaVm;

@@ -1,0 +1,394 @@
+//! The replica's end of a session: admits the primary, receives layers, seals them.
+//!
+//! A session ends at the first thing that goes wrong: the refusal is sent, what was received of an unsealed
+//! delta is discarded, and the primary begins again from its marks. What was received of a first copy stays.
+
+use super::admission;
+use super::files::{self, Incoming};
+use super::host::ReplicaHost;
+use super::layer::{Layer, blocking, refusal_of};
+use super::vm::{ActiveSession, ReplicaVm};
+use crate::messages::{
+    CONFIG_STREAM, ConfigFileInfo, LayerKind, MAX_NODES, Offer, Opened, PointOffer, RefusedReply, Reply,
+    Request,
+};
+use jiff::Timestamp;
+use standin_model::point::PointKind;
+use standin_model::state::{Event, ReplicationState};
+use standin_model::stats::Cycle;
+use standin_model::{Epoch, Generation, Refusal, ReturnCode};
+use standin_store::{ConfigFile, Kind, NewPoint, SealRequest};
+use standin_wire::{Connection, Frame, PeerIdentity, ReceivedBlock, Sender};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a primary may take to read a refusal before the connection is closed on it.
+const LAST_WORD: Duration = Duration::from_secs(5);
+
+/// Serves one connection until it ends.
+pub async fn serve(host: Arc<ReplicaHost>, connection: Connection) {
+    let peer = connection.peer().clone();
+    let (sender, mut receiver) = connection.split();
+    let mut session = Session { host, peer, sender, open: None, layer: None, incoming: None };
+    let last_word = session.run(&mut receiver).await;
+    session.end().await;
+    let Err(refused) = last_word else { return };
+    tracing::warn!(peer = %session.peer.address, reason = %refused.refusal, "a session was ended");
+    if session.reply(&Reply::Refused(refused)).await.is_ok() {
+        // Closing with unread blocks in the socket would reset the connection and lose the refusal.
+        let drain = async { while let Ok(Some(_)) = receiver.next().await {} };
+        drop(tokio::time::timeout(LAST_WORD, drain).await);
+    }
+}
+
+struct Session {
+    host: Arc<ReplicaHost>,
+    peer: PeerIdentity,
+    sender: Sender,
+    open: Option<Open>,
+    layer: Option<Layer>,
+    incoming: Option<Incoming>,
+}
+
+struct Open {
+    vm: Arc<ReplicaVm>,
+    active: ActiveSession,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.active.ended.cancel();
+    }
+}
+
+impl Session {
+    /// Takes frames until the primary hangs up or something is refused.
+    async fn run(&mut self, receiver: &mut standin_wire::Receiver) -> Result<(), RefusedReply> {
+        loop {
+            let cancelled = self.open.as_ref().map(|open| open.active.cancel.clone());
+            let frame = tokio::select! {
+                biased;
+                () = when(cancelled) => return Err(self.superseded()),
+                frame = receiver.next() => frame,
+            };
+            match frame {
+                Ok(Some(Frame::Control(control))) => {
+                    let request = control.parse::<Request>().map_err(|error| {
+                        plain(Refusal::new(
+                            ReturnCode::InvalidParameter,
+                            crate::error::chain(&error),
+                            error.remedy().to_string(),
+                        ))
+                    })?;
+                    if let Some(reply) = self.request(request).await?
+                        && let Err(error) = self.reply(&reply).await
+                    {
+                        tracing::info!(peer = %self.peer.address, %error, "a reply could not be sent");
+                        return Ok(());
+                    }
+                }
+                Ok(Some(Frame::Block(block))) => self.block(block).await.map_err(plain)?,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    tracing::info!(peer = %self.peer.address, error = %crate::error::chain(&error), "a session broke");
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn reply(&mut self, reply: &Reply) -> Result<(), standin_wire::Error> {
+        self.sender.control(reply).await?;
+        self.sender.flush().await
+    }
+
+    async fn block(&mut self, block: ReceivedBlock) -> Result<(), Refusal> {
+        if block.header.stream == CONFIG_STREAM {
+            let incoming = self.incoming.as_mut().ok_or_else(|| out_of_turn("a configuration block"))?;
+            return incoming.push(block);
+        }
+        let layer = self.layer.as_ref().ok_or_else(|| out_of_turn("a block"))?;
+        layer.push(block).await
+    }
+
+    async fn request(&mut self, request: Request) -> Result<Option<Reply>, RefusedReply> {
+        match request {
+            Request::Probe => {
+                self.host.entry_for(&self.peer).map_err(plain)?;
+                Ok(Some(Reply::Done))
+            }
+            Request::Create(offer) => {
+                let vm = admission::create(&self.host, &self.peer, &offer).await.map_err(plain)?;
+                self.open_session(vm, &offer).await.map(Some)
+            }
+            Request::Open(offer) => {
+                let vm = self.host.find(offer.vm).ok_or_else(|| plain(admission::unknown(&offer)))?;
+                self.open_session(vm, &offer).await.map(Some)
+            }
+            other => self.in_session(other).await.map_err(plain),
+        }
+    }
+
+    async fn open_session(&mut self, vm: Arc<ReplicaVm>, offer: &Offer) -> Result<Reply, RefusedReply> {
+        let generation = admission::admit(&self.host, &vm, &self.peer, offer).await?;
+        self.end().await;
+        let active = vm.take_session().await;
+        let store = vm.store().clone();
+        let opened = Opened {
+            generation,
+            head: store.head_epoch(),
+            has_points: !store.points().is_empty(),
+            resumable: store.head_epoch().is_none(),
+        };
+        self.open = Some(Open { vm, active });
+        Ok(Reply::Opened(opened))
+    }
+
+    async fn in_session(&mut self, request: Request) -> Result<Option<Reply>, Refusal> {
+        let vm =
+            self.open.as_ref().map(|open| Arc::clone(&open.vm)).ok_or_else(|| out_of_turn("a request"))?;
+        match request {
+            Request::Begin { epoch, kind } => self.begin(&vm, epoch, kind).await.map(Some),
+            Request::Watermark { stream, offset } => {
+                self.layer()?.watermark(stream, offset).await?;
+                Ok(None)
+            }
+            Request::PassEnd { digests } => self.pass_end(digests).await.map(Some),
+            Request::ConfigFiles { files } => self.config_files(&vm, files).map(Some),
+            Request::Seal { point, definition, files } => {
+                self.seal(&vm, point, definition, files).await.map(Some)
+            }
+            Request::Abort => {
+                self.discard().await;
+                Ok(Some(Reply::Done))
+            }
+            Request::Nodes { stream, level, first, count } => {
+                nodes(&vm, stream, level, first, count).await.map(Some)
+            }
+            Request::Settings(settings) => {
+                settings.validate()?;
+                let mut record = vm.lock().await;
+                record.settings = *settings;
+                record.save()?;
+                Ok(Some(Reply::Done))
+            }
+            Request::Remove => {
+                self.discard().await;
+                let mut record = vm.lock().await;
+                admission::released(&mut record)?;
+                Ok(Some(Reply::Done))
+            }
+            Request::Probe | Request::Create(_) | Request::Open(_) => Err(out_of_turn("an opening")),
+        }
+    }
+
+    fn layer(&self) -> Result<&Layer, Refusal> {
+        self.layer.as_ref().ok_or_else(|| out_of_turn("a part of a layer"))
+    }
+
+    async fn begin(&mut self, vm: &ReplicaVm, epoch: Epoch, kind: LayerKind) -> Result<Reply, Refusal> {
+        self.discard().await;
+        let record = vm.snapshot();
+        let store = vm.store().clone();
+        let base = matches!(kind, LayerKind::Base { .. });
+        let writer = blocking(move || {
+            let open = |kind| store.begin(epoch, kind).map_err(|error| refusal_of(&error));
+            match kind {
+                LayerKind::Base { fresh: true } => {
+                    open(Kind::Base)?.discard().map_err(|error| refusal_of(&error))?;
+                    open(Kind::Base)
+                }
+                LayerKind::Base { fresh: false } => open(Kind::Base),
+                LayerKind::Delta => open(Kind::Delta),
+            }
+        })
+        .await?;
+        let disks = record.disks.iter().map(|disk| disk.name.clone()).collect();
+        let layer = Layer::new(epoch, base, writer, disks);
+        let watermarks = if base { layer.watermarks()? } else { BTreeMap::new() };
+        self.layer = Some(layer);
+        Ok(Reply::Begun { watermarks })
+    }
+
+    async fn pass_end(&mut self, digests: BTreeMap<u16, String>) -> Result<Reply, Refusal> {
+        if let Some(incoming) = self.incoming.take() {
+            let digest = digests.get(&CONFIG_STREAM).cloned().unwrap_or_default();
+            incoming.finish(&digest).await?;
+        } else {
+            self.layer()?.end_pass(&digests).await?;
+        }
+        Ok(Reply::Done)
+    }
+
+    fn config_files(&mut self, vm: &ReplicaVm, offered: Vec<ConfigFileInfo>) -> Result<Reply, Refusal> {
+        files::check(&offered)?;
+        let directory = vm.store().directory();
+        let wanted = files::wanted(directory, &offered);
+        let roles = wanted.iter().map(|file| file.role.clone()).collect();
+        self.incoming = if wanted.is_empty() { None } else { Some(Incoming::new(directory, wanted)?) };
+        Ok(Reply::ConfigWanted { roles })
+    }
+
+    async fn seal(
+        &mut self,
+        vm: &Arc<ReplicaVm>,
+        point: Option<PointOffer>,
+        definition: String,
+        config: Vec<ConfigFileInfo>,
+    ) -> Result<Reply, Refusal> {
+        let layer = self.layer.take().ok_or_else(|| out_of_turn("a seal"))?;
+        layer.settle().await?;
+        files::check(&config)?;
+        if let Some(missing) = files::wanted(vm.store().directory(), &config).first() {
+            return Err(out_of_turn(&format!("a seal before its {}", missing.role)));
+        }
+        let (epoch, written) = (layer.epoch, layer.written());
+        let request = SealRequest {
+            point: point.as_ref().map(|point| NewPoint {
+                id: point.id,
+                created_at: point.created_at,
+                kind: point.kind,
+            }),
+            config: config_of(&definition, &config)?,
+        };
+        let writer = layer.into_writer()?;
+        let sealed = blocking(move || writer.seal(request).map_err(|error| refusal_of(&error))).await?;
+        let digest = sealed.point.map(|point| point.digest).unwrap_or_default();
+        received(vm, point.as_ref(), written).await;
+        self.host.upkeep(vm);
+        Ok(Reply::Sealed { epoch, digest })
+    }
+
+    /// Ends what is open: an unsealed delta is discarded, a first copy is left to be gone on with.
+    async fn end(&mut self) {
+        self.discard().await;
+        self.open = None;
+    }
+
+    async fn discard(&mut self) {
+        self.incoming = None;
+        let Some(layer) = self.layer.take() else { return };
+        // A failed block is why it is discarded; nothing is to be done about it here.
+        drop(layer.settle().await);
+        let base = layer.base;
+        let ended = match layer.into_writer() {
+            Err(refusal) => Err(refusal),
+            Ok(writer) => {
+                blocking(move || {
+                    if base {
+                        // Dropped, a first copy keeps what is durable of it.
+                        drop(writer);
+                        return Ok(());
+                    }
+                    writer.discard().map_err(|error| refusal_of(&error))
+                })
+                .await
+            }
+        };
+        if let Err(refusal) = ended {
+            tracing::warn!(%refusal, "an unsealed layer is left; it is removed at the next start");
+        }
+    }
+
+    fn superseded(&self) -> RefusedReply {
+        let vm = self.open.as_ref().map(|open| open.vm.snapshot());
+        let name = vm.as_ref().map(|record| record.name.to_string()).unwrap_or_default();
+        RefusedReply {
+            refusal: Refusal::new(
+                ReturnCode::InvalidState,
+                format!("the replica of VM {name} takes nothing from this session any more"),
+                "Look at `standin status` on the replica host: it was suspended or failed over, or a newer \
+                 session took over.",
+            ),
+            generation: vm.as_ref().map(|record| record.generation),
+            failed_over: vm.is_some_and(|record| record.state.is_failed_over()),
+        }
+    }
+}
+
+async fn when(cancelled: Option<tokio_util::sync::CancellationToken>) {
+    match cancelled {
+        Some(token) => token.cancelled_owned().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn plain(refusal: Refusal) -> RefusedReply {
+    RefusedReply { refusal, generation: None::<Generation>, failed_over: false }
+}
+
+fn out_of_turn(what: &str) -> Refusal {
+    Refusal::new(
+        ReturnCode::InvalidState,
+        format!("the primary sent {what} out of turn"),
+        "Run the same version of standin on both hosts; look at both logs.",
+    )
+}
+
+/// What of a configuration is kept with a point: the definition, and the hashes of its files by role.
+fn config_of(definition: &str, files: &[ConfigFileInfo]) -> Result<Vec<ConfigFile>, Refusal> {
+    if definition.is_empty() {
+        return Ok(Vec::new());
+    }
+    let list = serde_json::to_vec_pretty(files).map_err(|error| {
+        Refusal::new(ReturnCode::Failed, error.to_string(), "Report this; it is a defect of standin.")
+    })?;
+    Ok(vec![
+        ConfigFile { name: "vm.toml".to_owned(), data: definition.as_bytes().to_vec() },
+        ConfigFile { name: "files.json".to_owned(), data: list },
+    ])
+}
+
+/// Notes that a layer is durable.
+async fn received(vm: &ReplicaVm, point: Option<&PointOffer>, written: u64) {
+    let now = Timestamp::now();
+    let mut record = vm.lock().await;
+    record.statistics.roll(now);
+    record.last_received_at = Some(now);
+    let had_error = record.last_error.take().is_some();
+    let before = record.state;
+    if let Some(point) = point {
+        record.last_point_at = Some(point.created_at);
+        record.statistics.current.succeeded(Cycle {
+            at: now,
+            latency: now.duration_since(point.created_at),
+            changed_bytes: written,
+            sent_bytes: written,
+            application_consistent: point.kind == PointKind::ApplicationConsistent,
+        });
+        let event = match before {
+            ReplicationState::WaitingForInitialReplication => Some(Event::InitialDone),
+            ReplicationState::Critical => Some(Event::RetrySucceeded),
+            _ => None,
+        };
+        if let Some(event) = event
+            && let Err(refusal) = record.step(event)
+        {
+            tracing::error!(vm = %record.name, %refusal, "the state after a recovery point was not stored");
+        }
+    }
+    // The times are in the manifest too: most cycles need no write to the state store.
+    if had_error && let Err(refusal) = record.save() {
+        tracing::error!(vm = %record.name, %refusal, "the replica's record could not be saved");
+    }
+    record.publish();
+}
+
+async fn nodes(vm: &ReplicaVm, stream: u16, level: u32, first: u64, count: u32) -> Result<Reply, Refusal> {
+    if count > MAX_NODES || level > 1 {
+        return Err(out_of_turn("a question for too many digests"));
+    }
+    let record = vm.snapshot();
+    let disk = record.disks.get(usize::from(stream)).ok_or_else(|| out_of_turn("an unknown disk"))?;
+    let (store, disk) = (vm.store().clone(), disk.name.clone());
+    let digests = blocking(move || {
+        match level {
+            0 => store.leaf_digests(&disk, first, u64::from(count)),
+            _ => store.node_digests(&disk, level, first, u64::from(count)),
+        }
+        .map_err(|error| refusal_of(&error))
+    })
+    .await?;
+    Ok(Reply::Nodes { digests })
+}

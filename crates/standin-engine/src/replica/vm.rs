@@ -1,0 +1,215 @@
+//! One VM that this host is the replica of: its record, its store, and who may work on it now.
+//!
+//! The record changes only under its lock, by steps of the model's table; a session, a failover and an upkeep
+//! run exclude each other by it. Readers see the last published record without waiting.
+
+use super::host::HostShared;
+use super::layer::blocking;
+use crate::records::{self, LastError, ReplicaRecord};
+use jiff::Timestamp;
+use standin_model::state::{self, Event, Facts, Method, ReplicationState, Side};
+use standin_model::{Refusal, ReturnCode, VmId};
+use standin_store::Replica;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{MutexGuard, watch};
+use tokio_util::sync::CancellationToken;
+
+/// A VM that this host is the replica of.
+pub struct ReplicaVm {
+    /// What all replicas of the host share.
+    pub(super) shared: HostShared,
+    /// Its disks.
+    pub(super) store: Replica,
+    record: tokio::sync::Mutex<ReplicaRecord>,
+    published: watch::Sender<ReplicaRecord>,
+    session: Mutex<Option<ActiveSession>>,
+    /// Serves points with too many layers for a chain.
+    pub(super) exports: super::exports::Exports,
+}
+
+/// The session that may write to a replica now.
+#[derive(Clone)]
+pub struct ActiveSession {
+    /// Ends it.
+    pub cancel: CancellationToken,
+    /// It has ended, its layer is sealed or discarded.
+    pub ended: CancellationToken,
+}
+
+impl ReplicaVm {
+    /// A replica with its record.
+    #[must_use]
+    pub fn new(shared: HostShared, store: Replica, record: ReplicaRecord) -> Arc<Self> {
+        Arc::new(Self {
+            exports: super::exports::Exports::new(&shared.runtime_dir),
+            shared,
+            store,
+            published: watch::Sender::new(record.clone()),
+            record: tokio::sync::Mutex::new(record),
+            session: Mutex::new(None),
+        })
+    }
+
+    /// The record as it was last stored.
+    #[must_use]
+    pub fn snapshot(&self) -> ReplicaRecord {
+        self.published.borrow().clone()
+    }
+
+    /// Its disks.
+    #[must_use]
+    pub fn store(&self) -> &Replica {
+        &self.store
+    }
+
+    /// Which VM.
+    #[must_use]
+    pub fn id(&self) -> VmId {
+        self.published.borrow().vm
+    }
+
+    /// The record, to be changed. Whoever holds it decides alone.
+    pub async fn lock(&self) -> Locked<'_> {
+        Locked { record: self.record.lock().await, vm: self }
+    }
+
+    /// Takes the place of the session that may write, after ending the one before.
+    pub async fn take_session(&self) -> ActiveSession {
+        self.end_session().await;
+        let session = ActiveSession { cancel: CancellationToken::new(), ended: CancellationToken::new() };
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.clone());
+        session
+    }
+
+    /// Ends the session that writes, if there is one, and waits until its layer is sealed or discarded.
+    pub async fn end_session(&self) {
+        let active = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(active) = active {
+            active.cancel.cancel();
+            active.ended.cancelled().await;
+        }
+    }
+
+    /// Pauses: takes nothing more from the primary.
+    ///
+    /// # Errors
+    /// 32775 in the wrong state.
+    pub async fn suspend(&self) -> Result<(), Refusal> {
+        let mut record = self.lock().await;
+        record.allow(Method::RequestSuspend)?;
+        record.resume_to = Some(record.state);
+        record.step(Event::Suspend)?;
+        drop(record);
+        self.end_session().await;
+        Ok(())
+    }
+
+    /// Goes on after a pause.
+    ///
+    /// # Errors
+    /// 32775 in the wrong state.
+    pub async fn resume(&self) -> Result<(), Refusal> {
+        let mut record = self.lock().await;
+        record.allow(Method::RequestResume)?;
+        record.resume_to = None;
+        let event = match record.state {
+            _ if record.last_point_at.is_none() => Event::ResumeInitial,
+            ReplicationState::Critical => Event::ResumeFromCritical,
+            _ => Event::Resume,
+        };
+        record.step(event)
+    }
+
+    /// Brings retention up to date: drops the points that no tier wants. Space comes back by merging.
+    ///
+    /// # Errors
+    /// The store's reason.
+    pub async fn apply_retention(&self) -> Result<(), Refusal> {
+        let policy = self.snapshot().settings.policy();
+        let store = self.store.clone();
+        blocking(move || {
+            store
+                .apply_retention(&policy, Timestamp::now())
+                .map(|_| ())
+                .map_err(|error| super::layer::refusal_of(&error))
+        })
+        .await
+    }
+}
+
+/// The record under its lock.
+pub struct Locked<'a> {
+    record: MutexGuard<'a, ReplicaRecord>,
+    vm: &'a ReplicaVm,
+}
+
+impl std::ops::Deref for Locked<'_> {
+    type Target = ReplicaRecord;
+    fn deref(&self) -> &ReplicaRecord {
+        &self.record
+    }
+}
+
+impl std::ops::DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut ReplicaRecord {
+        &mut self.record
+    }
+}
+
+impl Locked<'_> {
+    /// Whether `method` may run in the state of now.
+    ///
+    /// # Errors
+    /// The model's refusal.
+    pub fn allow(&self, method: Method) -> Result<(), Refusal> {
+        let facts = Facts { initial_done: self.record.last_point_at.is_some(), has_extended: false };
+        state::request_with(Side::Replica, self.record.state, method, facts)
+    }
+
+    /// Takes a step of the table and stores it.
+    ///
+    /// # Errors
+    /// When the table has no such step, or it cannot be stored; the record is then as before.
+    pub fn step(&mut self, event: Event) -> Result<(), Refusal> {
+        let before = self.record.state;
+        self.record.state = state::transition(Side::Replica, before, event)?;
+        self.save().inspect_err(|_| self.record.state = before)
+    }
+
+    /// Stores and publishes the record.
+    ///
+    /// # Errors
+    /// When it cannot be stored.
+    pub fn save(&self) -> Result<(), Refusal> {
+        records::put(&self.vm.shared.tables.replicas, self.record.vm, &*self.record)?;
+        self.vm.published.send_replace(self.record.clone());
+        Ok(())
+    }
+
+    /// Shows the record without storing it: for what can be found again elsewhere.
+    pub fn publish(&self) {
+        self.vm.published.send_replace(self.record.clone());
+    }
+
+    /// Notes an error for `status`.
+    pub fn note_error(&mut self, refusal: &Refusal) {
+        self.record.last_error = Some(LastError {
+            at: Timestamp::now(),
+            message: refusal.message.clone(),
+            remedy: refusal.remedy.clone(),
+        });
+        if let Err(error) = self.save() {
+            tracing::error!(vm = %self.record.name, %error, "the replica's record could not be saved");
+        }
+    }
+}
+
+/// The refusal for a VM that this host is no replica of.
+#[must_use]
+pub fn no_replica(name: &str) -> Refusal {
+    Refusal::new(
+        ReturnCode::InvalidState,
+        format!("this host is not the replica of VM {name}"),
+        "Use this verb on the replica host; `standin status` shows what this host is for each VM.",
+    )
+}

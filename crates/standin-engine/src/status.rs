@@ -1,0 +1,279 @@
+//! What `status` shows: the record of a relationship, the hypervisor's facts and the health, as one view.
+
+use crate::engine::Engine;
+use crate::primary::Snapshot;
+use crate::records::{LastError, ReplicaRecord};
+use crate::replica::ReplicaVm;
+use jiff::Timestamp;
+use standin_hypervisor::{Accelerator, Mark, PowerState, VmInfo};
+use standin_model::health::{self, Health, Inputs};
+use standin_model::point::PointKind;
+use standin_model::state::{ReplicationMode, ReplicationState, Side};
+use standin_model::view::{DiskView, ErrorView, ProgressView, StatusView, VmView};
+use standin_model::{Generation, Refusal, ReturnCode, VmId};
+
+/// The words of a power state.
+#[must_use]
+pub fn power(state: PowerState) -> &'static str {
+    match state {
+        PowerState::Off => "off",
+        PowerState::Running => "running",
+        PowerState::Paused => "paused",
+    }
+}
+
+/// The words of an accelerator.
+#[must_use]
+pub fn accelerator(accelerator: &Accelerator) -> String {
+    match accelerator {
+        Accelerator::Kvm => "kvm".to_owned(),
+        Accelerator::Tcg { reason } => format!("tcg ({reason})"),
+    }
+}
+
+fn error_view(error: &LastError) -> ErrorView {
+    let refusal = Refusal::new(ReturnCode::Failed, error.message.clone(), error.remedy.clone());
+    ErrorView::new(refusal, Some(error.at))
+}
+
+fn age(at: Timestamp) -> f64 {
+    Timestamp::now().duration_since(at).as_secs_f64().max(0.0)
+}
+
+impl Engine {
+    /// The mode and state of a VM on this host.
+    #[must_use]
+    pub fn role(&self, vm: VmId) -> (ReplicationMode, ReplicationState) {
+        if let Some(replica) = self.replicas().find(vm) {
+            return (ReplicationMode::Replica, replica.snapshot().state);
+        }
+        match self.primary(vm) {
+            Some(handle) => (ReplicationMode::Primary, handle.snapshot().record.state),
+            None => (ReplicationMode::None, ReplicationState::Disabled),
+        }
+    }
+
+    /// A VM as `vm list` shows it.
+    #[must_use]
+    pub fn vm_view(&self, info: &VmInfo) -> VmView {
+        let (mode, state) = self.role(info.id);
+        VmView {
+            vm: info.name.clone(),
+            id: info.id,
+            power: power(info.power).to_owned(),
+            accelerator: info.accelerator.as_ref().map(accelerator),
+            adopted: info.adopted,
+            pid: info.pid,
+            disks: info
+                .disks
+                .iter()
+                .map(|disk| DiskView {
+                    name: disk.name.clone(),
+                    path: disk.path.display().to_string(),
+                    format: disk.format.clone(),
+                    size: disk.size,
+                    problem: disk.problem.clone(),
+                })
+                .collect(),
+            mode,
+            state,
+        }
+    }
+
+    /// The status of one VM.
+    ///
+    /// # Errors
+    /// 32779 when nothing on this host knows it.
+    pub async fn status(&self, vm: VmId) -> Result<StatusView, Refusal> {
+        let info = self.hypervisor().inspect(vm).await;
+        let known = info.as_ref().ok();
+        let mut view = if let Some(replica) = self.replicas().find(vm) {
+            replica_status(&replica)
+        } else if let Some(handle) = self.primary(vm) {
+            let snapshot = handle.snapshot();
+            let pending = self.pending(&snapshot).await;
+            primary_status(&snapshot, pending)
+        } else {
+            match &info {
+                Ok(info) => plain_status(info),
+                Err(error) => return Err(crate::engine::hypervisor_refusal(error)),
+            }
+        };
+        view.power = known.map(|info| power(info.power).to_owned());
+        view.accelerator = known.and_then(|info| info.accelerator.as_ref()).map(accelerator);
+        Ok(view)
+    }
+
+    /// The status of every VM that this host knows, by name.
+    ///
+    /// # Errors
+    /// The hypervisor's reason.
+    pub async fn all_status(&self) -> Result<Vec<StatusView>, Refusal> {
+        let vms =
+            self.hypervisor().list().await.map_err(|error| crate::engine::hypervisor_refusal(&error))?;
+        let mut ids: Vec<VmId> = vms.iter().map(|info| info.id).collect();
+        ids.extend(self.primaries().iter().map(|primary| primary.record.vm));
+        ids.extend(self.replicas().list().iter().map(|replica| replica.id()));
+        ids.sort_unstable();
+        ids.dedup();
+        let mut all = Vec::with_capacity(ids.len());
+        for id in ids {
+            // One that is removed in this moment is simply not shown.
+            all.extend(self.status(id).await.ok());
+        }
+        all.sort_by(|a, b| a.vm.cmp(&b.vm));
+        Ok(all)
+    }
+
+    /// Bytes that the replica lacks now, from the newest mark.
+    async fn pending(&self, snapshot: &Snapshot) -> Option<u64> {
+        let record = &snapshot.record;
+        if !snapshot.running {
+            return None;
+        }
+        let disks: Vec<_> = record.disks.iter().map(|disk| disk.name.clone()).collect();
+        let marks = self.hypervisor().marks(record.vm, &record.tracker, &disks).await.ok()?;
+        let newest =
+            |mark: &Mark| mark.pass == 0 && record.acknowledged.is_some_and(|head| mark.epoch <= head);
+        let usable = marks.iter().filter(|status| status.complete && newest(&status.mark));
+        usable.max_by_key(|status| status.mark).map(|status| status.dirty_bytes)
+    }
+}
+
+fn primary_status(snapshot: &Snapshot, pending: Option<u64>) -> StatusView {
+    let record = &snapshot.record;
+    let current = &record.statistics.current;
+    let (health, issues) = health::assess(
+        &Inputs {
+            side: Side::Primary,
+            state: record.state,
+            interval_s: record.settings.interval_s,
+            cycles_ok: current.cycles_ok,
+            cycles_missed: current.cycles_missed,
+            average_latency: current.average_latency(),
+            last_transfer_at: current
+                .last_replication_at
+                .or(record.last_point_at)
+                .or(current.start)
+                .unwrap_or_else(Timestamp::now),
+            blocked: record
+                .last_error
+                .as_ref()
+                .map(|error| Refusal::new(ReturnCode::Failed, error.message.clone(), error.remedy.clone())),
+            application_consistent_failures: current.application_consistent_failed,
+        },
+        Timestamp::now(),
+    );
+    let (done, total) = snapshot.progress;
+    StatusView {
+        vm: record.name.clone(),
+        id: record.vm,
+        mode: ReplicationMode::Primary,
+        state: record.state,
+        state_code: record.state.code(),
+        health,
+        health_code: health.code(),
+        health_issues: issues,
+        peer: Some(record.peer.clone()),
+        interval_s: Some(record.settings.interval_s),
+        last_point_at: record.last_point_at,
+        lag_s: record.last_point_at.map(age),
+        pending_bytes: pending,
+        last_error: record.last_error.as_ref().map(error_view),
+        power: None,
+        accelerator: None,
+        generation: record.generation,
+        points: 0,
+        last_application_consistent_at: current.last_application_consistent_at,
+        progress: snapshot
+            .activity
+            .filter(|_| total > 0)
+            .map(|_| ProgressView::new(done, total, snapshot.rate())),
+        statistics: Some(current.clone()),
+        disks: record.disks.iter().map(|disk| disk.name.clone()).collect(),
+    }
+}
+
+fn replica_status(replica: &ReplicaVm) -> StatusView {
+    let record = replica.snapshot();
+    let points = replica.store().points();
+    let newest = points.iter().max_by_key(|point| point.epoch);
+    let application = points
+        .iter()
+        .filter(|point| point.kind == PointKind::ApplicationConsistent)
+        .map(|point| point.created_at)
+        .max();
+    let (health, issues) = replica_health(&record);
+    StatusView {
+        vm: record.name.clone(),
+        id: record.vm,
+        mode: ReplicationMode::Replica,
+        state: record.state,
+        state_code: record.state.code(),
+        health,
+        health_code: health.code(),
+        health_issues: issues,
+        peer: Some(record.primary_host.clone()),
+        interval_s: Some(record.settings.interval_s),
+        last_point_at: newest.map(|point| point.created_at),
+        lag_s: newest.map(|point| age(point.created_at)),
+        pending_bytes: None,
+        last_error: record.last_error.as_ref().map(error_view),
+        power: None,
+        accelerator: None,
+        generation: record.generation,
+        points: points.len() as u64,
+        last_application_consistent_at: application,
+        progress: None,
+        statistics: Some(record.statistics.current.clone()),
+        disks: record.disks.iter().map(|disk| disk.name.clone()).collect(),
+    }
+}
+
+fn replica_health(record: &ReplicaRecord) -> (Health, Vec<health::HealthIssue>) {
+    let current = &record.statistics.current;
+    health::assess(
+        &Inputs {
+            side: Side::Replica,
+            state: record.state,
+            interval_s: record.settings.interval_s,
+            cycles_ok: current.cycles_ok,
+            cycles_missed: current.cycles_missed,
+            average_latency: current.average_latency(),
+            last_transfer_at: record.last_received_at.or(current.start).unwrap_or_else(Timestamp::now),
+            blocked: record
+                .last_error
+                .as_ref()
+                .map(|error| Refusal::new(ReturnCode::Failed, error.message.clone(), error.remedy.clone())),
+            application_consistent_failures: 0,
+        },
+        Timestamp::now(),
+    )
+}
+
+fn plain_status(info: &VmInfo) -> StatusView {
+    StatusView {
+        vm: info.name.clone(),
+        id: info.id,
+        mode: ReplicationMode::None,
+        state: ReplicationState::Disabled,
+        state_code: ReplicationState::Disabled.code(),
+        health: Health::NotApplicable,
+        health_code: Health::NotApplicable.code(),
+        health_issues: Vec::new(),
+        peer: None,
+        interval_s: None,
+        last_point_at: None,
+        lag_s: None,
+        pending_bytes: None,
+        last_error: None,
+        power: None,
+        accelerator: None,
+        generation: Generation::default(),
+        points: 0,
+        last_application_consistent_at: None,
+        progress: None,
+        statistics: None,
+        disks: Vec::new(),
+    }
+}
