@@ -69,13 +69,13 @@ pub struct Enroll {
     #[arg(long, value_name = "NAME")]
     pub new: Option<String>,
     /// How long the token can be used
-    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = parse_duration, requires = "new")]
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = parse_duration, conflicts_with = "token")]
     pub valid: Duration,
     /// Where the new host reaches this one, HOST[:PORT]; may be repeated [default: the configured host name]
-    #[arg(long = "address", value_name = "HOST[:PORT]", requires = "new")]
+    #[arg(long = "address", value_name = "HOST[:PORT]", conflicts_with = "token")]
     pub addresses: Vec<String>,
     /// A further name or address by which the new host will be reached; may be repeated
-    #[arg(long = "name", value_name = "HOST", requires = "new")]
+    #[arg(long = "name", value_name = "HOST", conflicts_with = "token")]
     pub names: Vec<String>,
 }
 
