@@ -137,6 +137,12 @@ impl EncodedBlock {
         self.head.len() + self.payload.len()
     }
 
+    /// The frame as it goes into TLS, for tests and tools. A [`crate::Sender`] does without this copy.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        [&self.head[..], &self.payload[..]].concat().into()
+    }
+
     pub(crate) fn into_parts(self) -> (Bytes, Bytes) {
         (self.head, self.payload)
     }

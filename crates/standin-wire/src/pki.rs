@@ -6,6 +6,8 @@
 //!   ca.key       0600          the authority's key           -
 //!   ca.crt                     the authority                 the authority it enrolled with
 //!   former.crt                 its authorities before that  -
+//!   cross.crt                  ca.crt's key signed by the    -
+//!                              authority before it
 //!   trusted.crt                authorities it trusts         the same
 //!   host.key     0600          its own key                   its own key, made there, never sent
 //!   host.crt                   its certificate and ca.crt    its certificate and ca.crt

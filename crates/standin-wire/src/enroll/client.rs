@@ -28,7 +28,7 @@ pub async fn request(token: &Token, dir: &PkiDir, names: &[String]) -> Result<Su
         check_names(names)?.iter().map(ToString::to_string).collect()
     };
     let key = HostKey::generate()?;
-    let request = key.request(&[])?;
+    let request = key.request()?;
     let ask = Ask::Enrol {
         id: token.id(),
         proof: hex(proof(&token.key(), &token.id(), &names, &request).as_bytes()),
@@ -50,7 +50,7 @@ pub async fn request(token: &Token, dir: &PkiDir, names: &[String]) -> Result<Su
 pub async fn renew(address: &str, dir: &PkiDir) -> Result<Summary, EnrollError> {
     let identity = dir.identity()?;
     let key = HostKey::generate()?;
-    let ask = Ask::Renew { request: STANDARD.encode(key.request(&[])?) };
+    let ask = Ask::Renew { request: STANDARD.encode(key.request()?) };
     let settings = Settings::default();
     let reaching = async {
         let (stream, name) = open_socket(address).await?;

@@ -23,7 +23,7 @@ const CONTEXT: &str = "standin 2026 enrolment: proof of a token's secret, v1";
 /// Text that is no token.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("this is no enrolment token: {0}")]
-pub struct TokenError(pub(crate) &'static str);
+pub struct TokenError(pub &'static str);
 
 /// A one-time token. Debug does not show the secret; Display shows the whole token, which is one.
 #[derive(Clone, PartialEq, Eq)]

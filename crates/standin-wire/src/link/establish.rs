@@ -284,7 +284,9 @@ pub(crate) async fn handshake(stream: TcpStream, tls: Tls, settings: &Settings) 
                 receiver.fill().await?;
             }
             Err(error) => {
-                writer.write_tls().await?;
+                if let Err(gone) = writer.write_tls().await {
+                    tracing::debug!(peer = %address, error = %gone, "the alert could not be delivered");
+                }
                 writer.hang_up().await;
                 receiver.drain(LINGER).await;
                 return Err(error);

@@ -25,6 +25,9 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: String,
     der: CertificateDer<'static>,
+    /// This authority's key signed by the one before it, PEM, or nothing. It goes with every certificate issued, so
+    /// that hosts which trust only the old authority accept those of the new one.
+    cross: String,
 }
 
 impl std::fmt::Debug for Authority {
@@ -36,7 +39,7 @@ impl std::fmt::Debug for Authority {
 /// A certificate with a key that was made for it. Debug does not show the key.
 #[derive(Clone)]
 pub struct Issued {
-    /// PEM: the certificate and the authority's.
+    /// PEM: the certificate and the authority's, which stands last.
     pub certificate: String,
     /// PEM, PKCS#8.
     pub key: String,
@@ -53,30 +56,38 @@ fn bad(what: &'static str) -> impl Fn(rcgen::Error) -> PkiError {
 }
 
 impl Authority {
-    /// Makes an authority that is valid for ten years; gives its key too, in PEM.
-    pub(super) fn generate() -> Result<(Self, String), PkiError> {
+    /// Makes an authority that is valid for ten years, vouched for by the one `before` it, if there is one. Gives its
+    /// key too, in PEM.
+    pub(super) fn generate(before: Option<&Self>) -> Result<(Self, String), PkiError> {
         let key = KeyPair::generate().map_err(bad("a new key"))?;
         let mut params = CertificateParams::default();
         // The number tells authorities apart where several are trusted at once.
         params
             .distinguished_name
             .push(DnType::CommonName, format!("standin authority {:08x}", rand::random::<u32>()));
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        // One level below it: the authority that replaces it.
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.serial_number = Some(serial());
         set_validity(&mut params, days(AUTHORITY_DAYS));
         let certificate = params.self_signed(&key).map_err(bad("the new authority"))?;
-        let key_pem = key.serialize_pem();
-        let authority = Self {
-            issuer: Issuer::new(params, key),
-            certificate: certificate.pem(),
-            der: certificate.der().clone(),
+        let cross = match before {
+            None => String::new(),
+            Some(before) => {
+                let mut vouched = params.clone();
+                vouched.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+                vouched.serial_number = Some(serial());
+                vouched.use_authority_key_identifier_extension = true;
+                vouched.signed_by(&key, &before.issuer).map_err(bad("the new authority"))?.pem()
+            }
         };
-        Ok((authority, key_pem))
+        let key_pem = key.serialize_pem();
+        let (certificate, der) = (certificate.pem(), certificate.der().clone());
+        Ok((Self { issuer: Issuer::new(params, key), certificate, der, cross }, key_pem))
     }
 
-    /// Reads an authority from PEM.
-    pub(super) fn read(certificate: &str, key: &str) -> Result<Self, PkiError> {
+    /// Reads an authority from PEM. `cross` may be empty.
+    pub(super) fn read(certificate: &str, key: &str, cross: String) -> Result<Self, PkiError> {
         let der = CertificateDer::from_pem_slice(certificate.as_bytes())
             .map_err(|error| PkiError::unusable("ca.crt", error))?;
         let key = KeyPair::from_pem(key).map_err(bad("ca.key"))?;
@@ -85,7 +96,12 @@ impl Authority {
             return Err(PkiError::unusable("ca.key", "it is not the key of ca.crt"));
         }
         let issuer = Issuer::from_ca_cert_der(&der, key).map_err(bad("ca.crt"))?;
-        Ok(Self { issuer, certificate: certificate.to_owned(), der: der.into_owned() })
+        Ok(Self { issuer, certificate: certificate.to_owned(), der: der.into_owned(), cross })
+    }
+
+    /// What vouches for it to hosts that know only the authority before it, PEM.
+    pub(super) fn cross(&self) -> &str {
+        &self.cross
     }
 
     /// Its certificate in PEM.
@@ -110,12 +126,12 @@ impl Authority {
 
     pub(crate) fn issue_for(&self, names: &[CertificateName], valid: Duration) -> Result<Issued, PkiError> {
         let key = HostKey::generate()?;
-        let certificate = self.sign_for(&key.request(names)?, names, valid)?;
+        let certificate = self.sign_for(&key.request()?, names, valid)?;
         Ok(Issued { certificate, key: key.pem() })
     }
 
     /// Signs a request (DER). The certificate is for `names`, whatever the request says. Gives PEM: the certificate
-    /// and the authority's own.
+    /// and the authority's own, which stands last.
     ///
     /// # Errors
     /// [`PkiError::Unusable`] if the request cannot be read or is not signed by the key in it.
@@ -143,7 +159,7 @@ impl Authority {
         let signed = CertificateSigningRequestParams { params, public_key: request.public_key }
             .signed_by(&self.issuer)
             .map_err(bad("the new certificate"))?;
-        Ok(format!("{}{}", signed.pem(), self.certificate))
+        Ok(format!("{}{}{}", signed.pem(), self.cross, self.certificate))
     }
 }
 
@@ -159,10 +175,12 @@ impl HostKey {
         self.0.serialize_pem()
     }
 
-    /// A signing request in DER. Names are in it for people who look at it; the authority has its own.
-    pub fn request(&self, names: &[CertificateName]) -> Result<Vec<u8>, PkiError> {
-        let request =
-            host_params(names)?.serialize_request(&self.0).map_err(bad("the certificate request"))?;
+    /// A signing request in DER. Nothing but the public key and the proof that this host has the private one: names
+    /// are the authority's business.
+    pub fn request(&self) -> Result<Vec<u8>, PkiError> {
+        let request = CertificateParams::default()
+            .serialize_request(&self.0)
+            .map_err(bad("the certificate request"))?;
         Ok(request.der().to_vec())
     }
 }

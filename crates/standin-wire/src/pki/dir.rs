@@ -85,7 +85,7 @@ impl PkiDir {
         if !self.has_authority() {
             return Err(PkiError::NoAuthority { path: self.file("ca.key") });
         }
-        Authority::read(&self.read("ca.crt")?, &self.read("ca.key")?)
+        Authority::read(&self.read("ca.crt")?, &self.read("ca.key")?, self.read_if_there("cross.crt")?)
     }
 
     /// What the host's certificate is now.
@@ -116,7 +116,12 @@ impl PkiDir {
         if let (false, Some(path)) = (force, taken.into_iter().find(|path| path.exists())) {
             return Err(PkiError::Exists { path });
         }
-        let (authority, key) = Authority::generate()?;
+        for leftover in ["cross.crt", "former.crt"].map(|name| self.file(name)) {
+            if leftover.exists() {
+                std::fs::remove_file(&leftover).map_err(PkiError::io("remove", &leftover))?;
+            }
+        }
+        let (authority, key) = Authority::generate(None)?;
         self.install("ca", &Issued { certificate: authority.certificate().to_owned(), key })?;
         write_durably(&self.file("trusted.crt"), authority.certificate().as_bytes(), false)?;
         self.install("host", &authority.issue(&names, HOST_DAYS)?)?;
@@ -145,33 +150,37 @@ impl PkiDir {
         self.authority()?.issue(&names, valid_days)
     }
 
-    /// Makes a new authority beside the old one, which stays trusted. This host's own certificate stays the old one,
-    /// because the other hosts do not trust the new authority yet: they get it, and a certificate from it, by
-    /// renewing ([`crate::enroll::renew`]). When all have, this host renews too ([`PkiDir::renew`]), and the old
-    /// authority is removed from trusted.crt everywhere. Replication never pauses.
+    /// Makes a new authority beside the old one, which stays trusted. The old one signs the new one's key, and that
+    /// goes with every certificate, so hosts that have not heard of the new authority accept them; they hear of it
+    /// by renewing ([`crate::enroll::renew`]). When all have renewed, the old authority is removed from trusted.crt
+    /// everywhere. Replication never pauses.
     ///
     /// # Errors
     /// [`PkiError::NoAuthority`], [`PkiError::Io`].
     pub fn rotate_authority(&self) -> Result<Summary, PkiError> {
+        let names = check_names(&self.summary()?.names)?;
         let old = self.authority()?;
         let _lock = self.make_and_lock()?;
-        let (authority, key) = Authority::generate()?;
+        let (authority, key) = Authority::generate(Some(&old))?;
         let trusted = format!("{}{}", authority.certificate(), self.read("trusted.crt")?);
-        let former = format!("{}{}", old.certificate(), self.former()?);
+        let former = format!("{}{}", old.certificate(), self.read_if_there("former.crt")?);
         write_durably(&self.file("former.crt"), former.as_bytes(), false)?;
         write_durably(&self.file("trusted.crt"), trusted.as_bytes(), false)?;
+        // A crash before the next step leaves the old authority with the new one's cross certificate, which is of no
+        // use to anybody and does no harm.
+        write_durably(&self.file("cross.crt"), authority.cross().as_bytes(), false)?;
         self.install("ca", &Issued { certificate: authority.certificate().to_owned(), key })?;
+        self.install("host", &authority.issue(&names, HOST_DAYS)?)?;
         self.summary()
     }
 
-    /// Authorities that this directory had before; their certificates may be renewed here.
-    fn former(&self) -> Result<String, PkiError> {
-        if self.file("former.crt").exists() { self.read("former.crt") } else { Ok(String::new()) }
+    fn read_if_there(&self, name: &str) -> Result<String, PkiError> {
+        if self.file(name).exists() { self.read(name) } else { Ok(String::new()) }
     }
 
     /// Every authority this directory has had.
     pub(crate) fn own_roots(&self) -> Result<RootCertStore, PkiError> {
-        let pem = format!("{}{}", self.read("ca.crt")?, self.former()?);
+        let pem = format!("{}{}", self.read("ca.crt")?, self.read_if_there("former.crt")?);
         roots_of(&certificates(&pem, "ca.crt")?, "ca.crt")
     }
 

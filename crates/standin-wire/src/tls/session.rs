@@ -69,8 +69,15 @@ pub(crate) enum State {
     PeerClosed,
 }
 
-/// The TLS state of either side.
-pub(crate) enum Tls {
+/// The TLS state of a connection.
+pub(crate) struct Tls {
+    side: Side,
+    /// Set by the first error. rustls must not be asked for more then: it may hold positions in a buffer that is
+    /// not there any more.
+    broken: bool,
+}
+
+enum Side {
     Client(Box<UnbufferedClientConnection>),
     Server(Box<UnbufferedServerConnection>),
 }
@@ -83,17 +90,19 @@ enum Step {
 
 impl Tls {
     pub fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, Error> {
-        Ok(Self::Client(Box::new(UnbufferedClientConnection::new(config, name)?)))
+        let side = Side::Client(Box::new(UnbufferedClientConnection::new(config, name)?));
+        Ok(Self { side, broken: false })
     }
 
     pub fn server(config: Arc<ServerConfig>) -> Result<Self, Error> {
-        Ok(Self::Server(Box::new(UnbufferedServerConnection::new(config)?)))
+        let side = Side::Server(Box::new(UnbufferedServerConnection::new(config)?));
+        Ok(Self { side, broken: false })
     }
 
     fn common(&self) -> &CommonState {
-        match self {
-            Self::Client(connection) => connection,
-            Self::Server(connection) => connection,
+        match &self.side {
+            Side::Client(connection) => connection,
+            Side::Server(connection) => connection,
         }
     }
 
@@ -109,26 +118,32 @@ impl Tls {
 
     /// Takes ciphertext from the beginning of `input`, gives plaintext to `plain`, and puts what TLS itself has to
     /// say into `out`. Returns how many bytes were used up; the rest is part of a record that is not whole.
-    /// After an error `out` holds the alert for the peer.
+    /// After an error `out` holds the alert for the peer, and nothing more can be done with the connection.
     pub fn feed(
         &mut self,
         input: &mut [u8],
         out: &mut OutBuf,
         plain: &mut dyn FnMut(&[u8]),
     ) -> (usize, Result<State, Error>) {
+        if self.broken {
+            return (0, Err(gone()));
+        }
         let mut used = 0;
-        loop {
+        let result = loop {
             let (discard, step) = self.step(&mut input[used..], out, plain);
             used += discard;
             match step {
                 Ok(Step::Again) => {}
-                Ok(Step::Rest(state)) => return (used, Ok(state)),
-                Err(error) => {
-                    self.queue_alert(out);
-                    return (used, Err(error));
-                }
+                Ok(Step::Rest(State::Open)) if holds_a_record(&input[used..]) => break Err(fragmented()),
+                Ok(Step::Rest(state)) => break Ok(state),
+                Err(error) => break Err(error),
             }
+        };
+        if result.is_err() {
+            self.broken = true;
+            self.queue_alert(out);
         }
+        (used, result)
     }
 
     fn step(
@@ -137,33 +152,61 @@ impl Tls {
         out: &mut OutBuf,
         plain: &mut dyn FnMut(&[u8]),
     ) -> (usize, Result<Step, Error>) {
-        match self {
-            Self::Client(connection) => step(connection.process_tls_records(input), out, plain),
-            Self::Server(connection) => step(connection.process_tls_records(input), out, plain),
+        match &mut self.side {
+            Side::Client(connection) => step(connection.process_tls_records(input), out, plain),
+            Side::Server(connection) => step(connection.process_tls_records(input), out, plain),
         }
     }
 
-    /// What TLS wants to tell the peer after an error. It keeps returning the error once that is said.
+    /// Takes from TLS what it wants to tell the peer after an error, and asks it for nothing else.
     fn queue_alert(&mut self, out: &mut OutBuf) {
-        while let (_, Ok(Step::Again)) = self.step(&mut [], out, &mut |_| {}) {}
+        while self.common().wants_write() {
+            let (_, Ok(_)) = self.step(&mut [], out, &mut |_| {}) else { return };
+        }
     }
 
     /// Encrypts `data` behind what is pending in `out`.
     pub fn seal(&mut self, data: &[u8], out: &mut OutBuf) -> Result<(), Error> {
-        match self {
-            Self::Client(connection) => while !seal(connection.process_tls_records(&mut []), data, out)? {},
-            Self::Server(connection) => while !seal(connection.process_tls_records(&mut []), data, out)? {},
+        if self.broken {
+            return Err(gone());
+        }
+        match &mut self.side {
+            Side::Client(connection) => while !seal(connection.process_tls_records(&mut []), data, out)? {},
+            Side::Server(connection) => while !seal(connection.process_tls_records(&mut []), data, out)? {},
         }
         Ok(())
     }
 
     /// Says that nothing more will be sent.
     pub fn seal_end(&mut self, out: &mut OutBuf) -> Result<(), Error> {
-        match self {
-            Self::Client(connection) => while !seal_end(connection.process_tls_records(&mut []), out)? {},
-            Self::Server(connection) => while !seal_end(connection.process_tls_records(&mut []), out)? {},
+        if self.broken {
+            return Err(gone());
+        }
+        match &mut self.side {
+            Side::Client(connection) => while !seal_end(connection.process_tls_records(&mut []), out)? {},
+            Side::Server(connection) => while !seal_end(connection.process_tls_records(&mut []), out)? {},
         }
         Ok(())
+    }
+}
+
+fn gone() -> Error {
+    Error::General("the connection has failed before".to_owned())
+}
+
+/// A handshake message in more than one record, once data flows. Nobody sends that: what remains of the handshake
+/// then is a change of keys, which is five bytes. While rustls waits for the second part it keeps positions in the
+/// caller's buffer, and sealing, which has no input, would make it look there.
+fn fragmented() -> Error {
+    Error::General("the peer sent part of a handshake message after the handshake".to_owned())
+}
+
+/// Whether bytes that were not used up begin with a whole record.
+fn holds_a_record(rest: &[u8]) -> bool {
+    const HEADER: usize = 5;
+    match rest.first_chunk::<HEADER>() {
+        Some([.., high, low]) => rest.len() >= HEADER + usize::from(u16::from_be_bytes([*high, *low])),
+        None => false,
     }
 }
 
@@ -261,3 +304,6 @@ fn encrypt(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+//! The directory of certificates: what it holds, what it refuses, what a crash leaves.
+
+use crate::support::{host, names};
+use standin_wire::PkiDir;
+use standin_wire::pki::PkiError;
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()))
+        .collect()
+}
+
+#[test]
+fn init_makes_keys_that_only_the_owner_can_read() {
+    let host = host();
+    let mode =
+        |name: &str| std::fs::metadata(host.dir.path().join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode("ca.key"), 0o600);
+    assert_eq!(mode("host.key"), 0o600);
+    assert_eq!(mode("host.crt"), 0o644);
+    assert_eq!(std::fs::metadata(host.dir.path()).unwrap().permissions().mode() & 0o777, 0o700);
+    let files: Vec<_> = contents(host.dir.path()).into_keys().collect();
+    assert_eq!(files, ["ca.crt", "ca.key", "host.crt", "host.key", "lock", "trusted.crt"], "no left-overs");
+}
+
+#[test]
+fn init_is_refused_where_something_would_be_lost_and_force_replaces_it() {
+    let host = host();
+    let before = contents(host.dir.path());
+    let error = host.dir.init(&names(&["x"]), false).unwrap_err();
+    assert!(matches!(error, PkiError::Exists { .. }) && error.remedy().contains("--force"), "{error}");
+    assert_eq!(contents(host.dir.path()), before, "a refusal changed something");
+    let old = host.dir.summary().unwrap();
+    let new = host.dir.init(&names(&["x.example"]), true).unwrap();
+    assert_ne!(new.authority, old.authority);
+    assert_eq!(new.names, ["x.example"]);
+    host.identity.reload().unwrap();
+}
+
+#[test]
+fn init_with_names_that_cannot_be_used_writes_nothing() {
+    let keep = tempfile::tempdir().unwrap();
+    let dir = PkiDir::new(keep.path().join("pki"));
+    for bad in [&[][..], &["*.example"], &["a/b"], &["ok", ""]] {
+        assert!(matches!(dir.init(&names(bad), false), Err(PkiError::Name { .. })), "{bad:?}");
+    }
+    assert!(!dir.path().exists());
+}
+
+#[test]
+fn a_renewed_certificate_keeps_its_names_and_has_a_new_key() {
+    let host = host();
+    let old = host.dir.summary().unwrap();
+    let old_key = std::fs::read(host.dir.path().join("host.key")).unwrap();
+    let new = host.dir.renew().unwrap();
+    assert_eq!(new.names, ["host-a.example", "localhost", "127.0.0.1"]);
+    assert_eq!(new.names, old.names);
+    assert_ne!(new.fingerprint, old.fingerprint);
+    assert_ne!(std::fs::read(host.dir.path().join("host.key")).unwrap(), old_key);
+    let days = (new.not_after - jiff::Timestamp::now()).total(jiff::Unit::Hour).unwrap() / 24.0;
+    assert!((364.0..366.0).contains(&days), "{days}");
+}
+
+/// Every state that a crash can leave while key and certificate are replaced is a usable identity afterwards.
+#[test]
+fn a_crash_while_key_and_certificate_are_replaced_leaves_a_pair() {
+    let host = host();
+    let old = contents(host.dir.path());
+    let old_print = host.dir.summary().unwrap().fingerprint;
+    let new_print = host.dir.renew().unwrap().fingerprint;
+    let new = contents(host.dir.path());
+    let put = |name: &str, data: &[u8]| std::fs::write(host.dir.path().join(name), data).unwrap();
+    let remove = |name: &str| drop(std::fs::remove_file(host.dir.path().join(name)));
+    let (new_key, new_crt) = (&new["host.key"], &new["host.crt"]);
+    // (what is there besides the old pair, whether the key was renamed already, what it must become)
+    let states: [(&[(&str, &[u8])], bool, &str); 4] = [
+        (&[("host.key.new", &new_key[..20])], false, &old_print),
+        (&[("host.key.new", new_key), ("host.crt.new", &new_crt[..20])], false, &old_print),
+        (&[("host.key.new", new_key), ("host.crt.new", new_crt)], false, &old_print),
+        (&[("host.crt.new", new_crt)], true, &new_print),
+    ];
+    for (number, (extra, key_renamed, expected)) in states.into_iter().enumerate() {
+        put("host.key", if key_renamed { new_key } else { &old["host.key"] });
+        put("host.crt", &old["host.crt"]);
+        for (name, data) in extra {
+            put(name, data);
+        }
+        let identity = host.dir.identity().unwrap_or_else(|error| panic!("state {number}: {error}"));
+        assert_eq!(identity.fingerprint(), *expected, "state {number}");
+        for name in ["host.key.new", "host.crt.new"] {
+            assert!(!host.dir.path().join(name).exists(), "state {number} keeps {name}");
+            remove(name);
+        }
+    }
+}
+
+#[test]
+fn an_authority_is_trusted_once_and_rubbish_not_at_all() {
+    let (a, b) = (host(), host());
+    let other = std::fs::read_to_string(b.dir.path().join("ca.crt")).unwrap();
+    assert_eq!(a.dir.trust(&other).unwrap(), 1);
+    assert_eq!(a.dir.trust(&other).unwrap(), 0);
+    assert!(matches!(a.dir.trust("rubbish"), Err(PkiError::Unusable { .. })));
+    let trusted = std::fs::read_to_string(a.dir.path().join("trusted.crt")).unwrap();
+    assert_eq!(trusted.matches("BEGIN CERTIFICATE").count(), 2);
+    a.identity.reload().unwrap();
+}
+
+#[test]
+fn an_authority_whose_key_belongs_to_another_is_refused() {
+    let (a, b) = (host(), host());
+    std::fs::copy(b.dir.path().join("ca.key"), a.dir.path().join("ca.key")).unwrap();
+    let error = a.dir.authority().unwrap_err();
+    assert!(error.to_string().contains("ca.key"), "{error}");
+}
