@@ -325,3 +325,6 @@ fn open_database(path: &Path) -> Result<Database> {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;
