@@ -11,9 +11,11 @@
 
 pub mod api;
 pub mod args;
+mod check;
 pub mod cli;
 pub mod config;
 pub mod exit;
+mod listener;
 pub mod logging;
 pub mod output;
 pub mod serve;

@@ -1,14 +1,388 @@
-//! Builds the service that the local API serves: the engine with its hypervisor, store and links.
+//! The engine as the service of the local API, and how it is put together from the configuration.
 
 use crate::api::Service;
-use crate::config::Config;
-use anyhow::{Result, bail};
+use crate::api::service::Result;
+use crate::api::types::{AdoptRequest, AuthRequest, HostView, Outcome, PeerAddress, ReplicateOrder, VmRef};
+use crate::check::Checks;
+use crate::config::{Certificates, Config, KvmUse};
+use crate::listener::Listener;
+use anyhow::Context;
+use async_trait::async_trait;
+use jiff::Timestamp;
+use standin_engine::engine::hypervisor_refusal;
+use standin_engine::{Command, Enable, Engine, EngineConfig, Parts, jobs, status};
+use standin_hypervisor::definition::VmDefinition;
+use standin_hypervisor::qemu::{self, QemuDriver, QemuOptions};
+use standin_model::auth::AuthorizationEntry;
+use standin_model::stats::Window;
+use standin_model::view::{AuthView, CheckView, JobView, PointView, StatusView, VmView};
+use standin_model::{AuthId, JobId, PointId, Refusal, ReturnCode, VmId};
+use standin_state::{RedbStore, StateStore};
+use standin_store::{Store, StoreOptions};
+use standin_wire::{Hello, Identity, IdentityFiles, PkiDir};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
 
 /// Opens everything the daemon needs and starts it.
 ///
 /// # Errors
 /// Why it cannot start, in a sentence with what to do: the port is in use, the certificates are missing.
-pub async fn build_service(config: Config) -> Result<Arc<dyn Service>> {
-    bail!("{}: the engine is not linked into this build; use a build that has it", config.host_name)
+pub async fn build_service(config: Config) -> anyhow::Result<Arc<dyn Service>> {
+    let identity = identity(&config)?;
+    let hello = Hello::new(config.host_name.clone(), format!("standin {}", env!("CARGO_PKG_VERSION")));
+    // The port first: a second daemon must not touch the first one's VMs.
+    let listener = Listener::bind(&config).await?;
+    let state: Arc<dyn StateStore> = Arc::new(
+        RedbStore::open(config.data_dir.join("state.redb"))
+            .context("the state of the daemon cannot be opened")?,
+    );
+    let driver = QemuDriver::open(QemuOptions {
+        qemu_binary: config.qemu_binary.clone(),
+        kvm: match config.kvm {
+            KvmUse::Auto => qemu::KvmUse::Auto,
+            KvmUse::Never => qemu::KvmUse::Never,
+            KvmUse::Always => qemu::KvmUse::Always,
+        },
+        ..QemuOptions::new(&config.data_dir, &config.runtime_dir)
+    })
+    .await
+    .context("the QEMU driver cannot be started")?;
+    let store = open_store(&config, &state)?;
+    let log_dir = config.data_dir.join("log");
+    std::fs::create_dir_all(&log_dir).with_context(|| format!("cannot make {}", log_dir.display()))?;
+    let engine = Engine::open(Parts {
+        hypervisor: driver.clone(),
+        store: store.clone(),
+        state,
+        identity: identity.clone(),
+        hello: hello.clone(),
+        config: EngineConfig {
+            scratch_dir: config.scratch_dir.clone(),
+            runtime_dir: config.runtime_dir.clone(),
+            log_dir,
+            merge_bytes_per_s: config.merge_bytes_per_s,
+            max_parallel: config.max_cycles,
+            window: window(&config),
+        },
+    })
+    .await
+    .context("the state of the daemon cannot be read")?;
+    listener.serve(Arc::clone(&engine), identity.clone(), hello, PkiDir::new(&config.pki_dir));
+    Ok(Arc::new(EngineService {
+        checks: Checks::new(store, Arc::clone(engine.jobs())),
+        engine,
+        driver,
+        identity,
+        started_at: Timestamp::now(),
+        qemu_version: qemu_version(&config).await,
+        config,
+    }))
+}
+
+fn identity(config: &Config) -> anyhow::Result<Identity> {
+    let (files, hint) = match &config.certificates {
+        Certificates::Builtin(dir) => (
+            PkiDir::new(dir).identity_files(),
+            "make this host's certificates with `standin pki init`, or get them from another host with `standin \
+             enroll TOKEN`",
+        ),
+        Certificates::Own { certificate, key, trust } => (
+            IdentityFiles { certificate: certificate.clone(), key: key.clone(), trust: trust.clone() },
+            "correct the paths under [tls] in the configuration",
+        ),
+    };
+    Identity::from_files(files.certificate, files.key, files.trust)
+        .with_context(|| format!("this host's certificates cannot be used; {hint}"))
+}
+
+/// What the configured QEMU says of itself; `None` when there is none.
+async fn qemu_version(config: &Config) -> Option<String> {
+    let binary = config.qemu_binary.clone().unwrap_or_else(|| "qemu-system-x86_64".into());
+    let output = tokio::process::Command::new(binary).arg("--version").output().await.ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().next().map(str::to_owned)
+}
+
+/// Opens the storage locations: the default one, and those that authorization entries name.
+fn open_store(config: &Config, state: &Arc<dyn StateStore>) -> anyhow::Result<Store> {
+    let tables = standin_engine::records::Tables::new(state);
+    let entries = standin_engine::records::list(&tables.entries).context("the state cannot be read")?;
+    let mut locations = vec![config.replica_storage.clone()];
+    for entry in entries {
+        if !locations.contains(&entry.storage_location) {
+            locations.push(entry.storage_location);
+        }
+    }
+    let store = Store::open(StoreOptions { locations, ..StoreOptions::default() })
+        .context("the replicas of this host cannot be opened")?;
+    for problem in store.problems() {
+        tracing::error!(path = %problem.path.display(), "{}", problem.message);
+    }
+    Ok(store)
+}
+
+fn window(config: &Config) -> Window {
+    let length_s = u32::try_from(config.monitoring_interval.as_secs()).unwrap_or(u32::MAX);
+    let zone = jiff::tz::TimeZone::system();
+    let midnight = Timestamp::now().to_zoned(zone).start_of_day().map(|day| day.timestamp());
+    let start = midnight
+        .ok()
+        .and_then(|midnight| midnight.checked_add(config.monitoring_start).ok())
+        .unwrap_or(Timestamp::UNIX_EPOCH);
+    Window { start, length_s }
+}
+
+struct EngineService {
+    engine: Arc<Engine>,
+    driver: Arc<QemuDriver>,
+    identity: Identity,
+    checks: Checks,
+    started_at: Timestamp,
+    qemu_version: Option<String>,
+    config: Config,
+}
+
+impl EngineService {
+    async fn id(&self, vm: &VmRef) -> Result<VmId> {
+        match vm {
+            VmRef::Id(id) => Ok(*id),
+            VmRef::Name(name) => self.engine.resolve(name).await,
+        }
+    }
+
+    fn outcome(&self, job: Option<JobId>) -> Result<Outcome> {
+        match job {
+            None => Ok(Outcome::completed()),
+            Some(id) => {
+                let record = self.engine.jobs().watch(id).ok_or_else(|| jobs::unknown(id))?;
+                let view = JobView::from(&*record.borrow());
+                Ok(Outcome::started(view))
+            }
+        }
+    }
+
+    async fn view(&self, id: VmId) -> Result<VmView> {
+        let info = self.engine.hypervisor().inspect(id).await.map_err(|error| hypervisor_refusal(&error))?;
+        Ok(self.engine.vm_view(&info))
+    }
+}
+
+#[async_trait]
+impl Service for EngineService {
+    async fn host_info(&self) -> Result<HostView> {
+        Ok(HostView {
+            host_name: self.config.host_name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_at: self.started_at,
+            listen: self.config.listen.to_string(),
+            accelerator: status::accelerator(&self.driver.accelerator().await),
+            qemu_version: self.qemu_version.clone(),
+            data_dir: self.config.data_dir.clone(),
+            replica_storage: self.config.replica_storage.clone(),
+        })
+    }
+
+    async fn reload(&self) -> Result<()> {
+        self.identity
+            .reload()
+            .map(|_| ())
+            .map_err(|error| Refusal::new(ReturnCode::Failed, error.to_string(), error.remedy().to_string()))
+    }
+
+    async fn list_vms(&self) -> Result<Vec<VmView>> {
+        let vms = self.engine.hypervisor().list().await.map_err(|error| hypervisor_refusal(&error))?;
+        Ok(vms.iter().map(|info| self.engine.vm_view(info)).collect())
+    }
+
+    async fn show_vm(&self, vm: &VmRef) -> Result<VmView> {
+        let id = self.id(vm).await?;
+        self.view(id).await
+    }
+
+    async fn define_vm(&self, definition: VmDefinition) -> Result<VmView> {
+        if let Some(replica) = self.engine.replicas().find(definition.uuid) {
+            return Err(Refusal::new(
+                ReturnCode::InUse,
+                format!("VM {} is a replica on this host", replica.snapshot().name),
+                "Give the new VM another UUID, or remove the replica first.",
+            ));
+        }
+        let id =
+            self.engine.hypervisor().define(definition).await.map_err(|error| hypervisor_refusal(&error))?;
+        self.view(id).await
+    }
+
+    async fn start_vm(&self, vm: &VmRef) -> Result<VmView> {
+        let id = self.id(vm).await?;
+        self.engine.start_vm(id).await?;
+        self.view(id).await
+    }
+
+    async fn stop_vm(&self, vm: &VmRef, force: bool, timeout: Duration) -> Result<VmView> {
+        let id = self.id(vm).await?;
+        let hypervisor = self.engine.hypervisor();
+        let stopped = match force {
+            true => hypervisor.power_off(id).await,
+            false => hypervisor.shutdown(id, timeout).await,
+        };
+        stopped.map_err(|error| hypervisor_refusal(&error))?;
+        self.view(id).await
+    }
+
+    async fn adopt_vm(&self, request: AdoptRequest) -> Result<VmView> {
+        let hypervisor = self.engine.hypervisor();
+        let id =
+            hypervisor.adopt(request.qmp, request.name).await.map_err(|error| hypervisor_refusal(&error))?;
+        self.view(id).await
+    }
+
+    async fn remove_vm(&self, vm: &VmRef) -> Result<()> {
+        let id = self.id(vm).await?;
+        self.engine.remove_vm(id).await
+    }
+
+    async fn auth_add(&self, request: AuthRequest) -> Result<AuthView> {
+        let entry = AuthorizationEntry {
+            id: AuthId::random(),
+            allowed_primary: request.pattern,
+            trust_group: request.trust_group,
+            storage_location: request.storage.unwrap_or_else(|| self.config.replica_storage.clone()),
+        };
+        self.engine.replicas().add_entry(entry).map(|entry| AuthView::from(&entry))
+    }
+
+    async fn auth_list(&self) -> Result<Vec<AuthView>> {
+        Ok(self.engine.replicas().entries().iter().map(AuthView::from).collect())
+    }
+
+    async fn auth_remove(&self, id: AuthId) -> Result<()> {
+        self.engine.replicas().remove_entry(id).await
+    }
+
+    async fn test_connection(&self, peer: &PeerAddress) -> Result<()> {
+        self.engine.test_connection(&peer.to_string()).await
+    }
+
+    async fn replicate(&self, vm: &VmRef, order: ReplicateOrder) -> Result<Outcome> {
+        let id = self.id(vm).await?;
+        let enable = Enable { peer: order.to.to_string(), settings: order.settings, start: order.start };
+        let job = self.engine.enable(id, enable).await?;
+        self.outcome(job)
+    }
+
+    async fn unreplicate(&self, vm: &VmRef) -> Result<Outcome> {
+        let id = self.id(vm).await?;
+        self.engine.remove(id).await.map(|()| Outcome::completed())
+    }
+
+    async fn status(&self, vm: Option<&VmRef>) -> Result<Vec<StatusView>> {
+        match vm {
+            None => self.engine.all_status().await,
+            Some(vm) => {
+                let id = self.id(vm).await?;
+                Ok(vec![self.engine.status(id).await?])
+            }
+        }
+    }
+
+    async fn points(&self, vm: &VmRef) -> Result<Vec<PointView>> {
+        let id = self.id(vm).await?;
+        let replica = self.engine.replica(id).await?;
+        let mut points: Vec<_> = replica.store().points().iter().map(PointView::from).collect();
+        points.sort_by_key(|point| std::cmp::Reverse(point.epoch));
+        Ok(points)
+    }
+
+    async fn suspend(&self, vm: &VmRef) -> Result<Outcome> {
+        let id = self.id(vm).await?;
+        self.engine.suspend(id).await.map(|()| Outcome::completed())
+    }
+
+    async fn resume(&self, vm: &VmRef) -> Result<Outcome> {
+        let id = self.id(vm).await?;
+        self.engine.resume(id).await.map(|()| Outcome::completed())
+    }
+
+    async fn take_point(&self, vm: &VmRef, application_consistent: bool) -> Result<Outcome> {
+        let id = self.id(vm).await?;
+        let command = Command::Point { application: application_consistent };
+        let job = self.engine.ask(id, command).await?;
+        self.outcome(job)
+    }
+
+    async fn failover(&self, vm: &VmRef, point: Option<PointId>, start: bool) -> Result<Outcome> {
+        let id = self.id(vm).await?;
+        let job = self.engine.failover(id, point, start).await?;
+        self.outcome(Some(job))
+    }
+
+    async fn revert_failover(&self, vm: &VmRef) -> Result<Outcome> {
+        let id = self.id(vm).await?;
+        let job = self.engine.revert(id).await?;
+        self.outcome(Some(job))
+    }
+
+    async fn commit_failover(&self, vm: &VmRef) -> Result<Outcome> {
+        let id = self.id(vm).await?;
+        let job = self.engine.commit(id).await?;
+        self.outcome(Some(job))
+    }
+
+    async fn resync(&self, vm: &VmRef) -> Result<Outcome> {
+        let id = self.id(vm).await?;
+        let job = self.engine.ask(id, Command::Resynchronize).await?;
+        self.outcome(job)
+    }
+
+    async fn store_check(&self, vm: Option<&VmRef>) -> Result<Outcome> {
+        let replica = match vm {
+            None => None,
+            Some(vm) => {
+                let id = self.id(vm).await?;
+                Some(self.engine.replica(id).await?)
+            }
+        };
+        let target = replica.map(|replica| (replica.id(), replica.snapshot().name));
+        let job = self.checks.start(target)?;
+        self.outcome(Some(job))
+    }
+
+    async fn store_check_result(&self, job: JobId) -> Result<Vec<CheckView>> {
+        self.checks.result(job)
+    }
+
+    async fn jobs(&self) -> Result<Vec<JobView>> {
+        Ok(self.engine.jobs().list().iter().map(JobView::from).collect())
+    }
+
+    async fn job(&self, id: JobId) -> Result<JobView> {
+        let record = self.engine.jobs().watch(id).ok_or_else(|| jobs::unknown(id))?;
+        Ok(JobView::from(&*record.borrow()))
+    }
+
+    async fn watch_job(&self, id: JobId) -> Result<watch::Receiver<JobView>> {
+        let mut record = self.engine.jobs().watch(id).ok_or_else(|| jobs::unknown(id))?;
+        let (views, seen) = watch::channel(JobView::from(&*record.borrow_and_update()));
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    changed = record.changed() => if changed.is_err() { return },
+                    () = views.closed() => return,
+                }
+                views.send_replace(JobView::from(&*record.borrow_and_update()));
+            }
+        });
+        Ok(seen)
+    }
+
+    async fn cancel_job(&self, id: JobId) -> Result<JobView> {
+        self.engine.jobs().cancel(id)?;
+        self.job(id).await
+    }
+
+    async fn shutdown(&self) {
+        self.engine.shutdown().await;
+    }
 }

@@ -1,0 +1,120 @@
+//! `store check` as a job: verifies replicas on a blocking thread and keeps the verdicts as long as the job.
+
+use crate::api::service::Result;
+use standin_engine::jobs::{self, Jobs, NewJob};
+use standin_engine::replica::layer::refusal_of;
+use standin_model::job::JobType;
+use standin_model::view::{CheckView, PointCheckView};
+use standin_model::{JobId, Refusal, ReturnCode, VmId, VmName};
+use standin_store::{ReplicaReport, Store};
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The checks of this daemon.
+pub(crate) struct Checks {
+    store: Store,
+    jobs: Arc<Jobs>,
+    results: Arc<Mutex<HashMap<JobId, Vec<CheckView>>>>,
+}
+
+impl Checks {
+    pub(crate) fn new(store: Store, jobs: Arc<Jobs>) -> Self {
+        Self { store, jobs, results: Arc::default() }
+    }
+
+    /// Starts the check of one replica or of all.
+    pub(crate) fn start(&self, target: Option<(VmId, VmName)>) -> Result<JobId> {
+        let what = target.as_ref().map_or_else(|| "all replicas".to_owned(), |(_, name)| name.to_string());
+        let vm = target.as_ref().map(|(id, _)| *id);
+        let job = self.jobs.begin(NewJob {
+            job_type: JobType::CheckStore,
+            vm: target,
+            description: format!("verification of {what}"),
+            cancellable: false,
+        })?;
+        let (id, store, results) = (job.id(), self.store.clone(), Arc::clone(&self.results));
+        let jobs = Arc::clone(&self.jobs);
+        tokio::task::spawn_blocking(move || {
+            let progress = job.progress();
+            let report = store.check(vm, &mut |done, total| {
+                progress.done.store(done, Ordering::Relaxed);
+                progress.total.store(total, Ordering::Relaxed);
+                job.publish();
+            });
+            let verdict = report
+                .map(|report| report.replicas.iter().filter_map(|r| view(&store, r)).collect::<Vec<_>>());
+            let ended = match verdict {
+                Ok(views) => {
+                    let verdict = judge(&views);
+                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                    results.retain(|known, _| jobs.watch(*known).is_some());
+                    results.insert(id, views);
+                    verdict
+                }
+                Err(error) => Err(refusal_of(&error)),
+            };
+            job.finish(ended);
+        });
+        Ok(id)
+    }
+
+    /// The verdicts of a check that has ended.
+    pub(crate) fn result(&self, job: JobId) -> Result<Vec<CheckView>> {
+        let found = self.results.lock().unwrap_or_else(PoisonError::into_inner).get(&job).cloned();
+        found.ok_or_else(|| match self.jobs.watch(job) {
+            None => jobs::unknown(job),
+            Some(_) => Refusal::new(
+                ReturnCode::InvalidState,
+                format!("job {job} has no verdict"),
+                "Wait for the end of the check (`standin jobs --watch`), or start it again.",
+            ),
+        })
+    }
+}
+
+/// A check that found damage is a job that failed: scripts must not take it for good.
+fn judge(views: &[CheckView]) -> std::result::Result<(), Refusal> {
+    let bad: usize = views.iter().flat_map(|view| &view.points).filter(|point| !point.good).count();
+    let other: usize = views.iter().map(|view| view.problems.len()).sum();
+    if views.iter().all(|view| view.good) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        ReturnCode::Failed,
+        format!("{bad} recovery points are damaged, {other} other problems were found"),
+        "Fail over only to points that are good. `standin resync VM` on the primary mends the newest state; see \
+         to the storage below the replica.",
+    ))
+}
+
+/// The verdict on a replica; `None` for one that was removed since.
+fn view(store: &Store, report: &ReplicaReport) -> Option<CheckView> {
+    let manifest = store.get(report.vm)?.manifest();
+    let points: Vec<_> = report
+        .points
+        .iter()
+        .filter_map(|point| {
+            Some(PointCheckView {
+                id: point.point,
+                epoch: point.epoch,
+                created_at: manifest.point(point.point)?.created_at,
+                good: point.good,
+                problems: point.problems.clone(),
+            })
+        })
+        .collect();
+    let layers = report.layers.iter().flat_map(|layer| {
+        layer.problems.iter().map(move |what| format!("disk {}, layer {}: {what}", layer.disk, layer.epoch))
+    });
+    let problems: Vec<String> = report.problems.iter().cloned().chain(layers).collect();
+    let sound = report.layers.iter().all(standin_store::LayerReport::good);
+    Some(CheckView {
+        vm: manifest.name.clone(),
+        id: report.vm,
+        good: sound && problems.is_empty() && points.iter().all(|point| point.good),
+        checked_bytes: report.layers.iter().map(|layer| layer.checked_bytes).sum(),
+        points,
+        problems,
+    })
+}
