@@ -2,6 +2,7 @@
 //! a real unix socket. What the engine does is tested elsewhere.
 
 #![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a panic in a test is a failed test")]
 
 mod api;
 mod cli;
