@@ -1,0 +1,188 @@
+//! Defining, starting, ending and finding VMs again.
+
+use crate::qemu_harness::*;
+use standin_hypervisor::{
+    Accelerator, DiskFormat, Error, Hypervisor, PowerState, StartOptions, VmDefinition, VmEvent,
+};
+use standin_model::{VmId, VmName};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+const ONE: [(&str, DiskFormat, u64); 1] = [("a", DiskFormat::Qcow2, 16 * MIB)];
+
+async fn refusal(host: &Host, vm: VmDefinition) -> Error {
+    let id = host.driver().define(vm).await.expect("define");
+    let refused = host.driver().start(id, StartOptions::default()).await.expect_err("it cannot start");
+    assert_eq!(host.driver().inspect(id).await.expect("inspect").power, PowerState::Off);
+    refused
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_starts_pauses_resumes_and_ends() {
+    let host = Host::new().await;
+    let vm = host.definition(&ONE);
+    let id = host.driver().define(vm.clone()).await.expect("define");
+    let off = host.driver().inspect(id).await.expect("inspect");
+    assert_eq!((off.power, off.disks[0].size, off.pid), (PowerState::Off, 16 * MIB, None));
+    let mut events = host.driver().events();
+    host.driver().start(id, StartOptions::default()).await.expect("start");
+    assert_eq!(event(&mut events).await, VmEvent::Started(id));
+    let on = host.driver().inspect(id).await.expect("inspect");
+    assert_eq!((on.power, on.adopted, on.disks.len()), (PowerState::Running, false, 1));
+    assert_eq!(on.disks[0].problem, None);
+    assert!(matches!(on.accelerator, Some(Accelerator::Tcg { ref reason }) if reason.contains("switched off")));
+    assert!(matches!(host.driver().start(id, StartOptions::default()).await, Err(Error::AlreadyRunning(_))));
+    assert!(matches!(host.driver().define(vm).await, Err(Error::AlreadyRunning(_))));
+    assert!(matches!(host.driver().undefine(id).await, Err(Error::AlreadyRunning(_))));
+    host.driver().pause(id).await.expect("pause");
+    assert_eq!(host.driver().inspect(id).await.expect("inspect").power, PowerState::Paused);
+    host.driver().resume(id).await.expect("resume");
+    assert_eq!(host.driver().inspect(id).await.expect("inspect").power, PowerState::Running);
+    host.driver().power_off(id).await.expect("power off");
+    assert_eq!(event(&mut events).await, VmEvent::Stopped { vm: id, clean: true });
+    assert!(matches!(host.driver().power_off(id).await, Err(Error::NotRunning(_))));
+    host.driver().undefine(id).await.expect("undefine");
+    assert!(matches!(host.driver().inspect(id).await, Err(Error::UnknownVm(_))));
+    assert!(host.path("a.img").exists(), "the disk stays");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_ignores_the_power_button_runs_on() {
+    let host = Host::new().await;
+    let vm = host.start(&host.definition(&ONE)).await;
+    let late = host.driver().shutdown(vm, Duration::from_millis(300)).await.expect_err("nobody listens");
+    assert!(matches!(late, Error::Timeout { .. }), "{late}");
+    assert!(host.driver().inspect(vm).await.expect("inspect").pid.is_some());
+    assert!(matches!(host.driver().shutdown(VmId::random(), Duration::ZERO).await, Err(Error::UnknownVm(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_is_killed_is_an_unclean_end() {
+    let host = Host::new().await;
+    let vm = host.start(&host.definition(&ONE)).await;
+    let mut events = host.driver().events();
+    host.kill(vm).await;
+    assert_eq!(event(&mut events).await, VmEvent::Stopped { vm, clean: false });
+    assert_eq!(host.driver().inspect(vm).await.expect("inspect").power, PowerState::Off);
+    host.start_again(vm).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn vms_and_definitions_outlive_the_daemon() {
+    let mut host = Host::new().await;
+    let definition = host.definition(&ONE);
+    let vm = host.start(&definition).await;
+    let pid = host.driver().inspect(vm).await.expect("inspect").pid;
+    host.reopen().await;
+    let found = host.driver().inspect(vm).await.expect("inspect");
+    assert_eq!((found.pid, found.power, &found.definition), (pid, PowerState::Paused, &definition));
+    assert!(found.accelerator.is_some());
+    let mut events = host.driver().events();
+    host.driver().power_off(vm).await.expect("power off");
+    assert_eq!(event(&mut events).await, VmEvent::Stopped { vm, clean: true });
+    host.reopen().await;
+    let found = host.driver().list().await.expect("list");
+    assert_eq!((found.len(), found[0].power), (1, PowerState::Off));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_cannot_be_used_is_refused_with_the_reason() {
+    let host = Host::new().await;
+    let of = |change: fn(&mut VmDefinition, &Host)| {
+        let mut vm = host.definition(&ONE);
+        vm.name = VmName::new(format!("vm-{}", vm.uuid)).expect("a name");
+        change(&mut vm, &host);
+        vm
+    };
+    let missing = refusal(&host, of(|vm, host| vm.disks[0].file = host.path("nowhere"))).await;
+    assert!(missing.to_string().contains("does not exist"), "{missing}");
+    let mistaken = refusal(&host, of(|vm, _| vm.disks[0].format = DiskFormat::Raw)).await;
+    assert!(mistaken.to_string().contains("is a qcow2 image"), "{mistaken}");
+    let empty = of(|vm, host| {
+        vm.disks[0].file = host.path("text");
+        std::fs::write(&vm.disks[0].file, "no image at all").expect("write");
+    });
+    let foreign = refusal(&host, empty).await;
+    assert!(foreign.to_string().contains("is not a qcow2 image"), "{foreign}");
+    let directory = refusal(&host, of(|vm, host| vm.disks[0].file = host.path("scratch"))).await;
+    assert!(directory.to_string().contains("neither a file nor"), "{directory}");
+    let kernel = refusal(&host, of(|vm, host| vm.kernel = Some(host.path("vmlinuz")))).await;
+    assert!(kernel.to_string().contains("open the kernel"), "{kernel}");
+    let relative = of(|vm, _| vm.disks[0].file = "a.img".into());
+    assert!(matches!(host.driver().define(relative).await, Err(Error::Definition(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_another_process_writes_is_refused() {
+    let host = Host::new().await;
+    let definition = host.definition(&ONE);
+    let socket = host.path("nbd");
+    let mut other = Command::new("qemu-nbd")
+        .args(["--format=qcow2", "--persistent", "--socket"])
+        .arg(&socket)
+        .arg(&definition.disks[0].file)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("qemu-nbd");
+    eventually("qemu-nbd listens", async || socket.exists()).await;
+    let refused = refusal(&host, definition).await;
+    other.kill().expect("kill");
+    other.wait().expect("wait");
+    assert!(refused.to_string().contains("in use by another process"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_qemu_complains_about_is_reported() {
+    let host = Host::new().await;
+    let mut vm = host.definition(&ONE);
+    vm.extra_args = vec!["-device".into(), "no-such-device".into()];
+    let refused = refusal(&host, vm).await;
+    assert!(matches!(refused, Error::StartFailed { .. }), "{refused}");
+    assert!(refused.to_string().contains("no-such-device"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_belongs_to_one_vm() {
+    let host = Host::new().await;
+    let first = host.driver().define(host.definition(&[])).await.expect("define");
+    let taken = host.driver().define(host.definition(&[])).await.expect_err("the name is taken");
+    assert!(matches!(taken, Error::AlreadyDefined { owner, .. } if owner == first), "{taken}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_overlay_is_filled_until_it_stands_alone() {
+    let host = Host::new().await;
+    let mut vm = host.definition(&ONE);
+    let base = host.path("base.img");
+    create_image(&base, "raw", 16 * MIB);
+    std::fs::write(&base, vec![0x5a; 16 * 1024 * 1024]).expect("write");
+    let overlay = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+        .args([&base, &vm.disks[0].file])
+        .status();
+    assert!(overlay.expect("qemu-img").success());
+    let socket = host.path("nbd");
+    let mut server = Command::new("qemu-nbd")
+        .args(["--format=raw", "--read-only", "--persistent", "--shared=4", "--export-name=point", "--socket"])
+        .arg(&socket)
+        .arg(&base)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("qemu-nbd");
+    eventually("qemu-nbd listens", async || socket.exists()).await;
+    vm.disks[0].backing =
+        Some(standin_hypervisor::NbdBacking { socket, export: "point".to_owned() });
+    let id = host.start(&vm).await;
+    host.driver().flatten(id, &name("a"), 0).await.expect("flatten");
+    server.kill().expect("kill");
+    server.wait().expect("wait");
+    let info = host.driver().inspect(id).await.expect("inspect");
+    assert_eq!(info.definition.disks[0].backing, None, "the next start needs no server");
+    host.first_mark(id, &["a"]).await;
+    let view = host.driver().cut(id, host.cut(&["a"], 0, 1)).await.expect("cut");
+    assert_eq!(pattern(&*view, "a", 15 * MIB, 64 << 10).await, 0x5a);
+    view.close().await.expect("close");
+    host.driver().power_off(id).await.expect("power off");
+    std::fs::remove_file(&base).expect("remove");
+    host.start_again(id).await;
+}
