@@ -62,7 +62,7 @@ async fn check(session: &Session, vm: Option<String>, wait: Wait) -> Result<(), 
         Err(failure) if completed => return Err(failure),
         Err(_) => return wait::conclude(session, &job, |_| String::new()),
     };
-    session.style.print(&checks, |checks| table::checks(session.look(), checks))?;
+    session.style.print(&checks, |checks| table::checks(checks))?;
     let bad = checks.iter().filter(|check| !check.good).count();
     match (bad, completed) {
         (0, true) => Ok(()),

@@ -11,8 +11,8 @@ use standin_model::view::VmView;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// A definition of a VM with hundreds of disks is smaller than this.
-const MAX_DEFINITION: u64 = 1 << 20;
+/// One byte more than the daemon takes: it refuses what is longer, and nothing is cut off silently.
+const MAX_DEFINITION: u64 = crate::api::MAX_BODY as u64 + 1;
 
 /// Runs the verb.
 pub(super) async fn run(session: &Session, verb: VmVerb) -> Result<(), Failure> {

@@ -14,6 +14,10 @@ const WINDOW: Duration = Duration::from_secs(8);
 /// Plain lines come no more often than this.
 const PLAIN_PAUSE: Duration = Duration::from_secs(5);
 
+/// The bar.
+const COLOURED: &str = "{prefix} {spinner} [{bar:30.green}] {whole:>3} %  {msg}";
+const UNCOLOURED: &str = "{prefix} {spinner} [{bar:30}] {whole:>3} %  {msg}";
+
 /// Bytes a second over the last seconds, from what a job said and when.
 #[derive(Debug, Default)]
 pub struct Rate {
@@ -131,12 +135,8 @@ fn title(job: &JobView) -> String {
 
 fn bar(job: &JobView) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(100), ProgressDrawTarget::stderr_with_hz(8));
-    let template = if super::colour_wanted() {
-        "{prefix} {spinner} [{bar:30.green}] {whole:>3} %  {msg}"
-    } else {
-        "{prefix} {spinner} [{bar:30}] {whole:>3} %  {msg}"
-    };
-    // The template is fixed above; were it wrong, indicatif's own bar is still a bar.
+    let template = if super::colour_wanted() { COLOURED } else { UNCOLOURED };
+    // The templates are tested; were one wrong, indicatif's own bar is still a bar.
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let style = style
         .with_key("whole", |state: &ProgressState, w: &mut dyn Write| {
@@ -152,6 +152,8 @@ fn bar(job: &JobView) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jiff::Timestamp;
+    use standin_model::{JobRecord, JobType};
 
     #[test]
     fn the_rate_follows_the_last_seconds() {
@@ -164,6 +166,25 @@ mod tests {
             last = rate.sample(start + Duration::from_secs(second), 1000 + (second - 1) * 10);
         }
         assert_eq!(last, Some(10), "the fast first second is still counted");
+    }
+
+    #[test]
+    fn the_templates_of_the_bar_are_understood() {
+        for template in [COLOURED, UNCOLOURED] {
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
+        }
+    }
+
+    #[test]
+    fn figures_say_how_much_how_fast_and_how_long() {
+        let mut record = JobRecord::new(JobType::SendInitialReplica, "test", Timestamp::UNIX_EPOCH);
+        record.start(Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(figures(&JobView::from(&record), None), "Running");
+        record.progress(1 << 30, 4 << 30);
+        let job = JobView::from(&record);
+        assert_eq!(figures(&job, None), "1.00 GiB of 4.00 GiB");
+        assert_eq!(figures(&job, Some(96 << 20)), "1.00 GiB of 4.00 GiB, 96.0 MiB/s, 32s left");
+        assert_eq!(figures(&job, Some(0)), "1.00 GiB of 4.00 GiB, 0 B/s");
     }
 
     #[test]

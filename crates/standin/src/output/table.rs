@@ -1,6 +1,5 @@
 //! Lists and details for people. Pure text; the views of `standin-model` in, lines out.
 
-use crate::api::types::HostView;
 use crate::units;
 use comfy_table::presets::NOTHING;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table};
@@ -343,7 +342,7 @@ pub fn authorizations(look: Look, entries: &[AuthView]) -> String {
 
 /// `standin store check`.
 #[must_use]
-pub fn checks(look: Look, checks: &[CheckView]) -> String {
+pub fn checks(checks: &[CheckView]) -> String {
     if checks.is_empty() {
         return "There are no replicas on this host.".to_owned();
     }
@@ -368,18 +367,7 @@ pub fn checks(look: Look, checks: &[CheckView]) -> String {
         }
         blocks.push(block);
     }
-    let _ = look;
     blocks.join("\n")
-}
-
-/// The host, for `standin status` without VMs and for people who ask the API.
-#[must_use]
-pub fn host(look: Look, host: &HostView) -> String {
-    let mut text = Details::new();
-    text.line("host", &host.host_name).line("version", &host.version).line("process", host.pid);
-    text.line("since", units::when(host.started_at, look.now)).line("listens on", &host.listen);
-    text.line("accelerator", &host.accelerator).line("QEMU", or_dash(host.qemu_version.as_ref()));
-    text.finish()
 }
 
 /// Lines of a name and a value, and blocks of text after them.
