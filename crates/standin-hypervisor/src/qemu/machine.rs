@@ -244,20 +244,23 @@ async fn supervise(
 
 /// Follows the events until the monitor closes.
 async fn follow(machine: &Machine, events: &mut broadcast::Receiver<Event>) {
+    let closed = machine.qmp.closed();
     loop {
-        match events.recv().await {
+        let event = tokio::select! {
+            biased;
+            // Those that came before the end are still read: one of them tells how it ended.
+            event = events.recv() => event,
+            () = closed.cancelled() => return,
+        };
+        match event {
             Ok(event) if event.name == "SHUTDOWN" => machine.set_closes_in_order(true),
-            // With -no-shutdown a guest that was shut down runs again after a reset.
-            Ok(event) if event.name == "RESET" || event.name == "RESUME" => {
-                machine.set_closes_in_order(false)
+            // With -no-shutdown a guest that was shut down can run again after a reset.
+            Ok(event) if matches!(event.name.as_str(), "RESET" | "RESUME") => {
+                machine.set_closes_in_order(false);
             }
-            Ok(_) => {}
-            // The events that fell out are old ones; the last, which tells how it ended, comes still.
-            Err(broadcast::error::RecvError::Lagged(_)) => {}
+            // The events that fell out are old ones.
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => return,
-        }
-        if machine.qmp.closed().is_cancelled() && events.is_empty() {
-            return;
         }
     }
 }

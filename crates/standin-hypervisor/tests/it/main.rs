@@ -2,3 +2,9 @@
 
 mod agent;
 mod probe;
+mod qemu_adopt;
+mod qemu_cut;
+mod qemu_freeze;
+mod qemu_harness;
+mod qemu_lifecycle;
+mod qemu_scratch;
