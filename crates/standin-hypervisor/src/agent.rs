@@ -24,11 +24,12 @@
 //! - No answer makes this end of the conversation use more than [`MAX_LINE`] bytes.
 //!
 //! The task lives in this process. A daemon that is killed with a guest frozen leaves it frozen until the next one
-//! calls [`thaw_if_frozen`] or [`thaw_in_background`], which [`crate::qemu`] does when it opens.
+//! finds the file named with [`Agent::with_marker`] and calls [`thaw_left_over`], as [`crate::qemu`] does.
 
 mod frozen;
+mod marker;
 
-pub use frozen::{FrozenGuard, thaw_if_frozen, thaw_in_background};
+pub use frozen::{FrozenGuard, thaw_if_frozen, thaw_left_over};
 
 use crate::error::Error;
 use crate::seam::Result;
@@ -73,6 +74,8 @@ pub struct Agent {
     rest: Vec<u8>,
     /// Every request so far has had its answer.
     in_step: bool,
+    /// Exists while the guest may be frozen.
+    marker: Option<PathBuf>,
 }
 
 impl Agent {
@@ -85,7 +88,7 @@ impl Agent {
         match tokio::time::timeout(timeouts.connect, UnixStream::connect(socket)).await {
             Ok(Ok(stream)) => {
                 let socket = socket.to_path_buf();
-                Ok(Self { stream, socket, timeouts, rest: Vec::new(), in_step: false })
+                Ok(Self { stream, socket, timeouts, rest: Vec::new(), in_step: false, marker: None })
             }
             Ok(Err(error)) => Err(Error::Connection { peer: peer(), detail: error.to_string() }),
             Err(_) => Err(Error::Timeout {
@@ -93,6 +96,13 @@ impl Agent {
                 after: timeouts.connect,
             }),
         }
+    }
+
+    /// Names a file that is to exist while the guest may be frozen by this conversation, see [`thaw_left_over`].
+    #[must_use]
+    pub fn with_marker(mut self, file: impl Into<PathBuf>) -> Self {
+        self.marker = Some(file.into());
+        self
     }
 
     /// Finds into step with the agent, however the conversation was left before.

@@ -1,14 +1,17 @@
 //! Whether guests really run under KVM on this host.
 //!
-//! `/dev/kvm` can exist, open and answer, and guests still hang: in nested and in sandboxed hosts. So nothing is
-//! believed but a guest that ran: a boot sector that writes a word to its serial port, within a deadline. Until
-//! that word arrived, VMs are emulated and the reason is kept for the log and for `status`.
+//! `/dev/kvm` can exist, open and answer, and guests still hang, or crawl at a hundredth of their speed: in nested
+//! and in sandboxed hosts. So nothing is believed but a guest that ran: a boot sector that writes a word to its
+//! serial port, within a deadline, and not slower than the same guest emulated. Otherwise VMs are emulated, and the
+//! reason is kept for the log and for `status`.
 //!
 //! ```text
 //!   /dev/kvm missing or closed ──────────────────────────────► Tcg (asked again each time)
 //!   answer in memory or in accelerator.json, of this boot and
 //!   this QEMU binary ────────────────────────────────────────► that answer
-//!   probe guest ── the word arrived ─────────────────────────► Kvm, kept
+//!   probe guest ── the word arrived at once ─────────────────► Kvm, kept
+//!              ├── late: the same guest emulated ── as late ─► Kvm, kept (a busy host)
+//!              │                                 └─ sooner ──► Tcg, kept
 //!              └── silence, death, no QEMU ──────────────────► Tcg, kept
 //! ```
 //!
@@ -20,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
@@ -30,6 +33,9 @@ const WORD: &[u8] = b"standin-guest-ran";
 
 /// The device that KVM is spoken to through.
 const DEVICE: &str = "/dev/kvm";
+
+/// A word that arrived this soon needs no comparison. An idle host with KVM needs about a tenth of it.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// SeaBIOS does not boot from a disk smaller than one cylinder, about 0.5 MiB.
 const DISK_SIZE: u64 = 1 << 20;
@@ -117,13 +123,23 @@ impl Prober {
     }
 
     async fn ask(&self, qemu: &Path) -> Accelerator {
-        match run_guest(qemu, "kvm", &self.state_dir, self.timeout).await {
-            Ok(()) => Accelerator::Kvm,
-            Err(error) => tcg(format!(
-                "{} is there, but a probe guest did not run under KVM: {error} (removing {} asks again)",
-                self.device.display(),
-                self.state_dir.join(CACHE_FILE).display(),
+        let again = format!("removing {} asks again", self.state_dir.join(CACHE_FILE).display());
+        let device = self.device.display();
+        let by_kvm = match run_guest(qemu, "kvm", &self.state_dir, self.timeout).await {
+            Ok(took) if took <= AT_ONCE => return Accelerator::Kvm,
+            Ok(took) => took,
+            Err(error) => {
+                return tcg(format!(
+                    "{device} is there, but a probe guest did not run under KVM: {error} ({again})"
+                ));
+            }
+        };
+        // Where emulation is the faster one, a guest's hardware is so slow under KVM that its drivers give up.
+        match run_guest(qemu, "tcg", &self.state_dir, self.timeout).await {
+            Ok(emulated) if emulated < by_kvm / 2 => tcg(format!(
+                "{device} is there, but a probe guest took {by_kvm:.1?} under KVM and {emulated:.1?} emulated ({again})"
             )),
+            Ok(_) | Err(_) => Accelerator::Kvm,
         }
     }
 }
@@ -180,13 +196,13 @@ fn write_cache(file: &Path, cached: &Cached) -> Result<()> {
     std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
 }
 
-/// Boots the probe guest under `accelerator` and returns when it has spoken. Its disk is kept in `dir`
+/// Boots the probe guest under `accelerator` and returns how long it took to speak. Its disk is kept in `dir`
 /// meanwhile.
 ///
 /// # Errors
 /// [`Error::Timeout`] when it stays silent, [`Error::Unsupported`] with QEMU's words when QEMU ends without it,
 /// [`Error::Io`] when QEMU or the disk is not there.
-pub async fn run_guest(qemu: &Path, accelerator: &str, dir: &Path, timeout: Duration) -> Result<()> {
+pub async fn run_guest(qemu: &Path, accelerator: &str, dir: &Path, timeout: Duration) -> Result<Duration> {
     let disk = dir.join(format!("probe-{}-{accelerator}.img", std::process::id()));
     make_disk(&disk).map_err(Error::io(format!("write {}", disk.display())))?;
     let outcome = boot(qemu, accelerator, &disk, timeout).await;
@@ -203,15 +219,17 @@ fn make_disk(file: &Path) -> std::io::Result<()> {
     disk.set_len(DISK_SIZE)
 }
 
-async fn boot(qemu: &Path, accelerator: &str, disk: &Path, timeout: Duration) -> Result<()> {
+async fn boot(qemu: &Path, accelerator: &str, disk: &Path, timeout: Duration) -> Result<Duration> {
+    let begin = Instant::now();
     let mut child = spawn(qemu, accelerator, disk)?;
     let spoken = tokio::time::timeout(timeout, listen(&mut child)).await;
+    let took = begin.elapsed();
     // Whatever came out: the guest has no further use, and no zombie stays.
     if let Err(error) = child.kill().await {
         tracing::warn!(%error, "the probe guest could not be ended");
     }
     match spoken {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(())) => Ok(took),
         Ok(Err(said)) => {
             Err(Error::Unsupported { feature: format!("acceleration by {accelerator}"), detail: said })
         }
@@ -300,10 +318,11 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(10);
 
-    /// A program in place of QEMU. It counts its runs in `runs`.
+    /// A program in place of QEMU. It counts its runs under KVM in `runs`.
     fn script(dir: &Path, body: &str) -> PathBuf {
         let (source, file) = (dir.join("source"), dir.join("qemu"));
-        let text = format!("#!/bin/sh\necho run >> {}\n{body}\n", dir.join("runs").display());
+        let text =
+            format!("#!/bin/sh\n[ \"$2\" != kvm ] || echo run >> {}\n{body}\n", dir.join("runs").display());
         std::fs::write(&source, text).expect("write the script");
         // Copied by another process: a descriptor open for writing in this one could be inherited by the child
         // of another test, and Linux refuses to run a file that somebody can write to.
@@ -357,6 +376,24 @@ mod tests {
         let (one, two) = tokio::join!(prober.accelerator(), prober.accelerator());
         assert_eq!((one, two), (Accelerator::Kvm, Accelerator::Kvm));
         assert_eq!(runs(dir.path()), 1);
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_is_faster_emulated_means_emulation() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let qemu = script(dir.path(), "[ $2 = tcg ] || sleep 2.5; echo standin-guest-ran");
+        let said = reason(prober(dir.path(), &qemu, SOON).accelerator().await);
+        assert!(said.contains("under KVM and"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_host_that_is_slow_either_way_keeps_kvm() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let qemu = script(dir.path(), "sleep 1.2; echo standin-guest-ran");
+        assert_eq!(prober(dir.path(), &qemu, SOON).accelerator().await, Accelerator::Kvm);
+        // Emulation that does not work at all is no reason against KVM.
+        let qemu = script(dir.path(), "[ $2 = kvm ] || exit 1; sleep 1.2; echo standin-guest-ran");
+        assert_eq!(prober(dir.path(), &qemu, SOON).accelerator().await, Accelerator::Kvm);
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! Freezing, and the task that thaws again whatever happens. See the parent's doc for the picture.
 
+use super::marker::Marker;
 use super::{Agent, AgentTimeouts, count};
 use crate::error::Error;
 use crate::seam::Result;
@@ -51,6 +52,7 @@ impl Agent {
         if self.is_frozen().await? {
             return Err(Error::Agent("the guest is frozen already, by somebody else".to_owned()));
         }
+        let marker = self.marker.as_deref().map(|file| Marker::write(file, &self.socket)).transpose()?;
         let until = Instant::now() + deadline;
         let timeouts = self.timeouts;
         let (requests, inbox) = mpsc::channel(4);
@@ -63,9 +65,9 @@ impl Agent {
             let wanted = outcome.is_ok();
             let delivered = report.send(outcome).is_ok();
             if wanted && delivered {
-                hold(self, until, inbox).await;
+                hold(self, marker, until, inbox).await;
             } else {
-                thaw(self.socket.clone(), timeouts, Some(self)).await;
+                thaw(self.socket.clone(), timeouts, Some(self), marker).await;
             }
         });
         match frozen.await {
@@ -130,7 +132,7 @@ async fn freeze_now(agent: &mut Agent, deadline: Duration) -> Result<u64> {
 }
 
 /// Keeps the guest frozen until it is to be thawed, thaws it, and answers what is asked afterwards.
-async fn hold(mut agent: Agent, until: Instant, mut inbox: mpsc::Receiver<Request>) {
+async fn hold(mut agent: Agent, marker: Option<Marker>, until: Instant, mut inbox: mpsc::Receiver<Request>) {
     let asked = loop {
         tokio::select! {
             biased;
@@ -154,7 +156,7 @@ async fn hold(mut agent: Agent, until: Instant, mut inbox: mpsc::Receiver<Reques
         }
     };
     let on_time = asked.is_some();
-    let thawed = thaw(agent.socket.clone(), agent.timeouts, Some(agent)).await;
+    let thawed = thaw(agent.socket.clone(), agent.timeouts, Some(agent), marker).await;
     let result = |on_time: bool| match thawed {
         Thawed::Confirmed(0) if on_time => {
             Err(Error::Agent("the guest was not frozen any more when it was to be thawed".to_owned()))
@@ -176,12 +178,26 @@ async fn hold(mut agent: Agent, until: Instant, mut inbox: mpsc::Receiver<Reques
     }
 }
 
-/// Thaws until the agent confirms it, over a new connection whenever the old one breaks.
-async fn thaw(socket: PathBuf, timeouts: AgentTimeouts, mut agent: Option<Agent>) -> Thawed {
+/// Thaws until the agent confirms it, and clears the marker then.
+async fn thaw(
+    socket: PathBuf,
+    timeouts: AgentTimeouts,
+    agent: Option<Agent>,
+    marker: Option<Marker>,
+) -> Thawed {
+    let thawed = insist(&socket, timeouts, agent).await;
+    if let Some(marker) = marker {
+        marker.clear();
+    }
+    thawed
+}
+
+/// Tries to thaw until the agent confirms it, over a new connection whenever the old one breaks.
+async fn insist(socket: &Path, timeouts: AgentTimeouts, mut agent: Option<Agent>) -> Thawed {
     let mut pause = RETRY.0;
     let mut nobody = 0;
     for attempt in 1_u64.. {
-        match attempt_thaw(&socket, timeouts, &mut agent).await {
+        match attempt_thaw(socket, timeouts, &mut agent).await {
             Ok(count) => {
                 if attempt > 1 {
                     tracing::info!(socket = %socket.display(), attempt, "the guest agent confirmed the thaw");
@@ -195,9 +211,9 @@ async fn thaw(socket: PathBuf, timeouts: AgentTimeouts, mut agent: Option<Agent>
                 if !matches!(error, Error::Timeout { .. } | Error::Agent(_)) {
                     agent = None;
                 }
-                nobody = if agent.is_none() && nobody_listens(&socket).await { nobody + 1 } else { 0 };
             }
         }
+        nobody = if agent.is_none() && nobody_listens(socket).await { nobody + 1 } else { 0 };
         if nobody >= GONE_AFTER {
             break;
         }
@@ -247,11 +263,13 @@ pub async fn thaw_if_frozen(socket: &Path) -> Result<bool> {
     attempt_thaw(socket, timeouts, &mut Some(agent)).await.map(|_| true)
 }
 
-/// Thaws until the agent confirms it or QEMU is gone. For guests that were certainly left frozen; a guest without a
-/// running agent keeps the task, and the socket, busy.
-pub fn thaw_in_background(socket: &Path, timeouts: AgentTimeouts) -> JoinHandle<()> {
-    let socket = socket.to_path_buf();
-    tokio::spawn(async move {
-        thaw(socket, timeouts, None).await;
-    })
+/// Thaws, in the background, the guest that an earlier process of this daemon left frozen, if the marker is there; and
+/// removes the marker when the agent confirmed it or QEMU is gone. `None` when there is no marker, or when a task of
+/// this process works on it already.
+pub fn thaw_left_over(marker: &Path) -> Option<JoinHandle<()>> {
+    let (marker, socket) = Marker::take_over(marker)?;
+    tracing::warn!(socket = %socket.display(), "a guest may have been left frozen; thawing it");
+    Some(tokio::spawn(async move {
+        thaw(socket, AgentTimeouts::default(), None, Some(marker)).await;
+    }))
 }

@@ -315,8 +315,10 @@ impl Hypervisor for FakeHypervisor {
     async fn retain_marks(&self, vm: VmId, tracker: &Tracker, keep: &[Mark]) -> Result<()> {
         self.shared.faults.pass(Op::RetainMarks).await?;
         let mut state = self.shared.lock();
-        let fake = running(&mut state, vm)?;
-        for disk in fake.disks.values_mut() {
+        let fake = state.vm_mut(vm)?;
+        // Marks in the files of a VM that is off cannot be reached; they are met at its next start.
+        let on = fake.power != PowerState::Off;
+        for disk in fake.disks.values_mut().filter(|_| on) {
             disk.marks.retain(|(owner, mark), _| *owner != tracker.0 || keep.contains(mark));
         }
         Ok(())

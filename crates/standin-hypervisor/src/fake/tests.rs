@@ -119,6 +119,7 @@ async fn a_crash_takes_fresh_marks_and_spoils_the_stored_ones() {
     let (fake, vm) = tracked().await;
     fake.clean_stop(vm);
     assert_eq!(marks(&fake, vm).await, [], "a VM that is off has no marks");
+    fake.retain_marks(vm, &tracker(), &[]).await.expect("out of reach, and no error");
     fake.start(vm, StartOptions::default()).await.expect("start");
     assert!(marks(&fake, vm).await[0].complete, "a clean stop keeps marks");
     fake.live(vm, live_request(None, 5)).await.expect("live").close().await.expect("close");

@@ -1,5 +1,6 @@
 //! A frozen guest around a cut. While a guest may be frozen a marker file is there, so that a daemon that dies in
-//! between finds it and thaws; without it a guest that somebody else froze is left alone.
+//! between finds it and thaws; without it a guest that somebody else froze is left alone. The agent's own task
+//! writes and removes it.
 
 use super::Shared;
 use super::machine::{Machine, Origin, Vm};
@@ -9,7 +10,6 @@ use crate::error::Error;
 use crate::qmp::{Qmp, json};
 use serde_json::{Value, json as value};
 use standin_model::VmId;
-use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,7 +20,6 @@ const PORT: &str = "org.qemu.guest_agent.0";
 #[derive(Debug)]
 pub(crate) struct Frozen {
     guard: FrozenGuard,
-    marker: PathBuf,
 }
 
 /// Freezes the guest for at most `deadline`.
@@ -31,16 +30,9 @@ pub(crate) async fn freeze(
     deadline: Duration,
 ) -> Result<Frozen, Error> {
     let socket = agent_socket(shared, vm, machine).await?;
-    let mut agent = Agent::connect(&socket, AgentTimeouts::default()).await?;
-    // Most failures are a guest without an agent, and there is nothing to remember then.
-    agent.sync().await?;
-    let marker = shared.store.frozen_marker(vm.id);
-    fs::write(&marker, socket.to_string_lossy().as_bytes())
-        .map_err(Error::io(format!("write {}", marker.display())))?;
-    // On failure the marker stays: the guest may be thawing in the background, and a daemon that dies now has to
-    // go on with that. Thawing a guest that is not frozen does nothing.
-    let guard = agent.freeze(deadline).await?;
-    Ok(Frozen { guard, marker })
+    let agent = Agent::connect(&socket, AgentTimeouts::default()).await?;
+    let guard = agent.with_marker(shared.store.frozen_marker(vm.id)).freeze(deadline).await?;
+    Ok(Frozen { guard })
 }
 
 impl Frozen {
@@ -52,10 +44,9 @@ impl Frozen {
         let held = self.guard.still_frozen().await;
         let count = self.guard.frozen_count();
         let thawed = self.guard.thaw().await;
-        match &thawed {
-            // The agent's own task goes on until it is confirmed; the marker stays for the case that we die.
-            Err(error @ Error::Timeout { .. }) => tracing::error!(%error, "the guest may still be frozen"),
-            _ => forget(&self.marker),
+        if let Err(error @ Error::Timeout { .. }) = &thawed {
+            // The agent's own task goes on until it is confirmed.
+            tracing::error!(%error, "the guest may still be frozen");
         }
         match (held?, thawed) {
             (true, Err(error @ Error::Agent(_))) => Err(error),
@@ -68,26 +59,10 @@ impl Frozen {
     }
 }
 
-fn forget(marker: &std::path::Path) {
-    match fs::remove_file(marker) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(%error, file = %marker.display(), "a file could not be removed; the guest is thawed once more at the next start");
-        }
-        _ => {}
-    }
-}
-
 /// Thaws, in the background, a guest that an earlier process may have left frozen.
 pub(crate) fn thaw_left_over(store: &Store, vm: VmId) {
-    let marker = store.frozen_marker(vm);
-    let Ok(socket) = fs::read_to_string(&marker) else { return };
-    tracing::warn!(%vm, "the guest may have been left frozen; thawing it");
-    let thawing = agent::thaw_in_background(socket.as_ref(), AgentTimeouts::default());
-    tokio::spawn(async move {
-        if thawing.await.is_ok() {
-            forget(&marker);
-        }
-    });
+    // The task ends by itself, and nobody has to wait for it.
+    drop(agent::thaw_left_over(&store.frozen_marker(vm)));
 }
 
 async fn agent_socket(shared: &Shared, vm: &Vm, machine: &Machine) -> Result<PathBuf, Error> {

@@ -4,7 +4,7 @@
 //! end is the truth: the guest is not left frozen.
 
 use serde_json::{Value, json};
-use standin_hypervisor::agent::{Agent, AgentTimeouts, FrozenGuard, thaw_if_frozen, thaw_in_background};
+use standin_hypervisor::agent::{Agent, AgentTimeouts, FrozenGuard, thaw_if_frozen, thaw_left_over};
 use standin_hypervisor::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -101,6 +101,16 @@ impl Script {
 
     fn guest<T>(&self, look: impl FnOnce(&mut Guest) -> T) -> T {
         look(&mut self.guest.lock().expect("the script did not panic"))
+    }
+
+    fn marker(&self) -> PathBuf {
+        self.socket.with_extension("frozen")
+    }
+
+    /// As a process that was killed leaves it.
+    fn leave_marker(&self) -> PathBuf {
+        std::fs::write(self.marker(), self.socket.as_os_str().as_encoded_bytes()).expect("write");
+        self.marker()
     }
 
     async fn connect(&self) -> Agent {
@@ -510,8 +520,10 @@ async fn when_qemu_is_gone_nobody_tries_for_ever() {
     script.server.abort();
     let outcome = guard.thaw().await;
     assert!(matches!(outcome, Err(Error::Connection { .. })), "{outcome:?}");
-    let task = thaw_in_background(&script.socket, SHORT);
+    let marker = script.leave_marker();
+    let task = thaw_left_over(&marker).expect("a marker");
     timeout(Duration::from_secs(5), task).await.expect("it ends").expect("join");
+    assert!(!marker.exists());
 }
 
 #[tokio::test]
@@ -522,12 +534,66 @@ async fn what_an_earlier_process_left_frozen_is_thawed() {
     script.guest(|guest| guest.frozen = true);
     assert!(thaw_if_frozen(&script.socket).await.expect("thaw"));
     assert!(!script.guest(|guest| guest.frozen));
+    let marker = script.leave_marker();
     script.guest(|guest| guest.frozen = true);
-    timeout(Duration::from_secs(5), thaw_in_background(&script.socket, SHORT))
-        .await
-        .expect("ends")
-        .expect("join");
+    let task = thaw_left_over(&marker).expect("a marker");
+    assert!(thaw_left_over(&marker).is_none(), "one task is enough");
+    timeout(Duration::from_secs(5), task).await.expect("it ends").expect("join");
     assert!(!script.guest(|guest| guest.frozen));
+    assert!(!marker.exists());
+    assert!(thaw_left_over(&marker).is_none());
+}
+
+#[tokio::test]
+async fn a_marker_is_there_exactly_while_the_guest_may_be_frozen() {
+    let script = Script::start(|command, before| match (command, before) {
+        (THAW, 1..4) => Act::Say(error("not yet")),
+        _ => Act::Well,
+    });
+    let marker = script.marker();
+    let guard = script.connect().await.with_marker(&marker).freeze(LONG).await.expect("freeze");
+    assert_eq!(std::fs::read(&marker).expect("a marker"), script.socket.as_os_str().as_encoded_bytes());
+    guard.thaw().await.expect("thaw");
+    assert!(!marker.exists());
+    drop(script.connect().await.with_marker(&marker).freeze(LONG).await.expect("freeze"));
+    let begin = Instant::now();
+    while script.guest(|guest| guest.times(THAW)) < 3 {
+        assert!(begin.elapsed() < Duration::from_secs(5));
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(marker.exists(), "the thaw is not confirmed");
+    script.assert_thawed().await;
+    let begin = Instant::now();
+    while marker.exists() {
+        assert!(begin.elapsed() < Duration::from_secs(5), "the marker stays");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn no_freeze_is_sent_while_an_earlier_one_is_being_thawed_or_without_its_marker() {
+    let script = Script::well();
+    let marker = script.marker();
+    let guard = script.connect().await.with_marker(&marker).freeze(LONG).await.expect("freeze");
+    // Through another channel to the same guest, which says that it is thawed.
+    let other = Script::well();
+    let outcome = other.connect().await.with_marker(&marker).freeze(LONG).await.expect_err("busy");
+    assert!(outcome.to_string().contains("not yet certainly thawed"), "{outcome}");
+    assert!(thaw_left_over(&marker).is_none(), "it is held, not left over");
+    guard.thaw().await.expect("thaw");
+    let nowhere = marker.join("nowhere");
+    let outcome = other.connect().await.with_marker(nowhere).freeze(LONG).await;
+    assert!(matches!(outcome, Err(Error::Io { .. })), "{outcome:?}");
+    assert_eq!(other.guest(|guest| guest.times(FREEZE)), 0);
+}
+
+#[tokio::test]
+async fn a_guest_that_somebody_else_froze_gets_no_marker() {
+    let script = Script::well();
+    script.guest(|guest| guest.frozen = true);
+    let marker = script.marker();
+    script.connect().await.with_marker(&marker).freeze(LONG).await.expect_err("frozen already");
+    assert!(!marker.exists());
 }
 
 /// QEMU accepts connections for a guest that has no agent, and takes them one after the other.

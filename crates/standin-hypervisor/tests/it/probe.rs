@@ -24,16 +24,21 @@ async fn an_accelerator_that_does_not_exist_is_refused_with_qemus_words() {
     }
 }
 
-/// Whatever this host can do: the answer comes in time, agrees with a guest run by hand, and is kept.
+/// Whatever this host can do: the answer comes in time, KVM is only praised where a guest really ran under it, and
+/// the answer is kept.
 #[tokio::test]
 async fn this_hosts_answer_is_what_a_guest_really_did() {
     let dir = tempfile::tempdir().expect("a directory");
     let limit = Duration::from_secs(5);
     let begin = Instant::now();
     let answer = kvm_usable(Path::new(QEMU), dir.path(), limit).await;
-    assert!(begin.elapsed() < limit + Duration::from_secs(3), "{:?}", begin.elapsed());
-    let ran = run_guest(Path::new(QEMU), "kvm", dir.path(), limit).await;
-    assert_eq!(answer == Accelerator::Kvm, ran.is_ok(), "{answer:?}, but by hand {ran:?}");
+    assert!(begin.elapsed() < 2 * limit + Duration::from_secs(3), "{:?}", begin.elapsed());
+    match &answer {
+        Accelerator::Kvm => {
+            run_guest(Path::new(QEMU), "kvm", dir.path(), 2 * limit).await.expect("a guest under KVM");
+        }
+        Accelerator::Tcg { reason } => assert!(reason.contains("/dev/kvm"), "{reason}"),
+    }
     if dir.path().join(CACHE_FILE).exists() {
         let begin = Instant::now();
         assert_eq!(kvm_usable(Path::new(QEMU), dir.path(), limit).await, answer);
