@@ -426,6 +426,9 @@ fn align_down(offset: u64, shape: Shape) -> u64 {
 fn check_range(shape: Shape, offset: u64, length: u64) -> Result<()> {
     let granule = u64::from(shape.granule);
     let end = offset.checked_add(length).filter(|end| *end <= shape.size);
+    if length == 0 && end.is_some() {
+        return Ok(());
+    }
     let aligned = |end: u64| offset % granule == 0 && (end % granule == 0 || end == shape.size);
     match end {
         Some(end) if aligned(end) => Ok(()),

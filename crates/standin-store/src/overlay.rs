@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::layout::{check_component, layer_name, part};
 use crate::manifest::{Backing, Disk, Manifest, OverlayRecord, Purpose};
 use crate::qcow2::Writer;
-use crate::replica::Replica;
+use crate::replica::{Replica, lock};
 use jiff::Timestamp;
 use standin_model::{DiskName, Epoch, PointId};
 use std::collections::BTreeMap;
@@ -96,14 +96,14 @@ impl Replica {
             created_at: Timestamp::now(),
             committed: false,
         };
+        // Listed first, named after: an overlay that is not listed never has a name that a person could run.
         let recorded = self.update_locked(&guard, |manifest| {
             manifest.overlays.push(record);
             Ok(())
         });
-        if let Err(error) = recorded {
-            if !self.failed() {
-                self.inner.io.remove_tree(&target)?;
-            }
+        let named = recorded.and_then(|()| self.name_overlay(&request.id));
+        if let Err(error) = named {
+            self.undo_overlay(&guard, &request.id);
             return Err(error);
         }
         drop(guard);
@@ -132,8 +132,29 @@ impl Replica {
             writer.handle().sync()?;
         }
         io.sync_dir(&staged)?;
-        io.rename(&staged, target)?;
         io.sync_dir(&self.inner.layout.overlays())
+    }
+
+    /// Gives an overlay that is complete and listed its name.
+    pub(crate) fn name_overlay(&self, id: &str) -> Result<()> {
+        let target = self.inner.layout.overlay_dir(id);
+        self.inner.io.rename(&part(&target), &target)?;
+        self.inner.io.sync_dir(&self.inner.layout.overlays())
+    }
+
+    fn undo_overlay(&self, guard: &std::sync::MutexGuard<'_, ()>, id: &str) {
+        let unlist = self.update_locked(guard, |manifest| {
+            manifest.overlays.retain(|overlay| overlay.id != id);
+            Ok(())
+        });
+        let target = self.inner.layout.overlay_dir(id);
+        let removed = unlist.and_then(|()| {
+            self.inner.io.remove_tree(&part(&target))?;
+            self.inner.io.remove_tree(&target)
+        });
+        if let Err(error) = removed {
+            tracing::warn!(vm = %self.vm(), overlay = id, %error, "an overlay that failed is put in order at the next start");
+        }
     }
 
     fn find_overlay(&self, id: &str) -> Result<Overlay> {
@@ -184,19 +205,24 @@ impl Replica {
                 what: format!("overlay {id:?} is committed: it is the VM's disk"),
             });
         }
+        let directory = self.inner.layout.overlay_dir(id);
+        if directory.exists() {
+            // From here on its name says that it goes, whatever happens.
+            let gone = self.inner.layout.overlay_dir(&format!("{id}.gone"));
+            self.inner.io.remove_tree(&gone)?;
+            self.inner.io.rename(&directory, &gone)?;
+            self.inner.io.sync_dir(&self.inner.layout.overlays())?;
+        }
+        self.forget_overlay(id)
+    }
+
+    /// Unlists an overlay whose directory says that it goes, and removes that.
+    pub(crate) fn forget_overlay(&self, id: &str) -> Result<()> {
         self.update(|manifest| {
             manifest.overlays.retain(|overlay| overlay.id != id);
             Ok(())
         })?;
-        // From here on the manifest does not know it; its name says that it may go.
-        let directory = self.inner.layout.overlay_dir(id);
-        let gone = self.inner.layout.overlay_dir(&format!("{id}.gone"));
-        if directory.exists() {
-            self.inner.io.remove_tree(&gone)?;
-            self.inner.io.rename(&directory, &gone)?;
-            self.inner.io.remove_tree(&gone)?;
-        }
-        Ok(())
+        self.inner.io.remove_tree(&self.inner.layout.overlay_dir(&format!("{id}.gone")))
     }
 
     /// Makes an overlay the VM's disk: all points go, layers above it are removed, what it stands on stays
@@ -219,8 +245,24 @@ impl Replica {
         if self.inner.writing.swap(true, Ordering::SeqCst) {
             return Err(busy("a layer is being written".into()));
         }
-        let outcome = self.update(|manifest| {
-            if let Some(other) = manifest.overlays.iter().find(|other| other.id != id) {
+        let outcome = self.commit_locked(&overlay);
+        self.inner.writing.store(false, Ordering::SeqCst);
+        for (disk, epoch) in outcome? {
+            self.inner.io.remove(&self.inner.layout.layer(&disk, epoch))?;
+            self.inner.io.remove(&self.inner.layout.sidecar(&disk, epoch))?;
+        }
+        Ok(())
+    }
+
+    /// The layers that go.
+    fn commit_locked(&self, overlay: &Overlay) -> Result<Vec<(DiskName, Epoch)>> {
+        let busy = |what: String| Error::Busy { vm: self.vm(), what };
+        // The trees hold digests of layers that go. They are emptied, and built again when they are needed; until
+        // the manifest is durable nobody may bring them up to date.
+        let mut trees: Vec<_> = self.inner.trees.values().map(lock).collect();
+        trees.iter_mut().try_for_each(|tree| tree.clear())?;
+        self.update(|manifest| {
+            if let Some(other) = manifest.overlays.iter().find(|other| other.id != overlay.id) {
                 return Err(busy(format!("overlay {:?} is there too; end it first", other.id)));
             }
             manifest.overlays.iter_mut().for_each(|overlay| overlay.committed = true);
@@ -233,13 +275,7 @@ impl Replica {
             }
             manifest.merges.retain(|merge| merge.upper <= overlay.epoch);
             Ok(removed)
-        });
-        self.inner.writing.store(false, Ordering::SeqCst);
-        for (disk, epoch) in outcome? {
-            self.inner.io.remove(&self.inner.layout.layer(&disk, epoch))?;
-            self.inner.io.remove(&self.inner.layout.sidecar(&disk, epoch))?;
-        }
-        Ok(())
+        })
     }
 }
 

@@ -10,9 +10,14 @@ use crate::layout::{DiskFile, DiskFileKind, Layout, part};
 use crate::manifest::{self, Manifest};
 use crate::replica::{Replica, lock};
 use crate::store::StoreOptions;
+use crate::tree::Tree;
 use standin_model::{DiskName, Epoch};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// What opening a directory gave.
 pub(crate) struct Opened {
@@ -29,11 +34,15 @@ pub(crate) fn take_lock(layout: &Layout) -> Result<File> {
         .write(true)
         .open(&path)
         .map_err(|e| Error::io("open", &path, e))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Locked { path }),
-        Err(e) => Err(Error::io("lock", &path, e.into())),
+    // A daemon that is just ending, or a child between its fork and its exec, still holds it for a moment.
+    for _ in 0..LOCK_TRIES {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            Err(e) => return Err(Error::io("lock", &path, e.into())),
+        }
     }
+    Err(Error::Locked { path })
 }
 
 /// Opens a replica's directory. `None` when its relationship was removed and only its files were kept.
@@ -61,12 +70,21 @@ pub(crate) fn open(io: &Io, layout: Layout, options: &StoreOptions) -> Result<Op
     for disk in &names {
         // Damage of a sidecar must not keep a failover from happening; check names the points it touches.
         if let Some(tree) = replica.inner.trees.get(disk) {
-            if let Err(error) = replica.catch_up(disk, &mut lock(tree)) {
+            if let Err(error) = bring_up(&replica, disk, &mut lock(tree)) {
                 tracing::error!(vm = %replica.vm(), %disk, %error, "the digests of this disk cannot be used");
             }
         }
     }
     Ok(Some(Opened { replica, foreign }))
+}
+
+/// A tree holds what is sealed and nothing else.
+fn bring_up(replica: &Replica, disk: &DiskName, tree: &mut Tree) -> Result<()> {
+    if replica.head_epoch().is_none() {
+        // A first copy that was not recorded may have left its digests.
+        tree.clear()?;
+    }
+    replica.catch_up(disk, tree)
 }
 
 /// Names and paths in a directory; names that are no UTF-8 count as foreign.
@@ -163,13 +181,25 @@ fn clean_configs(replica: &Replica, foreign: &mut Vec<PathBuf>) -> Result<()> {
 }
 
 /// An overlay may hold all that a failed-over VM has written: one that the manifest does not list is reported,
-/// never removed, unless its own name says that it was never complete or is being removed.
+/// never removed, unless its own name says that it was never complete or that it goes.
 fn clean_overlays(replica: &Replica, foreign: &mut Vec<PathBuf>) -> Result<()> {
     let manifest = replica.manifest();
-    for (name, path) in entries(&replica.inner.layout.overlays())? {
-        if name.ends_with(".part") || name.ends_with(".gone") {
-            replica.inner.io.remove_tree(&path)?;
-        } else if manifest.overlays.iter().all(|overlay| overlay.id != name) {
+    let listed = |id: &str| manifest.overlays.iter().any(|overlay| overlay.id == id);
+    let overlays = replica.inner.layout.overlays();
+    for (name, path) in entries(&overlays)? {
+        if let Some(id) = name.strip_suffix(".gone") {
+            if listed(id) && !overlays.join(id).exists() {
+                replica.forget_overlay(id)?;
+            } else {
+                replica.inner.io.remove_tree(&path)?;
+            }
+        } else if let Some(id) = name.strip_suffix(".part") {
+            if listed(id) && !overlays.join(id).exists() {
+                replica.name_overlay(id)?;
+            } else {
+                replica.inner.io.remove_tree(&path)?;
+            }
+        } else if !listed(&name) {
             foreign.push(path);
         }
     }

@@ -83,7 +83,8 @@ impl Tree {
         self.file.set_len(0)?;
         self.file.set_len(length)?;
         (self.durable, self.applied) = (None, None);
-        self.write_header()
+        self.write_header()?;
+        self.file.sync()
     }
 
     /// Empties the file, to build it again from the sidecars.

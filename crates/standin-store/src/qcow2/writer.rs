@@ -314,6 +314,10 @@ impl Writer {
         self.flush()?;
         self.write_refcounts()?;
         self.file.set_len(self.space.end)?;
+        if self.ordered {
+            // The header says that the refcounts are right only once they are there.
+            self.file.sync()?;
+        }
         self.write_header(false)
     }
 
