@@ -77,15 +77,17 @@ fn a_crash_while_key_and_certificate_are_replaced_leaves_a_pair() {
     let put = |name: &str, data: &[u8]| std::fs::write(host.dir.path().join(name), data).unwrap();
     let remove = |name: &str| drop(std::fs::remove_file(host.dir.path().join(name)));
     let (new_key, new_crt) = (&new["host.key"], &new["host.crt"]);
-    // (what is there besides the old pair, whether the key was renamed already, what it must become)
-    let states: [(&[(&str, &[u8])], bool, &str); 4] = [
-        (&[("host.key.new", &new_key[..20])], false, &old_print),
-        (&[("host.key.new", new_key), ("host.crt.new", &new_crt[..20])], false, &old_print),
-        (&[("host.key.new", new_key), ("host.crt.new", new_crt)], false, &old_print),
-        (&[("host.crt.new", new_crt)], true, &new_print),
+    // The key was not renamed yet: whatever is there beside the old pair, the old pair is it.
+    let torn: [&[(&str, &[u8])]; 3] = [
+        &[("host.key.new", &new_key[..20])],
+        &[("host.key.new", new_key), ("host.crt.new", &new_crt[..20])],
+        &[("host.key.new", new_key), ("host.crt.new", new_crt)],
     ];
-    for (number, (extra, key_renamed, expected)) in states.into_iter().enumerate() {
-        put("host.key", if key_renamed { new_key } else { &old["host.key"] });
+    let before = torn.into_iter().map(|extra| (extra, &old["host.key"], &old_print));
+    // It was renamed: the new certificate has to follow.
+    let after: &[(&str, &[u8])] = &[("host.crt.new", new_crt)];
+    for (number, (extra, key, expected)) in before.chain([(after, new_key, &new_print)]).enumerate() {
+        put("host.key", key);
         put("host.crt", &old["host.crt"]);
         for (name, data) in extra {
             put(name, data);
