@@ -1,6 +1,7 @@
 //! Daemons under test: `standin serve` processes with their own directories, and the command line as their
 //! client. Everything a daemon started, QEMU included, ends with its [`Daemon`].
 
+use crate::guest::SerialLog;
 use crate::process;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
@@ -242,6 +243,13 @@ impl Daemon {
         Ok(())
     }
 
+    /// The serial log of a VM that this daemon made as a replica and started: `NAME-serial.log` somewhere below
+    /// its data; the definition's own path belongs to the primary host.
+    #[must_use]
+    pub fn replica_serial(&self, vm: &str) -> Option<SerialLog> {
+        find_file(&self.plan.dir, &format!("{vm}-serial.log"), 4).map(SerialLog::new)
+    }
+
     /// The QEMU processes that it started and that still run.
     #[must_use]
     pub fn vm_pids(&self) -> Vec<i32> {
@@ -349,6 +357,13 @@ impl Daemon {
             std::thread::sleep(Duration::from_millis(100));
         }
     }
+}
+
+fn find_file(dir: &Path, name: &str, depth: u32) -> Option<PathBuf> {
+    let entries: Vec<_> = fs::read_dir(dir).ok()?.flatten().collect();
+    let here = entries.iter().find(|entry| entry.file_name() == name).map(fs::DirEntry::path);
+    let dirs = entries.iter().filter(|entry| depth > 0 && entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    here.or_else(|| dirs.map(fs::DirEntry::path).find_map(|dir| find_file(&dir, name, depth - 1)))
 }
 
 impl Drop for Daemon {

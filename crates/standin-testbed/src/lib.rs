@@ -5,6 +5,7 @@
 //! oracle          the same judgement over image files
 //! guest           the guests: building, defining, reading their serial logs
 //! daemon          `standin serve` processes and the command line, by --json
+//! hosts           daemons that know each other, file systems that can be full
 //! netns           hosts as network namespaces, links that can be cut and slowed
 //! tcpproxy        a connection that can be cut, delayed and corrupted
 //! faults          seeded campaigns of them
@@ -20,6 +21,7 @@
 pub mod daemon;
 pub mod faults;
 pub mod guest;
+pub mod hosts;
 pub mod images;
 pub mod judge;
 pub mod measure;

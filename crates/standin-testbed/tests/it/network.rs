@@ -1,5 +1,6 @@
 //! Hosts in namespaces. Needs root: elsewhere these tests say so and end.
 
+use standin_testbed::hosts::SmallFs;
 use standin_testbed::netns::{Network, Slowness, available};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -73,4 +74,23 @@ fn links_are_cut_joined_slowed_and_everything_is_gone_at_the_end() {
     let list = Command::new("ip").args(["netns", "list"]).output().unwrap();
     let list = String::from_utf8_lossy(&list.stdout).into_owned();
     assert!(names.iter().all(|name| !list.contains(name)), "{list}");
+}
+
+#[test]
+fn a_small_file_system_is_full_until_released() {
+    if !available() {
+        eprintln!("skipped: mounting needs root");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let small = SmallFs::mount(&dir.path().join("small"), 8 << 20).unwrap();
+    let write = |bytes: usize| std::fs::write(small.path().join("data"), vec![1; bytes]);
+    small.fill(1 << 20).unwrap();
+    write(512 << 10).unwrap();
+    assert!(write(4 << 20).is_err());
+    small.release().unwrap();
+    write(4 << 20).unwrap();
+    let path = small.path().to_path_buf();
+    drop(small);
+    assert_eq!(std::fs::read_dir(path).unwrap().count(), 0, "unmounted, and nothing left below");
 }
