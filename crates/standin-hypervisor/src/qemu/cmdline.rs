@@ -5,7 +5,9 @@
 
 use super::image::{Image, Layer};
 use super::names;
-use crate::definition::{DiskBus, DiskDefinition, DiskFormat, NicDefinition, NicKind, VmDefinition};
+use crate::definition::{
+    DiskBus, DiskDefinition, DiskFormat, NbdBacking, NicDefinition, NicKind, VmDefinition,
+};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -122,6 +124,9 @@ fn disks(line: &mut Line, vm: &VmDefinition, images: &[Image]) {
         line.option("-device", json!({ "driver": "virtio-scsi-pci", "id": "scsi" }));
     }
     for (index, (disk, image)) in vm.disks.iter().zip(images).enumerate() {
+        if let Some(nbd) = &disk.backing {
+            line.option("-blockdev", served_backing(disk, nbd));
+        }
         line.option("-blockdev", block_node(disk, image));
         line.option("-device", disk_device(disk, index + 1));
     }
@@ -143,21 +148,27 @@ fn block_node(disk: &DiskDefinition, image: &Image) -> Value {
             "discard": discard,
         },
     });
+    // A reference: options in place would clash with the name in the overlay's header.
     let backing = match &disk.backing {
-        Some(nbd) => Some(json!({
-            "driver": "nbd",
-            "server": { "type": "unix", "path": nbd.socket },
-            "export": nbd.export,
-            "read-only": true,
-            "reconnect-delay": BACKING_PATIENCE,
-            "open-timeout": BACKING_OPEN_PATIENCE,
-        })),
+        Some(_) => Some(json!(names::backing_node(&disk.name))),
         None => chain(&image.backing),
     };
     if let (DiskFormat::Qcow2, Some(backing)) = (disk.format, backing) {
         node["backing"] = backing;
     }
     node
+}
+
+fn served_backing(disk: &DiskDefinition, nbd: &NbdBacking) -> Value {
+    json!({
+        "driver": "nbd",
+        "node-name": names::backing_node(&disk.name),
+        "server": { "type": "unix", "path": nbd.socket },
+        "export": nbd.export,
+        "read-only": true,
+        "reconnect-delay": BACKING_PATIENCE,
+        "open-timeout": BACKING_OPEN_PATIENCE,
+    })
 }
 
 /// The images below the top one, nested, each with a small cache.
@@ -266,17 +277,19 @@ mod tests {
     #[test]
     fn the_images_below_are_named_and_have_small_caches() {
         let text = line(|_| {});
-        let one = text.find("/one").expect("the first layer");
-        let two = text.find("/two").expect("the second layer");
-        assert!(two < one || text.matches("l2-cache-size").count() == 2, "{text}");
+        assert_eq!(text.matches("l2-cache-size").count(), 2, "{text}");
+        // Keys are sorted, so the deepest image is shown first.
+        let place = |file: &str| text.find(file).expect("the image is named");
+        assert!(place("/two") < place("/one") && place("/one") < place("/a,b.qcow2"), "{text}");
         assert!(text.contains(r#""backing":null"#), "the last layer has none below: {text}");
     }
 
     #[test]
     fn a_served_backing_replaces_the_one_in_the_header_and_waits() {
-        let nbd = crate::definition::NbdBacking { socket: "/s".into(), export: "p".into() };
+        let nbd = NbdBacking { socket: "/s".into(), export: "p".into() };
         let text = line(|vm| vm.disks[0].backing = Some(nbd));
         assert!(text.contains(r#""reconnect-delay":300"#), "{text}");
+        assert!(text.contains(r#""backing":"backing-root""#), "{text}");
         assert!(!text.contains("/one"), "{text}");
     }
 

@@ -79,36 +79,9 @@ async fn build(shared: &Shared, context: &Context, request: &CutRequest) -> Resu
     let disks = inventory.select(vm, &request.disks)?;
     prepare_marks(machine, names, &disks, request).await?;
     let socket = nbd::server(shared, vm, machine).await?;
-    for (index, disk) in disks.iter().enumerate() {
-        let file = scratch_dir.join(names.scratch_file(vm.id, index));
-        scratch::create(&file, disk.size)?;
-        machine.qmp.execute("blockdev-add", scratch_node(&names.item(Kind::Scratch, index), &file)).await?;
-    }
-    let actions = transaction(names, &disks, request, machine.features().await?.backup_on_cbw_error)?;
-    let (held, mut freeze_error) = match request.consistency {
-        Consistency::Crash => (None, None),
-        Consistency::Application { deadline } => match freeze::freeze(shared, vm, machine, deadline).await {
-            Ok(frozen) => (Some(frozen), None),
-            Err(error) => (None, Some(error.to_string())),
-        },
-    };
+    add_scratch(context, scratch_dir, &disks).await?;
     let events = machine.qmp.events();
-    let at = Timestamp::now();
-    let cut = machine.qmp.execute("transaction", json!({ "actions": actions })).await;
-    let config =
-        if cut.is_ok() { config(vm.definition(), names, vm, scratch_dir).await } else { Err(late()) };
-    let mut application_consistent = false;
-    if let Some(held) = held {
-        // Whatever came of the cut, the guest is thawed first.
-        match held.finish().await {
-            Ok(()) => application_consistent = true,
-            Err(error) => freeze_error = Some(error.to_string()),
-        }
-    }
-    cut?;
-    if let Some(reason) = &freeze_error {
-        tracing::warn!(vm = %vm.id, reason, "the guest could not be frozen; the cut is crash-consistent");
-    }
+    let info = cut_now(shared, context, scratch_dir, &disks, request).await?;
     for (index, disk) in disks.iter().enumerate() {
         export_cut(machine, names, index, disk).await?;
     }
@@ -118,15 +91,62 @@ async fn build(shared: &Shared, context: &Context, request: &CutRequest) -> Resu
         .map(|(index, disk)| (disk.name, Target::unix(&socket, names.item(Kind::Export, index)), disk.size));
     Ok(Parts {
         disks: targets.collect(),
-        info: ViewInfo { at, application_consistent, freeze_error, config: config? },
+        info,
         bitmap: Some(names.frozen()),
         reserve: request.scratch_reserve,
         events,
     })
 }
 
-fn late() -> Error {
-    Error::Internal("the configuration of a cut that did not happen was asked for".to_owned())
+async fn add_scratch(context: &Context, scratch_dir: &Path, disks: &[LiveDisk]) -> Result<(), Error> {
+    let Context { vm, machine, names, .. } = context;
+    // A file may be there without a node: the VM was restarted since.
+    scratch::remove_files(scratch_dir, &names.scratch_prefix(vm.id))?;
+    for (index, disk) in disks.iter().enumerate() {
+        let file = scratch_dir.join(names.scratch_file(vm.id, index));
+        scratch::create(&file, disk.size)?;
+        // Nobody else opens it, and QEMU need not lock it.
+        let node = json!({
+            "driver": "file", "node-name": names.item(Kind::Scratch, index), "filename": file,
+            "locking": "off", "discard": "unmap",
+        });
+        machine.qmp.execute("blockdev-add", node).await?;
+    }
+    Ok(())
+}
+
+/// Freezes the guest if that is asked for, cuts, and thaws whatever came of the cut.
+async fn cut_now(
+    shared: &Shared,
+    context: &Context,
+    scratch_dir: &Path,
+    disks: &[LiveDisk],
+    request: &CutRequest,
+) -> Result<ViewInfo, Error> {
+    let Context { vm, machine, names, .. } = context;
+    let on_cbw_error = machine.features().await?.backup_on_cbw_error;
+    let actions = transaction(names, disks, request, on_cbw_error)?;
+    let frozen = match request.consistency {
+        Consistency::Crash => None,
+        Consistency::Application { deadline } => Some(freeze::freeze(shared, vm, machine, deadline).await),
+    };
+    let at = Timestamp::now();
+    let outcome = async {
+        machine.qmp.execute("transaction", json!({ "actions": actions })).await?;
+        config(vm.definition(), names, vm, scratch_dir).await
+    };
+    let config = outcome.await;
+    let held = match frozen {
+        None => None,
+        Some(Ok(frozen)) => Some(frozen.finish().await),
+        Some(Err(error)) => Some(Err(error)),
+    };
+    let freeze_error = held.as_ref().and_then(|held| held.as_ref().err()).map(ToString::to_string);
+    if let Some(reason) = &freeze_error {
+        tracing::warn!(vm = %vm.id, reason, "the guest could not be frozen; the cut is crash-consistent");
+    }
+    let application_consistent = matches!(held, Some(Ok(())));
+    Ok(ViewInfo { at, application_consistent, freeze_error, config: config? })
 }
 
 /// Whether an earlier view of the tracker was not closed.
@@ -162,11 +182,6 @@ pub(crate) fn require_mark(names: &Names, disk: &LiveDisk, mark: Mark) -> Result
         Some(bitmap) if marks::usable(bitmap) => Ok(bitmap.granularity),
         _ => Err(Error::NoMark { disk: disk.name.clone(), mark: format!("{}.{}", mark.epoch, mark.pass) }),
     }
-}
-
-fn scratch_node(node: &str, file: &Path) -> Value {
-    // Nobody else opens it, and a lock would outlive a file that was removed.
-    json!({ "driver": "file", "node-name": node, "filename": file, "locking": "off", "discard": "unmap" })
 }
 
 /// The one transaction that cuts all disks.

@@ -3,7 +3,7 @@
 use super::machine::{self, CONNECT_TIMEOUT, Machine, Origin, Vm};
 use super::process::Process;
 use super::store::Store;
-use super::{KvmUse, QemuOptions, Shared, adopt, cut, flatten, freeze, inventory, lifecycle, live, marks};
+use super::{QemuOptions, Shared, adopt, cut, flatten, freeze, inventory, lifecycle, live, marks};
 use crate::definition::VmDefinition;
 use crate::error::Error;
 use crate::probe::Prober;
@@ -59,6 +59,7 @@ impl QemuDriver {
             attaching.spawn(attach(Arc::clone(&shared), vm));
         }
         while attaching.join_next().await.is_some() {}
+        find_accelerator(&shared);
         Ok(Arc::new(Self { shared, _stop: stop.drop_guard() }))
     }
 
@@ -66,6 +67,18 @@ impl QemuDriver {
     pub async fn accelerator(&self) -> crate::seam::Accelerator {
         lifecycle::host_accelerator(&self.shared).await
     }
+}
+
+/// Probes ahead of the first start: a failover does not wait for it then.
+fn find_accelerator(shared: &Arc<Shared>) {
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        let stop = shared.stop.clone();
+        let probe = stop.run_until_cancelled(lifecycle::host_accelerator(&shared));
+        if let Some(accelerator) = probe.await {
+            tracing::info!(?accelerator, "how this host runs its VMs");
+        }
+    });
 }
 
 /// Finds out whether a VM runs, and follows it if it does.
@@ -253,12 +266,5 @@ impl Hypervisor for QemuDriver {
 
     fn events(&self) -> broadcast::Receiver<VmEvent> {
         self.shared.events.subscribe()
-    }
-}
-
-impl Shared {
-    /// What [`KvmUse`] says, for `lifecycle`.
-    pub(super) fn kvm_use(&self) -> KvmUse {
-        self.kvm
     }
 }

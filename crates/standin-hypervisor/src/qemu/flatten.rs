@@ -46,7 +46,16 @@ pub(crate) async fn flatten(
             problem: format!("filling it failed: {problem}"),
         });
     }
-    forget_backing(shared, vm, disk).await
+    forget_backing(shared, vm, disk).await?;
+    close_backing(&machine, disk).await
+}
+
+/// Ends the connection to the server of the backing, if it was served.
+async fn close_backing(machine: &Machine, disk: &DiskName) -> Result<(), Error> {
+    match machine.qmp.execute("blockdev-del", value!({ "node-name": names::backing_node(disk) })).await {
+        Err(Error::Qmp { desc, .. }) if desc.contains("Failed to find") => Ok(()),
+        other => other.map(|_| ()),
+    }
 }
 
 async fn status(machine: &Machine, job: &str) -> Result<Option<Value>, Error> {

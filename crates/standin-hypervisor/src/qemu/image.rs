@@ -47,7 +47,8 @@ pub(crate) async fn examine(disk: &DiskDefinition, exclusive: bool) -> Result<Im
     let info = run_info(disk, &disk.file, exclusive, false).await?;
     let top = json::items(&info).first().unwrap_or(&info);
     let backing = if disk.backing.is_none() && top.get("backing-filename").is_some() {
-        let chain = run_info(disk, &disk.file, exclusive, true).await?;
+        // Images below are shared with others; only the top one has to be ours alone.
+        let chain = run_info(disk, &disk.file, false, true).await?;
         layers(json::items(&chain))
     } else {
         Vec::new()

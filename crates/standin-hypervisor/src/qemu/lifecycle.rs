@@ -112,23 +112,27 @@ pub(crate) async fn start(shared: &Arc<Shared>, id: VmId, options: &StartOptions
     tracing::info!(vm = %machine::shown(&vm), accelerator = host.accelerator, "starting the VM");
     let log = shared.store.log_file(id);
     let (mut child, said_from) = process::spawn(&shared.qemu, &arguments, &log)?;
-    let attached = greet(shared, id, &host, &mut child, (&log, said_from)).await;
-    let (qmp, process) = match attached {
+    let attached = async {
+        let (qmp, process) = greet(shared, id, &host, &mut child, (&log, said_from)).await?;
+        let events = qmp.events();
+        if !options.paused {
+            qmp.execute("cont", Value::Null).await?;
+        }
+        Ok((Machine::new(qmp, Some(process), Some(accelerator)), events))
+    };
+    let (machine, events) = match attached.await {
         Ok(attached) => attached,
         Err(error) => {
-            // It has not been shown to anybody yet, and its guest has not run.
-            let _ = child.kill().await;
+            // Nobody has seen it run yet.
+            if let Err(alive) = child.kill().await {
+                tracing::warn!(vm = %machine::shown(&vm), error = %alive, "a QEMU that did not start could not be ended");
+            }
             return Err(error);
         }
     };
     // Somebody has to wait for it, or it stays as a zombie when it ends.
     tokio::spawn(async move { child.wait().await });
-    let events = qmp.events();
-    let machine = Arc::new(Machine::new(qmp, Some(process), Some(accelerator)));
-    if !options.paused {
-        machine.qmp.execute("cont", Value::Null).await?;
-    }
-    machine::adopt_running(shared, &vm, machine, events);
+    machine::adopt_running(shared, &vm, Arc::new(machine), events);
     Ok(())
 }
 
@@ -205,7 +209,7 @@ fn tcg(reason: &str) -> Accelerator {
 
 /// How VMs that leave the choice open are run here.
 pub(crate) async fn host_accelerator(shared: &Shared) -> Accelerator {
-    match shared.kvm_use() {
+    match shared.kvm {
         KvmUse::Auto => shared.prober.accelerator().await,
         KvmUse::Never => tcg("KVM is switched off in the configuration"),
         KvmUse::Always => Accelerator::Kvm,
@@ -236,7 +240,7 @@ pub(crate) async fn running_accelerator(
 pub(crate) async fn shutdown(shared: &Arc<Shared>, id: VmId, deadline: Duration) -> Result<(), Error> {
     let vm = shared.vm(id)?;
     vm.require_owned("shut down")?;
-    let _busy = vm.lifecycle.lock().await;
+    // Without the lock: whoever loses patience can power it off meanwhile.
     let machine = vm.require_machine()?;
     let until = Instant::now() + deadline;
     loop {

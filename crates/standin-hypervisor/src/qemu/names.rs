@@ -7,7 +7,7 @@
 //! | frozen bitmap | `standin-<tracker>-tmp` |
 //! | scratch node, filter, snapshot node, export, job of disk n | `standin-<tracker>-{s,f,a,e,j}<n>` |
 //! | scratch file of disk n | `standin-<tracker>-<id of the VM, short>-<n>.scratch` |
-//! | a disk's format and file node of an owned VM | `disk-<disk>`, `file-<disk>` |
+//! | an owned VM's nodes of a disk: format, file, served backing | `disk-<disk>`, `file-<disk>`, `backing-<disk>` |
 
 use crate::error::Error;
 use crate::seam::{Mark, Tracker};
@@ -67,6 +67,11 @@ impl Names {
         name.starts_with(&self.prefix)
     }
 
+    /// Whether a name of this tracker's is of that kind.
+    pub fn is(&self, kind: Kind, name: &str) -> bool {
+        name.strip_prefix(&self.prefix).is_some_and(|rest| rest.starts_with(kind.letter()))
+    }
+
     /// The scratch file of a disk.
     pub fn scratch_file(&self, vm: VmId, index: usize) -> String {
         format!("{}{index}.scratch", self.scratch_prefix(vm))
@@ -94,8 +99,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// How its names are told apart.
-    pub fn letter(self) -> char {
+    fn letter(self) -> char {
         match self {
             Self::Scratch => 's',
             Self::Filter => 'f',
@@ -116,6 +120,11 @@ pub(crate) fn short(vm: VmId) -> String {
 /// The node of an owned VM's disk in its format: what the guest's device sits on.
 pub(crate) fn disk_node(disk: &DiskName) -> String {
     node("disk", disk.as_str())
+}
+
+/// The node of the served backing of an owned VM's disk.
+pub(crate) fn backing_node(disk: &DiskName) -> String {
+    node("backing", disk.as_str())
 }
 
 /// The node of an owned VM's image file.

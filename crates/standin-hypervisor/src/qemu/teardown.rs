@@ -106,7 +106,7 @@ async fn remove(qmp: &Qmp, names: &Names, part: Part) -> Result<bool, Error> {
             return Err(Error::Timeout { what: format!("removing {}", left.join(", ")), after: PATIENCE });
         }
         // Snapshot nodes stand on filters and come first; a filter goes with its job and not by itself.
-        left.sort_by_key(|name| !name.contains(&format!("-{}", Kind::Access.letter())));
+        left.sort_by_key(|name| !names.is(Kind::Access, name));
         let mut removed = 0;
         for name in &left {
             removed += usize::from(try_remove(qmp, part, name).await?);

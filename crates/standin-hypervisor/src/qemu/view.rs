@@ -44,20 +44,19 @@ impl Context {
     }
 }
 
-/// Removes everything of a tracker but its marks. Scratch files go also when QEMU cannot be spoken to only if
-/// it is gone: one that still writes into them would go on for nothing, but without harm.
+/// Removes everything of a tracker but its marks. Scratch files stay as long as a QEMU may still write to them:
+/// their space would not come free, and they would not be found again.
 pub(crate) async fn remove(vm: &Vm, names: &Names, scratch_dir: Option<&Path>) -> Result<(), Error> {
     // Not the machine of the view: the connection may be a new one by now, or the VM another process.
-    let in_qemu = match vm.machine() {
+    match vm.machine() {
         Some(machine) => match teardown::everything(&machine, names).await {
             // It ended while we were at it: nothing is left in it.
-            Err(_) if vm.stopped(Duration::from_secs(5)).await => Ok(()),
+            Err(Error::Connection { .. }) if vm.stopped(Duration::from_secs(5)).await => Ok(()),
             other => other,
         },
         None => Ok(()),
-    };
-    let files = scratch_dir.map_or(Ok(()), |dir| scratch::remove_files(dir, &names.scratch_prefix(vm.id)));
-    in_qemu.and(files)
+    }?;
+    scratch_dir.map_or(Ok(()), |dir| scratch::remove_files(dir, &names.scratch_prefix(vm.id)))
 }
 
 /// A view of a running QEMU.

@@ -7,4 +7,5 @@ mod qemu_cut;
 mod qemu_freeze;
 mod qemu_harness;
 mod qemu_lifecycle;
+mod qemu_qmp;
 mod qemu_scratch;

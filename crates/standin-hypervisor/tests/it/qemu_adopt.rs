@@ -41,9 +41,18 @@ async fn a_vm_started_by_hand_is_described_tracked_and_cut() {
     create_image(&two, "raw", 8 * MIB);
     let uuid = "6f0b1f1e-6a43-4ad3-9d2c-0e1f5c7f2f10";
     let line = [
-        "-uuid", uuid, "-name", "their vm", "-smp", "2",
-        "-drive", &drive(&one, "format=qcow2,if=none,id=root"), "-device", "virtio-blk-pci,drive=root,id=dev-a",
-        "-drive", &drive(&two, "format=raw,if=virtio"),
+        "-uuid",
+        uuid,
+        "-name",
+        "their vm",
+        "-smp",
+        "2",
+        "-drive",
+        &drive(&one, "format=qcow2,if=none,id=root"),
+        "-device",
+        "virtio-blk-pci,drive=root,id=dev-a",
+        "-drive",
+        &drive(&two, "format=raw,if=virtio"),
     ];
     let _foreign = Foreign::start(&host, &line);
     let socket = host.path("foreign.qmp");
@@ -78,7 +87,8 @@ async fn an_adopted_vm_may_come_and_go() {
     let host = Host::new().await;
     let disk = host.path("one");
     create_image(&disk, "qcow2", 16 * MIB);
-    let line = ["-drive", &drive(&disk, "format=qcow2,if=none,id=a"), "-device", "virtio-blk-pci,drive=a,id=dev-a"];
+    let line =
+        ["-drive", &drive(&disk, "format=qcow2,if=none,id=a"), "-device", "virtio-blk-pci,drive=a,id=dev-a"];
     let foreign = Foreign::start(&host, &line);
     let socket = host.path("foreign.qmp");
     eventually("QEMU listens", async || socket.exists()).await;
@@ -139,7 +149,8 @@ async fn a_foreign_nbd_server_in_the_process_is_said_to_be_in_the_way() {
     eventually("QEMU listens", async || socket.exists()).await;
     let vm = host.driver().adopt(socket, None).await.expect("adopt");
     let address = serde_json::json!({ "type": "unix", "data": { "path": host.path("their.nbd") } });
-    let started = host.monitor().await.execute("nbd-server-start", serde_json::json!({ "addr": address })).await;
+    let started =
+        host.monitor().await.execute("nbd-server-start", serde_json::json!({ "addr": address })).await;
     started.expect("their server");
     let refused = host.driver().live(vm, live(&["virtio0"], None, 0)).await.err().expect("no server for us");
     assert!(matches!(refused, Error::Unsupported { .. }), "{refused}");

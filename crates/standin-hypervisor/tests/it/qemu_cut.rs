@@ -4,7 +4,8 @@ use crate::qemu_harness::*;
 use standin_hypervisor::{DiskFormat, Error, Hypervisor, VmEvent};
 use std::time::Duration;
 
-const TWO: [(&str, DiskFormat, u64); 2] = [("a", DiskFormat::Qcow2, 64 * MIB), ("b", DiskFormat::Raw, 64 * MIB)];
+const TWO: [(&str, DiskFormat, u64); 2] =
+    [("a", DiskFormat::Qcow2, 64 * MIB), ("b", DiskFormat::Raw, 64 * MIB)];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_shows_the_instant_of_the_cut_whatever_is_written_later() {
@@ -77,7 +78,11 @@ async fn changes_are_told_to_4_kib() {
         assert_eq!(dirty(&*view, disk).await, expected, "{disk}");
         let reader = view.disk(&name(disk)).expect("the disk");
         let clipped = reader.dirty(14 * KIB, MIB).await.expect("dirty");
-        assert_eq!((clipped[0].offset, clipped[0].length), (14 * KIB, 6 * KIB), "{disk}: clipped to what was asked");
+        assert_eq!(
+            (clipped[0].offset, clipped[0].length),
+            (14 * KIB, 6 * KIB),
+            "{disk}: clipped to what was asked"
+        );
         let zeros = reader.allocation(8 * MIB, 64 * KIB).await.expect("allocation");
         assert!(zeros.iter().all(|extent| extent.zero), "{disk}: zeros are known to be zeros: {zeros:?}");
     }
@@ -157,7 +162,10 @@ async fn marks_survive_an_orderly_end_on_qcow2_and_not_on_raw() {
     let mut events = host.driver().events();
     host.driver().power_off(vm).await.expect("power off");
     assert_eq!(event(&mut events).await, VmEvent::Stopped { vm, clean: true });
-    assert_eq!(host.driver().marks(vm, &tracker(), &names(&["a"])).await.expect("marks of a VM that is off"), []);
+    assert_eq!(
+        host.driver().marks(vm, &tracker(), &names(&["a"])).await.expect("marks of a VM that is off"),
+        []
+    );
     host.start_again(vm).await;
     let kept = host.driver().marks(vm, &tracker(), &names(&["a"])).await.expect("marks");
     assert!(kept[0].complete);
@@ -187,7 +195,11 @@ async fn a_crash_leaves_no_mark_that_could_be_believed() {
     let marks = host.driver().marks(vm, &tracker(), &names(&["a"])).await.expect("marks");
     assert!(marks.iter().all(|mark| !mark.complete), "{marks:?}");
     assert_eq!(marks.len(), 1, "it is reported once");
-    assert_eq!(host.driver().marks(vm, &tracker(), &names(&["a"])).await.expect("marks"), [], "and is gone then");
+    assert_eq!(
+        host.driver().marks(vm, &tracker(), &names(&["a"])).await.expect("marks"),
+        [],
+        "and is gone then"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -295,4 +307,25 @@ async fn what_cannot_be_cut_is_refused_and_leaves_nothing() {
     let second = host.driver().cut(vm, host.cut(&["a"], 0, 2)).await.err().expect("one view at a time");
     assert!(second.to_string().contains("open view"), "{second}");
     view.close().await.expect("close");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_configuration_travels_with_the_cut_and_the_variable_store_as_it_was_then() {
+    let host = Host::new().await;
+    let mut definition = host.definition(&TWO);
+    let (code, vars) = (host.path("code.fd"), host.path("vars.fd"));
+    std::fs::write(&code, vec![0; 256 << 10]).expect("write");
+    std::fs::write(&vars, vec![1; 64 << 10]).expect("write");
+    definition.firmware = Some(standin_hypervisor::Firmware { code: code.clone(), vars: Some(vars.clone()) });
+    let vm = host.start(&definition).await;
+    host.first_mark(vm, &["a", "b"]).await;
+    let view = host.driver().cut(vm, host.cut(&["a", "b"], 0, 1)).await.expect("cut");
+    std::fs::write(&vars, vec![2; 64 << 10]).expect("write");
+    let config = &view.info().config;
+    assert_eq!(config.definition, definition);
+    assert_eq!(config.files["firmware"], code);
+    let copy = config.files["nvram"].clone();
+    assert_eq!(std::fs::read(&copy).expect("the copy"), vec![1; 64 << 10]);
+    view.close().await.expect("close");
+    assert!(!copy.exists());
 }

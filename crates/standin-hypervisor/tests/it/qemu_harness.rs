@@ -4,8 +4,8 @@
 use standin_hypervisor::qemu::{KvmUse, QemuDriver, QemuOptions};
 use standin_hypervisor::qmp::Qmp;
 use standin_hypervisor::{
-    Consistency, CutRequest, DiskDefinition, DiskFormat, Hypervisor, LiveRequest, Mark, StartOptions, Tracker,
-    View, VmDefinition, VmEvent,
+    Consistency, CutRequest, DiskDefinition, DiskFormat, Hypervisor, LiveRequest, Mark, StartOptions,
+    Tracker, View, VmDefinition, VmEvent,
 };
 use standin_model::{DiskName, Epoch, VmId, VmName};
 use std::path::{Path, PathBuf};
@@ -116,7 +116,8 @@ impl Drop for Host {
         for path in entries.flatten().map(|entry| entry.path()) {
             if path.extension().is_some_and(|extension| extension == "pid") {
                 let pid = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
-                let line = pid.map(|pid: i32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default());
+                let line =
+                    pid.map(|pid: i32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default());
                 let needle = self.dir.path().as_os_str().as_encoded_bytes();
                 // Only if it is still the QEMU of this host.
                 if line.is_some_and(|line| line.windows(needle.len()).any(|part| part == needle)) {

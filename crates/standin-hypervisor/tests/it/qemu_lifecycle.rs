@@ -5,10 +5,37 @@ use standin_hypervisor::{
     Accelerator, DiskFormat, Error, Hypervisor, PowerState, StartOptions, VmDefinition, VmEvent,
 };
 use standin_model::{VmId, VmName};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 const ONE: [(&str, DiskFormat, u64); 1] = [("a", DiskFormat::Qcow2, 16 * MIB)];
+
+/// A `qemu-nbd` that serves an image as long as this lives.
+struct Server(Child);
+
+impl Server {
+    async fn start(image: &Path, socket: &Path, options: &[&str]) -> Self {
+        let child = Command::new("qemu-nbd")
+            .args(options)
+            .args(["--persistent", "--socket"])
+            .args([socket, image])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn();
+        let server = Self(child.expect("start qemu-nbd"));
+        eventually("qemu-nbd listens", async || socket.exists()).await;
+        server
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 async fn refusal(host: &Host, vm: VmDefinition) -> Error {
     let id = host.driver().define(vm).await.expect("define");
@@ -30,7 +57,9 @@ async fn a_vm_starts_pauses_resumes_and_ends() {
     let on = host.driver().inspect(id).await.expect("inspect");
     assert_eq!((on.power, on.adopted, on.disks.len()), (PowerState::Running, false, 1));
     assert_eq!(on.disks[0].problem, None);
-    assert!(matches!(on.accelerator, Some(Accelerator::Tcg { ref reason }) if reason.contains("switched off")));
+    assert!(
+        matches!(on.accelerator, Some(Accelerator::Tcg { ref reason }) if reason.contains("switched off"))
+    );
     assert!(matches!(host.driver().start(id, StartOptions::default()).await, Err(Error::AlreadyRunning(_))));
     assert!(matches!(host.driver().define(vm).await, Err(Error::AlreadyRunning(_))));
     assert!(matches!(host.driver().undefine(id).await, Err(Error::AlreadyRunning(_))));
@@ -117,17 +146,9 @@ async fn an_image_that_another_process_writes_is_refused() {
     let host = Host::new().await;
     let definition = host.definition(&ONE);
     let socket = host.path("nbd");
-    let mut other = Command::new("qemu-nbd")
-        .args(["--format=qcow2", "--persistent", "--socket"])
-        .arg(&socket)
-        .arg(&definition.disks[0].file)
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("qemu-nbd");
-    eventually("qemu-nbd listens", async || socket.exists()).await;
+    let other = Server::start(&definition.disks[0].file, &socket, &["--format=qcow2"]).await;
     let refused = refusal(&host, definition).await;
-    other.kill().expect("kill");
-    other.wait().expect("wait");
+    drop(other);
     assert!(refused.to_string().contains("in use by another process"), "{refused}");
 }
 
@@ -162,20 +183,12 @@ async fn an_overlay_is_filled_until_it_stands_alone() {
         .status();
     assert!(overlay.expect("qemu-img").success());
     let socket = host.path("nbd");
-    let mut server = Command::new("qemu-nbd")
-        .args(["--format=raw", "--read-only", "--persistent", "--shared=4", "--export-name=point", "--socket"])
-        .arg(&socket)
-        .arg(&base)
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("qemu-nbd");
-    eventually("qemu-nbd listens", async || socket.exists()).await;
-    vm.disks[0].backing =
-        Some(standin_hypervisor::NbdBacking { socket, export: "point".to_owned() });
+    let options = ["--format=raw", "--read-only", "--shared=4", "--export-name=point"];
+    let server = Server::start(&base, &socket, &options).await;
+    vm.disks[0].backing = Some(standin_hypervisor::NbdBacking { socket, export: "point".to_owned() });
     let id = host.start(&vm).await;
     host.driver().flatten(id, &name("a"), 0).await.expect("flatten");
-    server.kill().expect("kill");
-    server.wait().expect("wait");
+    drop(server);
     let info = host.driver().inspect(id).await.expect("inspect");
     assert_eq!(info.definition.disks[0].backing, None, "the next start needs no server");
     host.first_mark(id, &["a"]).await;
@@ -185,4 +198,17 @@ async fn an_overlay_is_filled_until_it_stands_alone() {
     host.driver().power_off(id).await.expect("power off");
     std::fs::remove_file(&base).expect("remove");
     host.start_again(id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_impatient_power_off_need_not_wait_for_a_shutdown() {
+    let host = Host::new().await;
+    let vm = host.start(&host.definition(&ONE)).await;
+    let driver = std::sync::Arc::clone(host.driver());
+    let asking = tokio::spawn(async move { driver.shutdown(vm, Duration::from_secs(60)).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    host.driver().power_off(vm).await.expect("power off");
+    let ended =
+        tokio::time::timeout(Duration::from_secs(5), asking).await.expect("in time").expect("the task");
+    ended.expect("it is off, as was asked");
 }

@@ -75,7 +75,7 @@ async fn the_view_fails_before_the_reserve_is_gone_and_the_guest_goes_on() {
     let host = Host::new().await;
     let vm = boot(&host, &writer(&host)).await;
     host.first_mark(vm, &["a"]).await;
-    let stat = rustix::fs::statvfs(&host.scratch()).expect("statvfs");
+    let stat = rustix::fs::statvfs(host.scratch()).expect("statvfs");
     let mut request = host.cut(&["a"], 0, 1);
     // 16 MiB of 64 that the guest overwrites: it does not fit, on whatever file system this is.
     request.scratch_reserve = stat.f_bavail * stat.f_frsize - 16 * MIB;

@@ -9,8 +9,14 @@ fn an_adopted_disk_is_named_by_what_survives_a_restart() {
     let name = |device: &Value| disk_name(device, 3);
     assert_eq!(name(&device("/machine/peripheral/virtio-disk0/virtio-backend", "", "#b1")), "virtio-disk0");
     assert_eq!(name(&device("ide0-0-0", "drive-ide0", "#b1")), "ide0-0-0");
-    assert_eq!(name(&device("/machine/peripheral-anon/device[1]/virtio-backend", "virtio0", "#b1")), "virtio0");
-    assert_eq!(name(&device("/machine/peripheral-anon/device[1]", "", "libvirt-1-format")), "libvirt-1-format");
+    assert_eq!(
+        name(&device("/machine/peripheral-anon/device[1]/virtio-backend", "virtio0", "#b1")),
+        "virtio0"
+    );
+    assert_eq!(
+        name(&device("/machine/peripheral-anon/device[1]", "", "libvirt-1-format")),
+        "libvirt-1-format"
+    );
     assert_eq!(name(&device("/machine/peripheral-anon/device[1]", "", "#block123")), "disk3");
 }
 
