@@ -8,7 +8,7 @@ use super::marks;
 use super::names::{Kind, Names};
 use super::nbd;
 use super::scratch;
-use super::view::{self, Context, Parts, QemuView};
+use super::view::{self, Context, Exported, Parts, QemuView};
 use crate::definition::VmDefinition;
 use crate::error::Error;
 use crate::seam::{Consistency, CutRequest, Mark, Tracker, View, ViewInfo, VmConfig};
@@ -85,17 +85,36 @@ async fn build(shared: &Shared, context: &Context, request: &CutRequest) -> Resu
     for (index, disk) in disks.iter().enumerate() {
         export_cut(machine, names, index, disk).await?;
     }
-    let targets = disks
-        .into_iter()
-        .enumerate()
-        .map(|(index, disk)| (disk.name, Target::unix(&socket, names.item(Kind::Export, index)), disk.size));
-    Ok(Parts {
-        disks: targets.collect(),
-        info,
-        bitmap: Some(names.frozen()),
-        reserve: request.scratch_reserve,
-        events,
-    })
+    let disks = exported(context, &socket, &disks, Some(request.since)).await?;
+    Ok(Parts { disks, info, reserve: request.scratch_reserve, events })
+}
+
+/// What a view offers of `disks`, which have their exports, and with `since` their frozen bitmaps.
+pub(crate) async fn exported(
+    context: &Context,
+    socket: &Path,
+    disks: &[LiveDisk],
+    since: Option<Mark>,
+) -> Result<Vec<Exported>, Error> {
+    let Context { vm, machine, names, .. } = context;
+    let idle = |disk: &LiveDisk, name: &str| disk.bitmap(name).is_some_and(|bitmap| bitmap.dirty == 0);
+    let mark = since.map(|since| names.mark(since));
+    // What looked idle before the transaction may have changed until it; what looked busy is busy.
+    let after = match &mark {
+        Some(mark) if disks.iter().any(|disk| idle(disk, mark)) => Inventory::take(vm, machine).await?.disks,
+        _ => Vec::new(),
+    };
+    let frozen = names.frozen();
+    let offer = |(index, disk): (usize, &LiveDisk)| {
+        let is_idle = after.iter().any(|now| now.node == disk.node && idle(now, &frozen));
+        Exported {
+            name: disk.name.clone(),
+            target: Target::unix(socket, names.item(Kind::Export, index)),
+            size: disk.size,
+            changed: since.map(|_| !is_idle),
+        }
+    };
+    Ok(disks.iter().enumerate().map(offer).collect())
 }
 
 async fn add_scratch(context: &Context, scratch_dir: &Path, disks: &[LiveDisk]) -> Result<(), Error> {

@@ -13,7 +13,6 @@ use crate::error::Error;
 use crate::seam::{LiveRequest, View, ViewInfo};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use standin_nbd::Target;
 use std::sync::Arc;
 
 /// Starts the mark and opens the disks.
@@ -55,17 +54,14 @@ async fn build(shared: &Shared, context: &Context, request: &LiveRequest) -> Res
         machine.qmp.execute("transaction", json!({ "actions": actions })).await?;
     }
     let bitmap = request.since.map(|_| names.frozen());
-    let mut targets = Vec::with_capacity(disks.len());
-    for (index, disk) in disks.into_iter().enumerate() {
+    for (index, disk) in disks.iter().enumerate() {
         let id = names.item(Kind::Export, index);
-        cut::export(machine, &id, &disk.node, &disk, bitmap.clone()).await?;
-        targets.push((disk.name, Target::unix(&socket, id), disk.size));
+        cut::export(machine, &id, &disk.node, disk, bitmap.clone()).await?;
     }
     let config = plain_config(vm.definition());
     Ok(Parts {
         info: ViewInfo { at, application_consistent: false, freeze_error: None, config },
-        disks: targets,
-        bitmap,
+        disks: cut::exported(context, &socket, &disks, request.since).await?,
         reserve: 0,
         events,
     })

@@ -16,15 +16,37 @@ pub(crate) struct Reader {
     failure: watch::Receiver<Option<String>>,
     data: Connection,
     allocation: Connection,
-    dirty: Option<Connection>,
+    dirty: Dirty,
+}
+
+/// Where the changes since the request's `since` are.
+#[derive(Debug)]
+enum Dirty {
+    /// The request had no `since`.
+    NotAsked,
+    /// Nothing changed: a disk of a terabyte that is idle costs no request.
+    Nothing,
+    /// In this export's bitmap.
+    Bitmap(Connection),
+}
+
+/// What a reader is told of the changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Changes<'a> {
+    /// The request had no `since`.
+    NotAsked,
+    /// The frozen bitmap is empty.
+    Nothing,
+    /// The frozen bitmap has this name.
+    In(&'a str),
 }
 
 impl Reader {
-    /// A reader of `target`. `bitmap` is the frozen copy of the request's `since`.
+    /// A reader of `target`.
     pub fn new(
         target: Target,
         size: u64,
-        bitmap: Option<&str>,
+        changes: Changes<'_>,
         failure: watch::Receiver<Option<String>>,
     ) -> Self {
         let connection = |context| Connection { context, client: Mutex::default() };
@@ -34,7 +56,11 @@ impl Reader {
             failure,
             data: connection(None),
             allocation: connection(Some(standin_nbd::CONTEXT_ALLOCATION.to_owned())),
-            dirty: bitmap.map(|bitmap| connection(Some(standin_nbd::dirty_context(bitmap)))),
+            dirty: match changes {
+                Changes::NotAsked => Dirty::NotAsked,
+                Changes::Nothing => Dirty::Nothing,
+                Changes::In(bitmap) => Dirty::Bitmap(connection(Some(standin_nbd::dirty_context(bitmap)))),
+            },
         }
     }
 
@@ -119,10 +145,14 @@ impl DiskReader for Reader {
     }
 
     async fn dirty(&self, offset: u64, length: u64) -> Result<Vec<Extent>, Error> {
-        let Some(connection) = &self.dirty else {
-            return Err(Error::Internal(
-                "changes were asked of a view that was opened without `since`".into(),
-            ));
+        let connection = match &self.dirty {
+            Dirty::Bitmap(connection) => connection,
+            Dirty::Nothing => return self.trusted().map(|()| Vec::new()),
+            Dirty::NotAsked => {
+                return Err(Error::Internal(
+                    "changes were asked of a view that was opened without `since`".into(),
+                ));
+            }
         };
         let found = self.status(connection, "read the changes of", (offset, length)).await?;
         Ok(extents(offset, &found, |flags| (flags & FLAG_DIRTY != 0).then_some(false)))

@@ -111,8 +111,10 @@ async fn remove(qmp: &Qmp, names: &Names, part: Part) -> Result<bool, Error> {
         for name in &left {
             removed += usize::from(try_remove(qmp, part, name).await?);
         }
-        if !matches!(part, Part::Nodes) || removed < left.len() {
-            wait_for_change(&mut events).await;
+        match part {
+            // Unlike the others, a node is gone when the command returns.
+            Part::Nodes if removed == left.len() => return Ok(any),
+            _ => wait_for_change(&mut events).await,
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::Shared;
 use super::machine::{Machine, ViewGuard, Vm};
 use super::names::Names;
-use super::reader::Reader;
+use super::reader::{Changes, Reader};
 use super::scratch::{self, Watch};
 use super::teardown;
 use crate::error::Error;
@@ -70,14 +70,24 @@ pub(crate) struct QemuView {
     context: Context,
 }
 
+/// A disk that a view offers.
+pub(crate) struct Exported {
+    /// Its name.
+    pub name: DiskName,
+    /// Its export.
+    pub target: standin_nbd::Target,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Whether anything changed since the request's `since`; `None` if it had none.
+    pub changed: Option<bool>,
+}
+
 /// The parts of a view that [`QemuView::open`] puts together.
 pub(crate) struct Parts {
     /// Facts.
     pub info: ViewInfo,
-    /// Exports, sizes and, with `since`, the frozen bitmap.
-    pub disks: Vec<(DiskName, standin_nbd::Target, u64)>,
-    /// The frozen bitmap, if the request had a `since`.
-    pub bitmap: Option<String>,
+    /// What is to be read.
+    pub disks: Vec<Exported>,
     /// Bytes that have to stay free in the scratch directory.
     pub reserve: u64,
     /// QEMU's events since before the cut.
@@ -97,12 +107,18 @@ impl QemuView {
             closing: closing.clone(),
         };
         let watching = tokio::spawn(watch.run(parts.events));
-        let bitmap = parts.bitmap.as_deref();
-        let readers = parts
-            .disks
-            .into_iter()
-            .map(|(name, target, size)| (name, Arc::new(Reader::new(target, size, bitmap, failure.clone()))));
-        Self { info: parts.info, readers: readers.collect(), failure, closing, watching, context }
+        let frozen = context.names.frozen();
+        let readers = parts.disks.into_iter().map(|disk| {
+            let changes = match disk.changed {
+                None => Changes::NotAsked,
+                Some(false) => Changes::Nothing,
+                Some(true) => Changes::In(&frozen),
+            };
+            let reader = Reader::new(disk.target, disk.size, changes, failure.clone());
+            (disk.name, Arc::new(reader))
+        });
+        let readers = readers.collect();
+        Self { info: parts.info, readers, failure, closing, watching, context }
     }
 }
 

@@ -329,3 +329,16 @@ async fn the_configuration_travels_with_the_cut_and_the_variable_store_as_it_was
     view.close().await.expect("close");
     assert!(!copy.exists());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_disk_has_no_changes_and_a_busy_one_beside_it_has_its_own() {
+    let host = Host::new().await;
+    let vm = host.start(&host.definition(&TWO)).await;
+    host.first_mark(vm, &["a", "b"]).await;
+    write(&host.monitor().await, "b", 1, 0, 4 * KIB).await;
+    let view = host.driver().cut(vm, host.cut(&["a", "b"], 0, 1)).await.expect("cut");
+    assert_eq!(dirty(&*view, "a").await, []);
+    assert_eq!(dirty(&*view, "b").await, [(0, 4 * KIB)]);
+    assert_eq!(pattern(&*view, "a", 0, 4096).await, 0);
+    view.close().await.expect("close");
+}
