@@ -25,3 +25,10 @@ fresh() {
     local made
     for made in "$@"; do [ -s "$made" ] || return 1; done
 }
+
+# alone NAME: waits until no other run holds that name; until this script ends. Tests run side by side.
+alone() {
+    mkdir -p "$guest"
+    exec 9>"$guest/.$1.lock"
+    flock 9
+}
