@@ -26,7 +26,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// L2 tables in memory for all disks of a layer: 8 MiB of tables of 64 KiB, each twice that when decoded.
+/// L2 tables of 64 KiB in memory for all disks of a layer: 8 MiB.
 const TABLES: usize = 128;
 /// Bytes after which a file is handed to the write-back thread, and free space is measured again.
 const WRITE_BACK: u64 = 32 << 20;

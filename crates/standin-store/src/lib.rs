@@ -40,6 +40,7 @@ mod reader;
 mod recover;
 mod replica;
 mod runs;
+mod scrub;
 mod seal;
 mod sidecar;
 mod store;

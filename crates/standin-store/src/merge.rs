@@ -45,7 +45,7 @@ impl Default for MergeBudget {
 /// What a step did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MergeOutcome {
-    /// There is nothing to merge.
+    /// There is nothing to merge, or a check is running.
     Idle,
     /// A merge is under way.
     Progress {
@@ -96,7 +96,8 @@ impl Replica {
     }
 
     fn step(&self, budget: &MergeBudget) -> Result<MergeOutcome> {
-        let mut slot = lock(&self.inner.merging);
+        // A check that reads all layers holds it for long; merging can wait.
+        let Ok(mut slot) = self.inner.merging.try_lock() else { return Ok(MergeOutcome::Idle) };
         let manifest = self.manifest();
         // What an overlay froze meanwhile is left as it stands; a recorded merge goes on when it thaws.
         let current = slot.take().filter(|job| self.may_go_on(&manifest, job));

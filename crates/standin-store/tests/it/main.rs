@@ -1,5 +1,7 @@
 //! The store as its callers see it: against a model in memory, against qemu-img, and against crashes.
 
+#![expect(clippy::cast_possible_truncation, reason = "the disks of these tests fit in memory")]
+
 mod campaign;
 mod crash;
 mod damage;
