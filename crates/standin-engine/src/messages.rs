@@ -98,7 +98,7 @@ pub struct PointOffer {
 
 /// From the primary.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "request", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Request {
     /// May this host replicate to that one? Answered by `Done`.
     Probe,
@@ -160,7 +160,7 @@ pub enum Request {
 
 /// From the replica.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "reply", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// Done.
     Done,
@@ -214,4 +214,22 @@ pub struct Opened {
     pub has_points: bool,
     /// An unfinished first copy can go on.
     pub resumable: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_with_numbered_streams_survive_their_json() {
+        let begun = Reply::Begun { watermarks: BTreeMap::from([(0, 4096), (7, 1 << 40)]) };
+        let text = serde_json::to_string(&begun).expect("writes");
+        let Reply::Begun { watermarks } = serde_json::from_str(&text).expect("reads") else {
+            panic!("another reply came back: {text}");
+        };
+        assert_eq!(watermarks, BTreeMap::from([(0, 4096), (7, 1 << 40)]));
+        let end = Request::PassEnd { digests: BTreeMap::from([(CONFIG_STREAM, "ab".to_owned())]) };
+        let text = serde_json::to_string(&end).expect("writes");
+        assert!(matches!(serde_json::from_str(&text), Ok(Request::PassEnd { .. })), "{text}");
+    }
 }

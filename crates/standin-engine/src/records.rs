@@ -153,10 +153,10 @@ impl Tables {
     #[must_use]
     pub fn new(store: &Arc<dyn StateStore>) -> Self {
         Self {
-            primaries: Typed::new(Arc::clone(store), "primary/", VERSION),
-            replicas: Typed::new(Arc::clone(store), "replica/", VERSION),
-            entries: Typed::new(Arc::clone(store), "auth/", VERSION),
-            jobs: Typed::new(Arc::clone(store), "job/", VERSION),
+            primaries: Typed::new(Arc::clone(store), "primary", VERSION),
+            replicas: Typed::new(Arc::clone(store), "replica", VERSION),
+            entries: Typed::new(Arc::clone(store), "auth", VERSION),
+            jobs: Typed::new(Arc::clone(store), "job", VERSION),
         }
     }
 }

@@ -260,6 +260,8 @@ impl Task {
         match self.record.state {
             ReplicationState::WaitingForInitialReplication if due => Some(Work::Initial),
             ReplicationState::Resynchronizing if due => Some(Work::Resynchronize),
+            // Critical before the first point: it is still the initial replication that is tried again.
+            ReplicationState::Critical if self.record.last_point_at.is_none() => due.then_some(Work::Initial),
             ReplicationState::Replicating | ReplicationState::Critical => {
                 if let Some(application) = self.point_wanted {
                     return Some(Work::Cycle { application });
@@ -351,7 +353,12 @@ impl Task {
         }
         self.count(sealed, missed);
         match (work, self.record.state) {
-            (Work::Initial, _) => self.apply(Event::InitialDone),
+            (Work::Initial, state) => {
+                if state == ReplicationState::Critical {
+                    self.apply(Event::ResumeInitial);
+                }
+                self.apply(Event::InitialDone);
+            }
             (Work::Resynchronize, _) => self.apply(Event::ResyncDone),
             (Work::Cycle { .. }, ReplicationState::Critical) => self.apply(Event::RetrySucceeded),
             _ => {}
@@ -505,7 +512,11 @@ impl Task {
     }
 
     fn begin_resync(&mut self) -> Result<JobId, Refusal> {
-        let id = self.begin_job(JobType::Resynchronize, "resynchronization", true)?;
+        // An initial replication that ends in a comparison is still that job.
+        let id = match (&self.job, self.record.job) {
+            (Some(job), Some(known)) if job.id() == known => known,
+            _ => self.begin_job(JobType::Resynchronize, "resynchronization", true)?,
+        };
         self.record.job = Some(id);
         self.apply(Event::StartResync);
         self.record.resume_to = None;
