@@ -428,6 +428,7 @@ impl Engine {
     /// 32775 when the replication does not allow it; the hypervisor's reason.
     pub async fn start_vm(&self, vm: VmId) -> Result<(), Refusal> {
         if let Some(handle) = self.primary(vm) {
+            handle.ask(Command::Greet).await?;
             may_start_primary(&handle.snapshot().record)?;
         }
         let replica = self.replicas.find(vm);

@@ -52,8 +52,6 @@ pub struct RelationshipSettings {
     pub retention: Option<Policy>,
     /// A cycle is given up when less than this is free where the old data of overwritten blocks is kept, bytes.
     pub scratch_reserve: u64,
-    /// Most bytes a second on the wire; 0 for as fast as the link.
-    pub bandwidth_limit: u64,
 }
 
 impl Default for RelationshipSettings {
@@ -69,7 +67,6 @@ impl Default for RelationshipSettings {
             auto_resync: true,
             retention: None,
             scratch_reserve: 1 << 30,
-            bandwidth_limit: 0,
         }
     }
 }

@@ -29,6 +29,9 @@ use tokio_util::sync::CancellationToken;
 /// Failures in a row after which the state becomes critical. It is tried on all the same.
 const CRITICAL_AFTER: u32 = 3;
 
+/// How long a replica may take to say whether it has failed over, before a VM is started.
+const GREETING: Duration = Duration::from_secs(5);
+
 /// How often those who watch a job see its progress.
 const PROGRESS: Duration = Duration::from_millis(200);
 
@@ -41,6 +44,8 @@ const IDLE: Duration = Duration::from_secs(60);
 /// What a relationship's task is asked to do.
 #[derive(Debug)]
 pub enum Command {
+    /// Ask the replica whether it runs in this VM's place; the VM is about to be started.
+    Greet,
     /// Start the initial replication.
     Start,
     /// Give the initial replication up; what arrived stays.
@@ -232,6 +237,8 @@ impl Task {
                 done = ended(&mut self.running) => self.finished(done).await,
                 Some((command, answer)) = inbox.recv() => {
                     let decided = self.command(command).await;
+                    // Whoever asked looks at the snapshot next.
+                    self.publish();
                     // Whoever asked may have gone away; what was decided holds all the same.
                     drop(answer.send(decided));
                 }
@@ -475,6 +482,7 @@ impl Task {
     async fn command(&mut self, command: Command) -> Result<Option<JobId>, Refusal> {
         self.allowed(&command)?;
         match command {
+            Command::Greet => self.greet().await.map(|()| None),
             Command::Start => self.start_initial().map(Some),
             Command::Suspend => self.suspend().map(|()| None),
             Command::Resume => self.resume().map(|()| None),
@@ -488,6 +496,7 @@ impl Task {
 
     fn allowed(&self, command: &Command) -> Result<(), Refusal> {
         let method = match command {
+            Command::Greet => return Ok(()),
             Command::Start => Method::StartReplication,
             Command::CancelInitial => Method::RequestCancelInitialReplication,
             Command::Suspend => Method::RequestSuspend,
@@ -500,6 +509,32 @@ impl Task {
         };
         let facts = Facts { initial_done: self.record.last_point_at.is_some(), has_extended: false };
         state::request_with(Side::Primary, self.record.state, method, facts)
+    }
+
+    /// A host that comes back after a failover has an older generation: it learns that here, before the VM runs
+    /// twice. A replica that cannot be asked does not keep the VM from starting: that would make the replica
+    /// a single point of failure of the primary.
+    async fn greet(&mut self) -> Result<(), Refusal> {
+        let Some(worker) = &mut self.worker else { return Ok(()) };
+        match tokio::time::timeout(GREETING, worker.head(&self.record)).await {
+            Ok(Err(WorkError::Refused { generation, failed_over: true, .. })) => {
+                self.record.fenced = true;
+                self.record.generation = generation.unwrap_or(self.record.generation);
+                self.apply(Event::PeerFailedOver);
+            }
+            Ok(Ok(opened)) => {
+                self.record.fenced = false;
+                self.record.generation = opened.generation;
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(vm = %self.record.name, error = %chain(&error), "the replica was not asked before the start");
+            }
+            Err(_) => {
+                worker.hang_up();
+                tracing::warn!(vm = %self.record.name, "the replica did not answer before the start");
+            }
+        }
+        self.save_or_refuse()
     }
 
     fn start_initial(&mut self) -> Result<JobId, Refusal> {

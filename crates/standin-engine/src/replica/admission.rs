@@ -56,7 +56,9 @@ pub(super) async fn create(
     let record = new_record(offer, host_name, entry.id, location, host.shared.window);
     records::put(&host.shared.tables.replicas, offer.vm, &record)?;
     tracing::info!(vm = %offer.name, id = %offer.vm, from = %peer.address, "a replica was made");
-    Ok(host.insert(ReplicaVm::new(host.shared.clone(), store, record)))
+    let vm = host.insert(ReplicaVm::new(host.shared.clone(), store, record));
+    vm.mirror().await;
+    Ok(vm)
 }
 
 fn existing(vm: Arc<ReplicaVm>, peer: &PeerIdentity, offer: &Offer) -> Result<Arc<ReplicaVm>, Refusal> {

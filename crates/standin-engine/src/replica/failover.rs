@@ -113,7 +113,10 @@ async fn carry_out(vm: &Arc<ReplicaVm>, point: Option<PointId>) -> Result<(), Re
             record.last_failover_kind = Some(chosen.kind);
             record.failover = Some(failover);
             record.generation = record.generation.next();
-            record.step(Event::FailoverDone)
+            record.step(Event::FailoverDone)?;
+            drop(record);
+            vm.mirror().await;
+            Ok(())
         }
         Err(refusal) => {
             drop(undo(vm, &failover.overlay).await);
@@ -285,7 +288,10 @@ async fn carry_out_revert(vm: &ReplicaVm) -> Result<(), Refusal> {
     undo(vm, &failover.overlay).await?;
     record.generation = record.generation.next();
     record.failover = None;
-    record.step(Event::Revert { before: failover.prior })
+    record.step(Event::Revert { before: failover.prior })?;
+    drop(record);
+    vm.mirror().await;
+    Ok(())
 }
 
 /// Removes the VM, what serves its disks, and the overlay. Nothing of it that is not there is an error.
@@ -339,6 +345,7 @@ async fn carry_out_commit(vm: &ReplicaVm) -> Result<(), Refusal> {
     // The state first: if the daemon dies between, the commit is finished at the next start, not half undone.
     record.step(Event::Commit)?;
     drop(record);
+    vm.mirror().await;
     finish_commit(vm, overlay).await
 }
 
@@ -372,6 +379,10 @@ pub async fn after_restart(vm: &Arc<ReplicaVm>) -> Result<(), Refusal> {
                 ));
             };
             serve_maps(vm, &overlay, failover.point).await?;
+            let running = vm.shared.hypervisor.inspect(vm.id()).await;
+            if running.is_ok_and(|info| info.power != PowerState::Off) {
+                fill_overlays(vm);
+            }
             if record.state == ReplicationState::Committed {
                 finish_commit(vm, failover.overlay).await?;
             }

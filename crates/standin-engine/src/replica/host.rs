@@ -11,7 +11,7 @@ use standin_model::auth::AuthorizationEntry;
 use standin_model::state::{Event, ReplicationState};
 use standin_model::{AuthId, Refusal, ReturnCode, VmId};
 use standin_state::StateError;
-use standin_store::Store;
+use standin_store::{RemoveDisks, Store};
 use standin_wire::PeerIdentity;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -75,7 +75,32 @@ impl ReplicaHost {
             };
             host.restore(store, record).await;
         }
+        host.rescue().await;
         Ok(host)
+    }
+
+    /// Replicas whose record the state store has lost come back from the copy beside their disks. One whose
+    /// relationship was removed is detached, and the store does not list it.
+    async fn rescue(self: &Arc<Self>) {
+        for store in self.shared.store.list() {
+            if self.find(store.vm()).is_some() {
+                continue;
+            }
+            let manifest = store.manifest();
+            match serde_json::from_value::<ReplicaRecord>(manifest.engine.clone()) {
+                Ok(record) => {
+                    tracing::warn!(vm = %record.name, "the replica was found again by its manifest alone");
+                    if let Err(refusal) = records::put(&self.shared.tables.replicas, record.vm, &record) {
+                        tracing::error!(vm = %record.name, %refusal, "its record could not be stored");
+                    }
+                    self.restore(store, record).await;
+                }
+                Err(error) => {
+                    tracing::error!(vm = %manifest.name, directory = %store.directory().display(), %error,
+                    "a replica without a record; its disks can be used by hand")
+                }
+            }
+        }
     }
 
     async fn restore(self: &Arc<Self>, store: standin_store::Replica, mut record: ReplicaRecord) {
@@ -137,10 +162,29 @@ impl ReplicaHost {
                 "Commit the failover (`standin failover VM --commit`) or revert it (--revert) first.",
             ));
         }
+        self.stands_alone(&vm).await?;
         record.step(Event::Remove)?;
+        let store = self.shared.store.clone();
+        super::layer::blocking(move || {
+            store.remove(id, RemoveDisks::Keep).map_err(|error| refusal_of(&error))
+        })
+        .await?;
         records::delete(&self.shared.tables.replicas, id)?;
         self.lock().remove(&id);
         Ok(())
+    }
+
+    /// A VM that reads its recovery point from this daemon would stall without the replica.
+    async fn stands_alone(&self, vm: &ReplicaVm) -> Result<(), Refusal> {
+        let Ok(info) = self.shared.hypervisor.inspect(vm.id()).await else { return Ok(()) };
+        if info.definition.disks.iter().all(|disk| disk.backing.is_none()) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            ReturnCode::InUse,
+            format!("the disks of VM {} are still being filled from its recovery point", info.name),
+            "Let the VM run until that is done (it is in the log), then remove the replication.",
+        ))
     }
 
     /// Stops what serves points, after the last session has ended.

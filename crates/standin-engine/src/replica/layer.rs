@@ -75,6 +75,8 @@ impl Layer {
             if let Err(refusal) = shared.take(block) {
                 shared.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(refusal);
             }
+            // Before the permit: whoever holds all permits is then the only one who holds the writer.
+            drop(shared);
             drop(permit);
         });
         Ok(())

@@ -90,6 +90,23 @@ impl ReplicaVm {
         }
     }
 
+    /// Keeps a copy of the record beside the disks, so that the replica is found again without the daemon's
+    /// state. Best effort: the state store is the truth.
+    pub async fn mirror(&self) {
+        let (store, record) = (self.store.clone(), self.snapshot());
+        let mirrored = blocking(move || {
+            let failed = |error: &dyn std::fmt::Display| {
+                Refusal::new(ReturnCode::Failed, error.to_string(), "See to the storage location.")
+            };
+            let copy = serde_json::to_value(&record).map_err(|error| failed(&error))?;
+            store.set_generation(record.generation).map_err(|error| failed(&error))?;
+            store.set_engine_state(copy).map_err(|error| failed(&error))
+        });
+        if let Err(refusal) = mirrored.await {
+            tracing::warn!(vm = %self.snapshot().name, %refusal, "the manifest has an old copy of the record");
+        }
+    }
+
     /// Pauses: takes nothing more from the primary.
     ///
     /// # Errors
@@ -101,6 +118,7 @@ impl ReplicaVm {
         record.step(Event::Suspend)?;
         drop(record);
         self.end_session().await;
+        self.mirror().await;
         Ok(())
     }
 
@@ -117,7 +135,10 @@ impl ReplicaVm {
             ReplicationState::Critical => Event::ResumeFromCritical,
             _ => Event::Resume,
         };
-        record.step(event)
+        record.step(event)?;
+        drop(record);
+        self.mirror().await;
+        Ok(())
     }
 
     /// Brings retention up to date: drops the points that no tier wants. Space comes back by merging.
