@@ -376,15 +376,18 @@ impl Engine {
         }
     }
 
-    /// Goes on after a pause or out of a critical state.
+    /// Goes on after a pause or out of a critical state, or begins what was made and not started; that is a job.
     ///
     /// # Errors
     /// 32775 in the wrong state.
-    pub async fn resume(&self, vm: VmId) -> Result<(), Refusal> {
-        match self.replicas.find(vm) {
-            Some(replica) => replica.resume().await,
-            None => self.ask(vm, Command::Resume).await.map(|_| ()),
+    pub async fn resume(&self, vm: VmId) -> Result<Option<JobId>, Refusal> {
+        if let Some(replica) = self.replicas.find(vm) {
+            return replica.resume().await.map(|()| None);
         }
+        let ready = self
+            .primary(vm)
+            .is_some_and(|p| p.snapshot().record.state == ReplicationState::ReadyForReplication);
+        self.ask(vm, if ready { Command::Start } else { Command::Resume }).await
     }
 
     /// Ends the relationship on this side; the primary tells the other side if it can.

@@ -141,7 +141,8 @@ pub(crate) fn unseal_base(io: &Io, layout: &Layout, disk: &DiskName, epoch: Epoc
 }
 
 fn clean_top(replica: &Replica, foreign: &mut Vec<PathBuf>) -> Result<()> {
-    const OURS: [&str; 6] = ["manifest.json", "lock", "disks", "digests", "config", "overlays"];
+    // `files` is the engine's: kernels and the like, by the hash of their content.
+    const OURS: [&str; 7] = ["manifest.json", "lock", "disks", "digests", "config", "overlays", "files"];
     let manifest = replica.manifest();
     for (name, path) in entries(replica.inner.layout.root())? {
         if name == "manifest.json.tmp" {

@@ -15,6 +15,9 @@ use tokio::sync::Semaphore;
 /// the daemon's memory.
 const STRANGERS: usize = 64;
 
+/// How often the certificates' files are looked at.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(60);
+
 /// A bound port.
 pub struct Listener {
     tcp: TcpListener,
@@ -39,6 +42,7 @@ impl Listener {
     /// Serves it for the rest of the process.
     pub fn serve(self, engine: Arc<Engine>, identity: Identity, hello: Hello, pki: PkiDir) {
         let strangers = Arc::new(Semaphore::new(STRANGERS));
+        tokio::spawn(renewed(identity.clone()));
         let host = Arc::new(Host { engine, identity, hello, pki });
         tokio::spawn(async move {
             loop {
@@ -60,6 +64,23 @@ impl Listener {
                 }
             }
         });
+    }
+}
+
+/// Takes certificates that were renewed from their files: new connections use them, those that are up go on.
+async fn renewed(identity: Identity) {
+    let mut timer = tokio::time::interval(CERTIFICATES_EVERY);
+    timer.tick().await;
+    loop {
+        timer.tick().await;
+        match identity.reload() {
+            Ok(false) => {}
+            Ok(true) => tracing::info!(valid_until = %identity.not_after(), "certificates were renewed"),
+            Err(error) => tracing::error!(
+                error = %standin_engine::error::chain(&error), remedy = %error.remedy(),
+                "the certificates in the files cannot be used; the ones in use stay"
+            ),
+        }
     }
 }
 

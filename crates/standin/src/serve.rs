@@ -42,6 +42,7 @@ async fn serve(config: Config) -> Result<()> {
         .with_context(|| format!("the data directory {} cannot be used", config.data_dir.display()))?;
     // Before anything that takes time: a stop during the start is then a stop, not a kill.
     let stop = stop_on_signals()?;
+    raise_file_limit();
     let service = build_service(config.clone()).await?;
     let server = Server::bind(ServerOptions {
         socket: config.socket.clone(),
@@ -71,6 +72,17 @@ async fn serve(config: Config) -> Result<()> {
     let outcome = server.run(service, stop).await;
     tracing::info!("standin has ended; VMs go on");
     outcome
+}
+
+/// A point with many layers is served from all of their files at once: the soft limit of open files, often 1024,
+/// is raised to the hard one.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// Makes the directories that are the daemon's own, for its eyes only where secrets are.

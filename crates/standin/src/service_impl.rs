@@ -302,7 +302,8 @@ impl Service for EngineService {
 
     async fn resume(&self, vm: &VmRef) -> Result<Outcome> {
         let id = self.id(vm).await?;
-        self.engine.resume(id).await.map(|()| Outcome::completed())
+        let job = self.engine.resume(id).await?;
+        self.outcome(job)
     }
 
     async fn take_point(&self, vm: &VmRef, application_consistent: bool) -> Result<Outcome> {

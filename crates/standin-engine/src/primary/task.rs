@@ -227,6 +227,7 @@ impl Task {
         let mut events = self.shared.tools.hypervisor.events();
         let shutdown = self.shared.shutdown.clone();
         self.look_at_vm().await;
+        self.go_on_after_restart();
         while !self.removed {
             self.start_due_work();
             self.publish();
@@ -247,6 +248,17 @@ impl Task {
             }
         }
         self.stop().await;
+    }
+
+    /// An automatic resynchronization that an earlier process did not come to start.
+    fn go_on_after_restart(&mut self) {
+        let waits = self.record.state == ReplicationState::WaitingToStartResynchronization;
+        if waits
+            && self.record.settings.auto_resync
+            && let Err(refusal) = self.begin_resync()
+        {
+            tracing::error!(vm = %self.record.name, error = %refusal, "the resynchronization was not started");
+        }
     }
 
     fn wake_at(&self) -> Instant {

@@ -11,6 +11,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How often it looks without being woken: points also age while nothing arrives.
 const IDLE: Duration = Duration::from_secs(60);
+/// How long it waits for more after it was woken.
+const GATHER: Duration = Duration::from_secs(5);
 /// Bytes of one piece of merging.
 const PIECE: u64 = 32 << 20;
 /// At most this part of the time is spent merging, whatever the bound on bytes.
@@ -41,6 +43,11 @@ pub fn start(vm: Arc<ReplicaVm>, shutdown: CancellationToken) -> Handle {
                 () = stop.cancelled() => return,
                 () = wake.notified() => {}
                 () = tokio::time::sleep(IDLE) => {}
+            }
+            // Several seals share a round: at a short interval each would cost more than the cycle itself.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(GATHER) => {}
             }
             if let Err(refusal) = vm.apply_retention().await {
                 tracing::warn!(vm = %vm.snapshot().name, %refusal, "retention could not be applied");

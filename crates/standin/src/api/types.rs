@@ -4,6 +4,7 @@
 use crate::config::DEFAULT_PORT;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use standin_model::retention::{Policy, Tier};
 use standin_model::settings::RelationshipSettings;
 use standin_model::view::JobView;
 use standin_model::{DiskName, NameError, Refusal, ReturnCode, VmId, VmName};
@@ -117,6 +118,9 @@ pub struct ReplicateRequest {
     /// Hourly points beyond the latest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<u32>,
+    /// Seconds for which every point is kept, besides the hourly ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_all_for_s: Option<u64>,
     /// Hours between application-consistent points.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub application_consistent_hours: Option<u32>,
@@ -146,6 +150,13 @@ pub struct ReplicateOrder {
     pub settings: RelationshipSettings,
 }
 
+/// Every point for `span_s` seconds, and `history` hourly ones.
+fn keep_all_for(span_s: u64, history: u32) -> Policy {
+    let mut policy = Policy::hyperv(history);
+    policy.tiers.insert(0, Tier { keep_for_s: span_s, every_s: 0 });
+    policy
+}
+
 impl ReplicateRequest {
     /// Fills in `defaults` and checks everything that can be checked without the VM.
     ///
@@ -160,6 +171,10 @@ impl ReplicateRequest {
             application_consistent_hours: self
                 .application_consistent_hours
                 .unwrap_or(defaults.application_consistent_hours),
+            retention: match self.keep_all_for_s {
+                None => defaults.retention.clone(),
+                Some(span) => Some(keep_all_for(span, self.history.unwrap_or(defaults.history))),
+            },
             compression: self.compression.unwrap_or(defaults.compression),
             // What does not fit is out of range in any case; `validate` says so.
             granularity: u32::try_from(granularity).unwrap_or(u32::MAX),

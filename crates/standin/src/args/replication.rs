@@ -54,6 +54,9 @@ pub struct Replicate {
     /// How many hourly recovery points to keep beyond the latest: 0 to 24
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub history: u32,
+    /// Keep every recovery point of this long besides the hourly ones, as in 1h
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub keep_all_for: Option<Duration>,
     /// Replicate only these disks, by name [default: all]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub disks: Vec<String>,

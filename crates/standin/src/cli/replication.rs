@@ -19,6 +19,7 @@ pub(super) async fn replicate(session: &Session, args: Replicate) -> Result<(), 
         // What does not fit is out of range in any case; the daemon says so.
         interval_s: Some(u32::try_from(seconds).unwrap_or(u32::MAX)),
         history: Some(args.history),
+        keep_all_for_s: args.keep_all_for.map(|span| span.as_secs()),
         application_consistent_hours: args.application_consistent_hours,
         compression: Some(!args.no_compression),
         granularity: args.granularity,
