@@ -33,7 +33,7 @@ bench: build guest ## Benchmarks against their peers; target/bench/results.json
 soak: build guest ## A long campaign of faults: make soak SEED=n MINUTES=m
 	$(CARGO) run --release -q -p standin-testbed --bin standin-soak -- --seed $(SEED) --minutes $(MINUTES)
 
-lint: ## Format, lints, shell syntax
+lint: setup ## Format, lints, shell syntax
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	@for script in scripts/setup scripts/build-guest scripts/build-debian-guest scripts/lib.sh .ci/run \

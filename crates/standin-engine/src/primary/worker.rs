@@ -139,7 +139,8 @@ impl Worker {
     async fn first_copy_inner(&mut self, order: &Order) -> Result<Sealed, WorkError> {
         let (record, mark) = (&order.record, Mark { epoch: Epoch(0), pass: 0 });
         let known = self.marks(record).await?.iter().any(|status| status.mark == mark && status.complete);
-        self.retain(record, if known { &[mark] } else { &[] }).await?;
+        let keep: &[Mark] = if known { std::slice::from_ref(&mark) } else { &[] };
+        self.retain(record, keep).await?;
         let view = self.live(record, None, mark).await?;
         let sent = self.send_base(order, &*view, !known).await;
         self.close(view).await;
