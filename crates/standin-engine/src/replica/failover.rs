@@ -191,23 +191,48 @@ fn definition(vm: &ReplicaVm, overlay: &Overlay, point: &RecoveryPoint) -> Resul
         disk.format = DiskFormat::Qcow2;
         disk.backing = (made.backing == Backing::Map).then(|| vm.exports.backing(&overlay.id, &disk.name));
     }
-    for file in files {
-        let kept = file_path(vm, &file.hash);
-        match file.role.as_str() {
-            "kernel" => definition.kernel = Some(kept),
-            "initrd" => definition.initrd = Some(kept),
-            "firmware" => definition.firmware.iter_mut().for_each(|firmware| firmware.code.clone_from(&kept)),
-            "nvram" => {
-                let own = nvram(disk_directory(overlay)?, &kept)?;
-                definition.firmware.iter_mut().for_each(|firmware| firmware.vars = Some(own.clone()));
-            }
-            other => tracing::warn!(role = other, "a configuration file of an unknown role is left out"),
-        }
+    carry_files(vm, overlay, point, &mut definition, &files)?;
+    // Arguments are commands to QEMU on this host; the primary may send disks, not commands.
+    if !definition.extra_args.is_empty() {
+        tracing::warn!(
+            vm = %definition.name, arguments = ?definition.extra_args,
+            "the primary's extra QEMU arguments are left out on this host"
+        );
+        definition.extra_args.clear();
     }
     if definition.serial_log.is_some() {
         definition.serial_log = Some(vm.shared.log_dir.join(format!("{}-serial.log", definition.name)));
     }
     Ok(definition)
+}
+
+/// Points the definition to the files that travelled with the point. One that did not travel is a path of the
+/// primary's choice: it must not be opened here.
+fn carry_files(
+    vm: &ReplicaVm,
+    overlay: &Overlay,
+    point: &RecoveryPoint,
+    definition: &mut VmDefinition,
+    files: &[ConfigFileInfo],
+) -> Result<(), Refusal> {
+    super::files::check(files)?;
+    let roles: Vec<&'static str> = definition.carried_files().into_iter().map(|(role, _)| role).collect();
+    for role in roles {
+        let file = files.iter().find(|file| file.role == role).ok_or_else(|| {
+            Refusal::new(
+                ReturnCode::FileNotFound,
+                format!(
+                    "the {role} of VM {} did not travel with the recovery point {}",
+                    definition.name, point.id
+                ),
+                "Fail over to another point.",
+            )
+        })?;
+        let kept = file_path(vm, &file.hash);
+        let path = if role == "nvram" { nvram(disk_directory(overlay)?, &kept)? } else { kept };
+        definition.set_carried_file(role, path);
+    }
+    Ok(())
 }
 
 /// Where the overlay's files are.
