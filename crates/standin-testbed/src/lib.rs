@@ -10,6 +10,7 @@
 //! tcpproxy        a connection that can be cut, delayed and corrupted
 //! faults          seeded campaigns of them
 //! process         processes by id: alive, killed, measured
+//! timeline, interrupt  what the demo prints; work that Ctrl-C ends without leaving anything
 //! images, measure disks for benchmarks, medians, results
 //! ```
 //!
@@ -23,6 +24,7 @@ pub mod faults;
 pub mod guest;
 pub mod hosts;
 pub mod images;
+pub mod interrupt;
 pub mod judge;
 pub mod measure;
 pub mod netns;
@@ -30,3 +32,4 @@ pub mod oracle;
 pub mod process;
 pub mod record;
 pub mod tcpproxy;
+pub mod timeline;

@@ -103,6 +103,16 @@ pub fn find(program: &str, needle: &Path) -> Vec<i32> {
     .collect()
 }
 
+/// The processes whose parent is this one, the dead that were not waited for left out.
+#[must_use]
+pub fn children() -> Vec<i32> {
+    let me = std::process::id().to_string();
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    // The field after the state is the parent.
+    pids.filter(|pid| stat(*pid).is_ok_and(|fields| fields.get(1) == Some(&me) && is_alive(*pid))).collect()
+}
+
 /// Sends a signal to one process.
 ///
 /// # Errors
@@ -155,6 +165,7 @@ mod tests {
         let pid = i32::try_from(child.id()).unwrap();
         std::thread::sleep(Duration::from_millis(300));
         assert!(is_alive(pid));
+        assert!(children().contains(&pid));
         assert_eq!(find("sh", &marker), [pid]);
         assert!(find("sh", &dir.path().join("other")).is_empty());
         assert!(cpu_time(pid).unwrap() > Duration::from_millis(30));
@@ -162,6 +173,7 @@ mod tests {
         assert!(memory.peak >= memory.resident && memory.resident > 100_000);
         kill(pid).unwrap();
         assert!(!is_alive(pid), "a zombie counts as gone");
+        assert!(!children().contains(&pid));
         child.wait().unwrap();
         kill(pid).unwrap();
     }
