@@ -21,14 +21,16 @@ guest-debian: setup ## Build the Debian guest of the tour (a few minutes, once)
 build: setup ## Build standin: target/release/standin
 	$(CARGO) build --release -p standin
 
-demo: build guest ## Replicate a real VM, kill its host, fail over, and prove that nothing is torn
-	$(CARGO) run --release -q -p standin-testbed --bin standin-demo
+# Unoptimised where it does not matter, as the tests are: less than half of a release build's time, and shared.
+demo: guest ## Replicate a real VM, kill its host, fail over, and prove that nothing is torn
+	$(CARGO) build -p standin --bin standin -p standin-testbed --bin standin-demo
+	@$${CARGO_TARGET_DIR:-target}/debug/standin-demo
 
 test: guest ## All tests, with real guests
 	$(CARGO) test --workspace
 
-bench: build guest ## Benchmarks against their peers; target/bench/results.json
-	$(CARGO) run --release -q -p standin-testbed --bin standin-bench
+bench: build guest ## Benchmarks against their peers: make bench, or make bench BENCH="first_copy idle"
+	$(CARGO) run --release -q -p standin-testbed --bin standin-bench -- $(BENCH)
 
 soak: build guest ## A long campaign of faults: make soak SEED=n MINUTES=m
 	$(CARGO) run --release -q -p standin-testbed --bin standin-soak -- --seed $(SEED) --minutes $(MINUTES)
