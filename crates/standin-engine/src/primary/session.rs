@@ -99,6 +99,12 @@ impl Session {
         &self.opened
     }
 
+    /// Whether nothing came from the replica since its last answer. A refusal that nobody waited for, or the end
+    /// of the connection, means that it restarted, was suspended or failed over while nothing was sent.
+    pub fn is_fresh(&mut self) -> bool {
+        matches!(self.replies.try_recv(), Err(mpsc::error::TryRecvError::Empty))
+    }
+
     /// Notes that the replica has sealed `epoch`.
     pub fn advance(&mut self, epoch: standin_model::Epoch) {
         self.opened.head = Some(epoch);

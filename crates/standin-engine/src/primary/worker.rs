@@ -344,7 +344,9 @@ impl Worker {
     }
 
     async fn connect(&mut self, record: &PrimaryRecord) -> Result<(), WorkError> {
-        if self.session.is_none() {
+        // A session that ended while nothing was sent is no reason for a cycle to fail.
+        let fresh = self.session.as_mut().is_some_and(Session::is_fresh);
+        if !fresh {
             self.config.forget();
             self.session = Some(self.tools.dialer.open(&record.peer, offer(record)).await?);
         }
