@@ -26,6 +26,9 @@ use std::time::Duration;
 /// How long a primary may take to read a refusal before the connection is closed on it.
 const LAST_WORD: Duration = Duration::from_secs(5);
 
+/// The same while the daemon stops.
+const LAST_WORD_AT_STOP: Duration = Duration::from_millis(300);
+
 /// Serves one connection until it ends.
 pub async fn serve(host: Arc<ReplicaHost>, connection: Connection) {
     let peer = connection.peer().clone();
@@ -38,7 +41,15 @@ pub async fn serve(host: Arc<ReplicaHost>, connection: Connection) {
     if session.reply(&Reply::Refused(refused)).await.is_ok() {
         // Closing with unread blocks in the socket would reset the connection and lose the refusal.
         let drain = async { while let Ok(Some(_)) = receiver.next().await {} };
-        drop(tokio::time::timeout(LAST_WORD, drain).await);
+        let stop = async {
+            session.host.shared.shutdown.cancelled().await;
+            tokio::time::sleep(LAST_WORD_AT_STOP).await;
+        };
+        tokio::select! {
+            () = drain => {}
+            () = stop => {}
+            () = tokio::time::sleep(LAST_WORD) => {}
+        }
     }
 }
 
