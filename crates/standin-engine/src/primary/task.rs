@@ -528,6 +528,8 @@ impl Task {
     /// a single point of failure of the primary.
     async fn greet(&mut self) -> Result<(), Refusal> {
         let Some(worker) = &mut self.worker else { return Ok(()) };
+        // What an open session was told is of the past: only a new one asks.
+        worker.hang_up();
         match tokio::time::timeout(GREETING, worker.head(&self.record)).await {
             Ok(Err(WorkError::Refused { generation, failed_over: true, .. })) => {
                 self.record.fenced = true;
