@@ -21,7 +21,7 @@ guest-debian: setup ## Build the Debian guest of the tour (a few minutes, once)
 build: setup ## Build standin: target/release/standin
 	$(CARGO) build --release -p standin
 
-# Unoptimised where it does not matter, as the tests are: less than half of a release build's time, and shared.
+# In the profile of the tests, so that `make test` need not build everything again.
 demo: guest ## Replicate a real VM, kill its host, fail over, and prove that nothing is torn
 	$(CARGO) build -p standin --bin standin -p standin-testbed --bin standin-demo
 	@$${CARGO_TARGET_DIR:-target}/debug/standin-demo
