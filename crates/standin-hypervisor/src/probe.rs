@@ -13,7 +13,8 @@
 //!   the guest emulated, then under KVM, with twice the time:
 //!              ├── KVM needs less than half of emulation's time ─► Kvm, kept
 //!              ├── it needs more ────────────────────────────────► Tcg, kept
-//!              └── silence, death, wrong memory, no QEMU ────────► Tcg, kept
+//!              ├── silence, death, wrong memory, no QEMU ────────► Tcg, kept
+//!              └── neither is done in time: a busy host ─────────► Tcg, asked again
 //! ```
 //!
 //! What is compared is the shortest of several rounds of work: the first one may wait for memory, and any may wait
@@ -73,6 +74,14 @@ struct Cached {
     accelerator: Accelerator,
 }
 
+/// Why a guest had better be emulated, for people.
+enum Doubt {
+    /// As long as nothing changes.
+    Kept(String),
+    /// As far as one can see now.
+    Open(String),
+}
+
 /// The answer is asked for anew when any of this changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Key {
@@ -119,7 +128,17 @@ impl Prober {
         let cached = match read_cache(&file).filter(|cached| cached.key == key) {
             Some(cached) => cached,
             None => {
-                let cached = Cached { accelerator: self.ask(&key.qemu).await, key };
+                let (device, again) = (self.device.display(), file.display());
+                let accelerator = match self.ask(&key.qemu).await {
+                    Ok(()) => Accelerator::Kvm,
+                    Err(Doubt::Kept(why)) => {
+                        tcg(format!("{device} is there, but {why} (removing {again} asks again)"))
+                    }
+                    Err(Doubt::Open(why)) => {
+                        return tcg(format!("{device} is there, but {why} (the next start asks again)"));
+                    }
+                };
+                let cached = Cached { accelerator, key };
                 if let Err(error) = write_cache(&file, &cached) {
                     tracing::warn!(%error, "the KVM probe's answer is not kept and will be asked for again");
                 }
@@ -129,48 +148,40 @@ impl Prober {
         answer.insert(cached).accelerator.clone()
     }
 
-    async fn ask(&self, qemu: &Path) -> Accelerator {
+    async fn ask(&self, qemu: &Path) -> std::result::Result<(), Doubt> {
         let emulated = run_guest(qemu, "tcg", &self.state_dir, self.timeout).await;
         // Where KVM works, it is done in a fraction of this, its boot included.
         let limit = match &emulated {
             Ok(ran) => (ran.whole * 2).max(ENOUGH).min(self.timeout),
+            Err(Error::Timeout { .. }) => self.timeout / FASTER,
             Err(_) => self.timeout,
         };
         let by_kvm = run_guest(qemu, "kvm", &self.state_dir, limit).await;
         tracing::debug!(?emulated, ?by_kvm, "the KVM probe's guests ran");
-        match compare(emulated, by_kvm, self.timeout) {
-            Ok(()) => Accelerator::Kvm,
-            Err(why) => {
-                let (device, cache) = (self.device.display(), self.state_dir.join(CACHE_FILE));
-                tcg(format!("{device} is there, but {why} (removing {} asks again)", cache.display()))
-            }
-        }
+        compare(emulated, by_kvm)
     }
 }
 
-/// Whether KVM is the better choice after these two outcomes, or why not. Emulation had `timeout`.
-fn compare(emulated: Result<Ran>, by_kvm: Result<Ran>, timeout: Duration) -> std::result::Result<(), String> {
+/// Whether KVM is the better choice after these two outcomes, or why not.
+fn compare(emulated: Result<Ran>, by_kvm: Result<Ran>) -> std::result::Result<(), Doubt> {
     match (emulated, by_kvm) {
         (Ok(emulated), Ok(by_kvm)) if by_kvm.round <= emulated.round / FASTER => Ok(()),
-        (Ok(emulated), Ok(by_kvm)) => Err(format!(
+        (Ok(emulated), Ok(by_kvm)) => Err(Doubt::Kept(format!(
             "a probe guest needed {:.1?} for its work under KVM and {:.1?} emulated",
             by_kvm.round, emulated.round
-        )),
-        (Ok(emulated), Err(error)) => Err(format!(
+        ))),
+        (Ok(emulated), Err(error)) => Err(Doubt::Kept(format!(
             "a probe guest that needs {:.1?} emulated, {:.1?} of it for a round of work, did not run under KVM: \
              {error}",
             emulated.whole, emulated.round
-        )),
-        // Emulation needs more than it was given.
-        (Err(Error::Timeout { .. }), Ok(by_kvm)) if by_kvm.whole <= timeout / FASTER => Ok(()),
-        (Err(slow @ Error::Timeout { .. }), Ok(by_kvm)) => Err(format!(
-            "this host is too busy to compare: a probe guest took {:.1?} under KVM, and emulated {slow}",
-            by_kvm.whole
-        )),
-        // There is nothing to choose between.
+        ))),
+        // KVM was done in half the time that was too short for emulation, or there is nothing to choose between.
         (Err(_), Ok(_)) => Ok(()),
+        (Err(slow @ Error::Timeout { .. }), Err(error @ Error::Timeout { .. })) => Err(Doubt::Open(format!(
+            "this host is too busy to tell whether it works: under KVM {error}, and emulated {slow}"
+        ))),
         (Err(neither), Err(error)) => {
-            Err(format!("a probe guest did not run under KVM: {error}; nor emulated: {neither}"))
+            Err(Doubt::Kept(format!("a probe guest did not run under KVM: {error}; nor emulated: {neither}")))
         }
     }
 }
