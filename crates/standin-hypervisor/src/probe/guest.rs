@@ -10,7 +10,7 @@
 //!   START ...... 0x55 0xaa     LONG ...... READY at 0x8180, ROUND at 0x81a0, WRONG at 0x81c0
 //! ```
 //!
-//! A round is some 32 million instructions. Measured on two busy cores: 5 to 20 ms for the same work natively, which
+//! A round is some 32 million instructions. Measured on two busy cores: 4 to 23 ms for the same work natively, which
 //! is about what KVM needs where it works; 80 to 130 ms emulated by QEMU 7.2, and 450 ms beside other work; and 21
 //! to 25 s under a KVM that runs guests instruction by instruction.
 //!
