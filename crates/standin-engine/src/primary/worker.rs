@@ -79,6 +79,8 @@ pub struct Worker {
     tools: Tools,
     session: Option<Session>,
     config: ConfigSender,
+    /// The replica has opened the layer of the cycle that runs.
+    begun: bool,
     /// The hypervisor may hold left-overs: at the start, and after a view that could not be closed.
     unclean: bool,
 }
@@ -88,7 +90,7 @@ impl Worker {
     #[must_use]
     pub fn new(tools: Tools) -> Self {
         let config = ConfigSender::new(Arc::clone(&tools.files));
-        Self { tools, session: None, config, unclean: true }
+        Self { tools, session: None, config, begun: false, unclean: true }
     }
 
     /// Hangs up; the next piece of work connects anew.
@@ -111,8 +113,14 @@ impl Worker {
     /// # Errors
     /// The link's or the replica's reason.
     pub async fn tell(&mut self, record: &PrimaryRecord, request: &Request) -> Result<(), WorkError> {
+        let reused = self.has_session();
         self.connect(record).await?;
-        let told = self.session()?.done(request).await;
+        let mut told = self.session()?.done(request).await;
+        if reused && told.as_ref().is_err_and(may_be_of_the_past) {
+            self.hang_up();
+            self.connect(record).await?;
+            told = self.session()?.done(request).await;
+        }
         self.settle(told)
     }
 
@@ -203,6 +211,17 @@ impl Worker {
     /// [`WorkError::TrackingLost`] when only a comparison can tell what changed; otherwise see [`WorkError`].
     /// The replica is as before.
     pub async fn cycle(&mut self, order: &Order, application: bool) -> Result<Sealed, WorkError> {
+        let reused = self.has_session();
+        self.begun = false;
+        match self.one_cycle(order, application).await {
+            Err(error) if reused && !self.begun && may_be_of_the_past(&error) => {
+                self.one_cycle(order, application).await
+            }
+            other => other,
+        }
+    }
+
+    async fn one_cycle(&mut self, order: &Order, application: bool) -> Result<Sealed, WorkError> {
         self.connect(&order.record).await?;
         self.tidy(&order.record).await?;
         let basis = self.basis(&order.record).await?;
@@ -226,6 +245,7 @@ impl Worker {
         let epoch = basis.head.next();
         let session = self.session.as_mut().ok_or(WorkError::Cancelled)?;
         begun(session, &Request::Begin { epoch, kind: LayerKind::Delta }).await?;
+        self.begun = true;
         let mut since = basis.mark;
         let mut changed = 0;
         if basis.dirty_bytes > LARGE_DELTA {
@@ -243,6 +263,7 @@ impl Worker {
         let epoch = basis.head.next();
         let session = self.session.as_mut().ok_or(WorkError::Cancelled)?;
         begun(session, &Request::Begin { epoch, kind: LayerKind::Delta }).await?;
+        self.begun = true;
         let point =
             PointOffer { id: PointId::random(), created_at: basis.read_at, kind: PointKind::Standard };
         let (definition, files) = self.config.last();
@@ -345,12 +366,15 @@ impl Worker {
 
     async fn connect(&mut self, record: &PrimaryRecord) -> Result<(), WorkError> {
         // A session that ended while nothing was sent is no reason for a cycle to fail.
-        let fresh = self.session.as_mut().is_some_and(Session::is_fresh);
-        if !fresh {
+        if !self.has_session() {
             self.config.forget();
             self.session = Some(self.tools.dialer.open(&record.peer, offer(record)).await?);
         }
         Ok(())
+    }
+
+    fn has_session(&mut self) -> bool {
+        self.session.as_mut().is_some_and(Session::is_fresh)
     }
 
     pub(super) fn session(&mut self) -> Result<&mut Session, WorkError> {
@@ -495,6 +519,12 @@ impl Worker {
             self.unclean = true;
         }
     }
+}
+
+/// The answer to the first request of a session that was left open may tell how things were: the replica
+/// restarted, was paused and resumed, failed over and went back. A new session tells how they are.
+fn may_be_of_the_past(error: &WorkError) -> bool {
+    matches!(error, WorkError::Refused { .. } | WorkError::Link { .. })
 }
 
 struct Basis {
