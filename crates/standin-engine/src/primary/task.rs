@@ -487,8 +487,27 @@ impl Task {
             if let Some(job) = self.job.take() {
                 job.terminate();
             }
+        } else if matches!(work, Work::Cycle { .. }) {
+            self.give_point_up();
         }
         self.schedule.at_once();
+    }
+
+    /// The point that was asked for does not come now: its job must not wait for a day on which it might.
+    fn give_point_up(&mut self) {
+        self.point_wanted = None;
+        if self.record.job.is_none()
+            && let Some(job) = self.job.take()
+        {
+            job.fail(Refusal::new(
+                ReturnCode::InvalidState,
+                format!(
+                    "the replication of VM {} was paused, or the VM ended, before the point",
+                    self.record.name
+                ),
+                "Nothing is lost. Resume the replication or start the VM, then ask for the point again.",
+            ));
+        }
     }
 
     async fn command(&mut self, command: Command) -> Result<Option<JobId>, Refusal> {
@@ -615,7 +634,10 @@ impl Task {
             self.record.resume_to = Some(before);
             self.apply(Event::Suspend);
         }
-        self.cancel_running();
+        match &self.running {
+            Some(_) => self.cancel_running(),
+            None => self.give_point_up(),
+        }
         self.save_or_refuse()
     }
 
@@ -718,7 +740,12 @@ impl Task {
                 self.vm_running = true;
                 self.schedule.at_once();
             }
-            Ok(VmEvent::Stopped { vm, .. }) if vm == self.record.vm => self.vm_running = false,
+            Ok(VmEvent::Stopped { vm, .. }) if vm == self.record.vm => {
+                self.vm_running = false;
+                if self.running.is_none() {
+                    self.give_point_up();
+                }
+            }
             Ok(_) => {}
             Err(broadcast::error::RecvError::Lagged(_)) => self.look_at_vm().await,
             // The driver is gone only when the daemon goes down.
