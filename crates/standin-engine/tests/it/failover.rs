@@ -1,0 +1,271 @@
+//! Failover: to the latest point and to older ones, back, and for good; and the primary that finds out.
+
+use crate::host::End;
+use crate::world::{KIB, World, every_second, keep_all, random, refused};
+use standin_hypervisor::fake::Op;
+use standin_hypervisor::{Hypervisor, PowerState};
+use standin_model::health::Health;
+use standin_model::job::{JobState, JobType};
+use standin_model::state::ReplicationState as S;
+use standin_model::{JobId, PointId, RecoveryPoint, Refusal, ReturnCode};
+
+impl World {
+    async fn fail_over(&self, point: Option<PointId>, start: bool) -> Result<JobId, Refusal> {
+        let vm = self.vm;
+        self.b.call(move |engine| async move { engine.failover(vm, point, start).await }).await
+    }
+
+    async fn failed_over(&self, point: Option<PointId>, start: bool) {
+        let job = self.fail_over(point, start).await.expect("begun");
+        self.done_on_replica(job).await;
+        assert_eq!(self.b.state(self.vm), S::Recovered);
+    }
+
+    async fn revert(&self) {
+        let vm = self.vm;
+        let job = self.b.call(move |engine| async move { engine.revert(vm).await }).await.expect("begun");
+        self.done_on_replica(job).await;
+    }
+
+    async fn commit(&self) {
+        let vm = self.vm;
+        let job = self.b.call(move |engine| async move { engine.commit(vm).await }).await.expect("begun");
+        self.done_on_replica(job).await;
+        assert_eq!(self.b.state(vm), S::Committed);
+    }
+
+    /// The replica VM stands on overlays of the point, whose contents are the point's.
+    async fn stands_on(&self, point: &RecoveryPoint) {
+        let info = self.b.fake.inspect(self.vm).await.expect("the replica VM is defined");
+        assert_eq!(info.name.as_str(), "web");
+        let replica = self.b.engine().replicas().find(self.vm).expect("a replica");
+        let overlay = replica.store().overlays().pop().expect("an overlay");
+        assert_eq!(overlay.point, point.id);
+        for entry in &info.definition.disks {
+            assert!(entry.file.is_file(), "{} is missing", entry.file.display());
+            assert_eq!(entry.file, overlay.disks[&entry.name].path);
+        }
+        assert_eq!(info.disks.len(), 2);
+        assert_eq!(info.disks[0].size, crate::world::SIZE_A);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn to_the_latest_point_then_back_and_on_again() {
+    let world = World::replicating(keep_all()).await;
+    let first = world.latest();
+    world.write("a", 0, b"newer");
+    let second = world.proven_point().await;
+    let expected = world.contents();
+    world.failed_over(None, true).await;
+    world.stands_on(&second).await;
+    let info = world.b.fake.inspect(world.vm).await.expect("defined");
+    assert_eq!(info.power, PowerState::Running);
+    let status = world.b.status(world.vm).await;
+    assert_eq!((status.state_code, status.health, status.points), (5, Health::Warning, 2));
+    refused(world.fail_over(None, false).await, ReturnCode::InvalidState);
+    world.revert().await;
+    assert_eq!(world.b.state(world.vm), S::Replicating);
+    assert!(world.b.fake.inspect(world.vm).await.is_err(), "the replica VM is gone");
+    world.failed_over(Some(first.id), false).await;
+    world.stands_on(&first).await;
+    let info = world.b.fake.inspect(world.vm).await.expect("defined");
+    assert_eq!(info.power, PowerState::Off);
+    let vm = world.vm;
+    world.b.call(move |engine| async move { engine.start_vm(vm).await }).await.expect("started");
+    // The points under the overlay are as they were.
+    world.equals(second.id, &expected);
+    world.commit().await;
+    assert!(world.points().is_empty(), "there is no way back");
+    let info = world.b.fake.inspect(vm).await.expect("defined");
+    assert_eq!(info.power, PowerState::Running);
+    assert!(info.definition.disks.iter().all(|disk| disk.file.is_file()));
+    for refusal in [
+        world.b.call(move |engine| async move { engine.revert(vm).await }).await,
+        world.b.call(move |engine| async move { engine.commit(vm).await }).await,
+    ] {
+        refused(refusal, ReturnCode::InvalidState);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_living_primary_is_fenced_and_goes_on_after_the_revert_with_the_newer_generation() {
+    let mut world = World::replicating(keep_all()).await;
+    let generation = world.a.status(world.vm).await.generation;
+    world.failed_over(None, true).await;
+    world.write("a", 0, b"written while the replica runs");
+    let old = world.latest();
+    let job = world.order_point().await;
+    assert_eq!(world.a.job(job).await.return_code, Some(ReturnCode::InvalidState));
+    world.a.reaches(world.vm, S::Critical).await;
+    let status = world.a.status(world.vm).await;
+    assert!(status.generation > generation);
+    assert!(status.last_error.expect("a reason").message.contains("failed over"));
+    // It stays so after a crash of its host, and the VM does not start twice.
+    world.a.fake.clean_stop(world.vm);
+    world.a.restart(End::Kill).await;
+    let vm = world.vm;
+    let refusal = world.a.call(move |engine| async move { engine.start_vm(vm).await }).await;
+    assert!(refused(refusal, ReturnCode::InvalidState).message.contains("failed over"));
+    assert_eq!(world.a.fake.inspect(vm).await.expect("there").power, PowerState::Off);
+    assert_eq!(world.latest(), old);
+    world.revert().await;
+    world.a.call(move |engine| async move { engine.start_vm(vm).await }).await.expect("started");
+    let expected = world.contents();
+    let point = world.newer_than(&old).await;
+    world.equals(point.id, &expected);
+    world.both_replicate().await;
+    let (ours, theirs) = (world.a.status(vm).await, world.b.status(vm).await);
+    assert_eq!(ours.generation, theirs.generation);
+    assert!(ours.generation > status.generation, "a revert counts too");
+    assert!(ours.last_error.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_comes_back_from_a_crash_asks_before_it_starts_the_vm() {
+    let mut world = World::replicating(keep_all()).await;
+    world.a.fake.crash(world.vm);
+    world.a.kill().await;
+    world.failed_over(None, true).await;
+    world.a.start().await;
+    let vm = world.vm;
+    let refusal = world.a.call(move |engine| async move { engine.start_vm(vm).await }).await;
+    assert!(refused(refusal, ReturnCode::InvalidState).message.contains("failed over"));
+    assert_eq!(world.a.fake.inspect(vm).await.expect("there").power, PowerState::Off);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_with_an_open_session_asks_before_it_starts_the_vm() {
+    let world = World::replicating(keep_all()).await;
+    world.a.fake.clean_stop(world.vm);
+    world.failed_over(None, true).await;
+    let vm = world.vm;
+    let refusal = world.a.call(move |engine| async move { engine.start_vm(vm).await }).await;
+    refused(refusal, ReturnCode::InvalidState);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fenced_primary_finds_out_by_itself_that_the_failover_was_reverted() {
+    let world = World::replicating(every_second()).await;
+    world.failed_over(None, false).await;
+    world.a.reaches(world.vm, S::Critical).await;
+    let old = world.latest();
+    world.write("b", 0, b"during the failover");
+    world.revert().await;
+    let expected = world.contents();
+    let point = world.newer_than(&old).await;
+    world.equals(point.id, &expected);
+    world.both_replicate().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_in_the_middle_of_a_cycle_ends_the_cycle_and_takes_what_is_sealed() {
+    let world = World::replicating(keep_all()).await;
+    let old = world.latest();
+    let expected = world.contents();
+    world.write("a", 0, &random(20 * KIB, 111));
+    let job = world.held_cycle(0).await;
+    world.failed_over(None, false).await;
+    world.stands_on(&old).await;
+    world.release();
+    assert_eq!(world.a.job(job).await.state, JobState::Exception);
+    world.a.reaches(world.vm, S::Critical).await;
+    assert_eq!(world.latest(), old);
+    world.equals(old.id, &expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_that_a_restart_interrupts_goes_back_and_can_be_repeated() {
+    let mut world = World::replicating(keep_all()).await;
+    world.b.fake.faults().stall(Op::Define, 0);
+    let job = world.fail_over(None, true).await.expect("begun");
+    world.b.fake.faults().stalled(Op::Define).await;
+    assert_eq!(world.b.state(world.vm), S::FailoverInProgress);
+    world.b.kill().await;
+    world.b.fake.faults().clear();
+    world.b.start().await;
+    world.link.lead_to(world.b.port());
+    assert_eq!(world.b.state(world.vm), S::Replicating);
+    let ended = world.b.job(job).await;
+    assert_eq!((ended.state, ended.job_type), (JobState::Exception, JobType::InitiateFailover));
+    assert!(ended.error.expect("a reason").message.contains("the daemon ended"));
+    let replica = world.b.engine().replicas().find(world.vm).expect("a replica");
+    assert!(replica.store().overlays().is_empty());
+    world.proven_point().await;
+    world.failed_over(None, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_that_cannot_define_the_vm_leaves_everything_as_it_was() {
+    let world = World::replicating(keep_all()).await;
+    world.b.fake.faults().fail_next(Op::Define);
+    let job = world.fail_over(None, true).await.expect("begun");
+    let ended = world.b.job(job).await;
+    assert_eq!(ended.state, JobState::Exception);
+    assert!(!ended.error.expect("a reason").remedy.is_empty());
+    assert_eq!(world.b.state(world.vm), S::Replicating);
+    assert!(world.b.status(world.vm).await.last_error.is_some());
+    world.proven_point().await;
+    assert!(world.b.status(world.vm).await.last_error.is_none());
+    world.failed_over(None, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_cannot_be_started_is_failed_over_all_the_same() {
+    let world = World::replicating(keep_all()).await;
+    world.b.fake.faults().fail_next(Op::Start);
+    let job = world.fail_over(None, true).await.expect("begun");
+    assert_eq!(world.b.job(job).await.state, JobState::Exception);
+    assert_eq!(world.b.state(world.vm), S::Recovered);
+    let vm = world.vm;
+    world.b.call(move |engine| async move { engine.start_vm(vm).await }).await.expect("started");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_over_replica_survives_restarts_and_commits_afterwards() {
+    let mut world = World::replicating(keep_all()).await;
+    let point = world.proven_point().await;
+    world.failed_over(None, true).await;
+    world.b.restart_behind(&world.link, End::Kill).await;
+    assert_eq!(world.b.state(world.vm), S::Recovered);
+    world.stands_on(&point).await;
+    let info = world.b.fake.inspect(world.vm).await.expect("defined");
+    assert_eq!(info.power, PowerState::Running);
+    world.commit().await;
+    world.b.restart_behind(&world.link, End::Stop).await;
+    assert_eq!(world.b.state(world.vm), S::Committed);
+    let info = world.b.fake.inspect(world.vm).await.expect("defined");
+    assert!(info.definition.disks.iter().all(|disk| disk.file.is_file()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_replica_fails_over_and_reverts_to_suspended() {
+    let world = World::replicating(keep_all()).await;
+    let vm = world.vm;
+    world.b.call(move |engine| async move { engine.suspend(vm).await }).await.expect("suspended");
+    world.failed_over(None, false).await;
+    world.revert().await;
+    assert_eq!(world.b.state(vm), S::Suspended);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_failed_over_is_not_removed_before_it_is_settled() {
+    let world = World::replicating(keep_all()).await;
+    let vm = world.vm;
+    world.failed_over(None, true).await;
+    let removed = world.b.call(move |engine| async move { engine.remove(vm).await }).await;
+    refused(removed, ReturnCode::InvalidState);
+    world.commit().await;
+    world.b.call(move |engine| async move { engine.remove(vm).await }).await.expect("removed");
+    let info = world.b.fake.inspect(vm).await.expect("the VM stays");
+    assert_eq!(info.power, PowerState::Running);
+    assert!(info.definition.disks.iter().all(|disk| disk.file.is_file()), "and its disks");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_vm_starts_only_after_a_failover() {
+    let world = World::replicating(keep_all()).await;
+    let vm = world.vm;
+    let refusal = world.b.call(move |engine| async move { engine.start_vm(vm).await }).await;
+    refused(refusal, ReturnCode::InvalidState);
+}

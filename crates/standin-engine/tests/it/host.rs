@@ -1,0 +1,282 @@
+//! A host: an engine with its own runtime over a hypervisor, a store and a state that outlive it. Ending the
+//! runtime without a word is the nearest thing to SIGKILL within one process.
+
+use crate::link::Link;
+use standin_engine::{Command, Engine, EngineConfig, Parts};
+use standin_hypervisor::Hypervisor;
+use standin_hypervisor::fake::FakeHypervisor;
+use standin_model::auth::AuthorizationEntry;
+use standin_model::job::JobRecord;
+use standin_model::state::ReplicationState;
+use standin_model::stats::Window;
+use standin_model::view::StatusView;
+use standin_model::{AuthId, JobId, Refusal, VmId};
+use standin_state::{MemoryStore, Op, RedbStore, Revision, StateError, StateStore, Versioned};
+use standin_store::{Store, StoreOptions};
+use standin_wire::{Accepted, Hello, Identity};
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+
+/// Everything that a test waits for happens long before.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Waits until `look` finds something.
+#[track_caller]
+pub fn until<T>(what: impl Into<String>, mut look: impl FnMut() -> Option<T>) -> impl Future<Output = T> {
+    let (what, place) = (what.into(), std::panic::Location::caller());
+    async move {
+        let begun = Instant::now();
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(begun.elapsed() < DEADLINE, "{place}: in vain waited for {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// Where a host keeps its records.
+#[derive(Clone)]
+pub enum State {
+    Memory(Arc<MemoryStore>),
+    Redb,
+}
+
+pub struct Host {
+    name: &'static str,
+    dir: PathBuf,
+    pub fake: Arc<FakeHypervisor>,
+    identity: Identity,
+    state: State,
+    merge_bytes_per_s: u64,
+    up: Option<Up>,
+}
+
+struct Up {
+    runtime: Option<Runtime>,
+    dead: Arc<AtomicBool>,
+    engine: Arc<Engine>,
+    port: u16,
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Host {
+    /// A host that is down. `dir` is its own.
+    pub fn new(name: &'static str, dir: PathBuf, identity: Identity, state: State) -> Self {
+        let fake = FakeHypervisor::new();
+        Self { name, dir, fake, identity, state, merge_bytes_per_s: 0, up: None }
+    }
+
+    pub async fn start(&mut self) {
+        assert!(self.up.is_none(), "{} is up", self.name);
+        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        let dead = Arc::new(AtomicBool::new(false));
+        let parts = self.parts(Arc::clone(&dead)).await;
+        let hello = parts.hello.clone();
+        let engine = runtime.spawn(Engine::open(parts)).await.expect("no panic").expect("the engine opens");
+        let listening = runtime.spawn(TcpListener::bind("127.0.0.1:0")).await.expect("no panic");
+        let listener = listening.expect("a port");
+        let port = listener.local_addr().expect("its address").port();
+        runtime.spawn(serve(listener, Arc::clone(&engine), self.identity.clone(), hello));
+        self.up = Some(Up { runtime: Some(runtime), dead, engine, port });
+    }
+
+    async fn parts(&self, dead: Arc<AtomicBool>) -> Parts {
+        let make = |name: &str| {
+            let path = self.dir.join(name);
+            std::fs::create_dir_all(&path).expect("a directory");
+            path
+        };
+        let state: Arc<dyn StateStore> = match &self.state {
+            State::Memory(store) => Arc::clone(store) as Arc<dyn StateStore>,
+            State::Redb => {
+                let path = make("state").join("standin.redb");
+                // The file is free when the last task of the process before is gone.
+                Arc::new(until("the state's file", || RedbStore::open(&path).ok()).await)
+            }
+        };
+        let state = Arc::new(Mortal { inner: state, dead });
+        let options = StoreOptions { locations: vec![make("replicas")], ..StoreOptions::default() };
+        let store = until("the locks of the replicas", || {
+            let store = Store::open(options.clone()).expect("the store opens");
+            store.problems().is_empty().then_some(store)
+        })
+        .await;
+        Parts {
+            hypervisor: Arc::clone(&self.fake) as Arc<dyn Hypervisor>,
+            store,
+            state,
+            identity: self.identity.clone(),
+            hello: Hello::new(self.name, "standin test"),
+            config: EngineConfig {
+                scratch_dir: make("scratch"),
+                runtime_dir: make("run"),
+                log_dir: make("log"),
+                merge_bytes_per_s: self.merge_bytes_per_s,
+                max_parallel: 4,
+                window: Window::default(),
+            },
+        }
+    }
+
+    /// The daemon ends in order.
+    pub async fn stop(&mut self) {
+        let begun = Instant::now();
+        self.call(|engine| async move { engine.shutdown().await }).await;
+        assert!(begun.elapsed() < Duration::from_secs(3), "{} took {:?} to stop", self.name, begun.elapsed());
+        assert_eq!(
+            (self.fake.open_views(), self.fake.leftovers()),
+            (0, 0),
+            "views are left on {}",
+            self.name
+        );
+        self.kill().await;
+    }
+
+    /// The daemon is gone from one moment to the next.
+    pub async fn kill(&mut self) {
+        let mut up = self.up.take().expect("it is up");
+        up.dead.store(true, Ordering::SeqCst);
+        let runtime = up.runtime.take().expect("it has a runtime");
+        drop(up);
+        let ending = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(Duration::from_secs(10)));
+        ending.await.expect("the runtime ends");
+    }
+
+    pub async fn restart(&mut self, how: End) {
+        match how {
+            End::Stop => self.stop().await,
+            End::Kill => self.kill().await,
+        }
+        self.start().await;
+    }
+
+    /// A restart of a replica host, after which the link leads to it again.
+    pub async fn restart_behind(&mut self, link: &Link, how: End) {
+        self.restart(how).await;
+        link.lead_to(self.port());
+    }
+
+    pub fn engine(&self) -> Arc<Engine> {
+        Arc::clone(&self.up.as_ref().expect("it is up").engine)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.up.as_ref().expect("it is up").port
+    }
+
+    pub fn replicas_dir(&self) -> PathBuf {
+        self.dir.join("replicas")
+    }
+
+    /// Calls the engine in its own runtime, as the daemon does.
+    pub async fn call<T, F, Fut>(&self, call: F) -> T
+    where
+        T: Send + 'static,
+        F: FnOnce(Arc<Engine>) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + Send + 'static,
+    {
+        let up = self.up.as_ref().expect("it is up");
+        let engine = Arc::clone(&up.engine);
+        let runtime = up.runtime.as_ref().expect("it has a runtime");
+        runtime.spawn(async move { call(engine).await }).await.expect("no panic in the engine")
+    }
+
+    pub async fn ask(&self, vm: VmId, command: Command) -> Result<Option<JobId>, Refusal> {
+        self.call(move |engine| async move { engine.ask(vm, command).await }).await
+    }
+
+    pub async fn status(&self, vm: VmId) -> StatusView {
+        self.call(move |engine| async move { engine.status(vm).await }).await.expect("a status")
+    }
+
+    /// The state of a VM here.
+    pub fn state(&self, vm: VmId) -> ReplicationState {
+        self.engine().role(vm).1
+    }
+
+    #[track_caller]
+    pub fn reaches(&self, vm: VmId, state: ReplicationState) -> impl Future<Output = ()> + use<> {
+        let engine = self.engine();
+        let what = format!("state {state} on {}", self.name);
+        until(what, move || (engine.role(vm).1 == state).then_some(()))
+    }
+
+    /// The end of a job.
+    #[track_caller]
+    pub fn job(&self, id: JobId) -> impl Future<Output = JobRecord> + use<> {
+        let engine = self.engine();
+        until(format!("the end of job {id} on {}", self.name), move || {
+            engine.jobs().watch(id).map(|seen| seen.borrow().clone()).filter(|job| job.state.is_final())
+        })
+    }
+
+    /// Admits hosts of a name.
+    pub fn admit(&self, pattern: &str, group: &str) -> AuthId {
+        let entry = AuthorizationEntry {
+            id: AuthId::random(),
+            allowed_primary: pattern.to_owned(),
+            trust_group: group.to_owned(),
+            storage_location: self.replicas_dir(),
+        };
+        self.engine().replicas().add_entry(entry).expect("an entry").id
+    }
+}
+
+/// How a daemon ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// In order.
+    Stop,
+    /// Without a word.
+    Kill,
+}
+
+/// Records that a dead process cannot write any more: what its destructors do within this one is not to count.
+struct Mortal {
+    inner: Arc<dyn StateStore>,
+    dead: Arc<AtomicBool>,
+}
+
+impl StateStore for Mortal {
+    fn get(&self, key: &str) -> standin_state::Result<Option<Versioned>> {
+        self.inner.get(key)
+    }
+
+    fn list(&self, prefix: &str) -> standin_state::Result<Vec<(String, Versioned)>> {
+        self.inner.list(prefix)
+    }
+
+    fn transaction(&self, ops: Vec<Op>) -> standin_state::Result<Revision> {
+        if self.dead.load(Ordering::SeqCst) {
+            return Err(StateError::Closed { path: "the state of a dead process".into() });
+        }
+        self.inner.transaction(ops)
+    }
+}
+
+async fn serve(listener: TcpListener, engine: Arc<Engine>, identity: Identity, hello: Hello) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let (engine, identity, hello) = (Arc::clone(&engine), identity.clone(), hello.clone());
+        tokio::spawn(async move {
+            if let Ok(Accepted::Replication(connection)) =
+                standin_wire::accept(stream, &identity, hello).await
+            {
+                engine.accept(connection);
+            }
+        });
+    }
+}

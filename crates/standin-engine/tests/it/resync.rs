@@ -1,0 +1,197 @@
+//! When what changed is not known any more: state 9, and a comparison that sends only what differs.
+
+use crate::host::{End, State, until};
+use crate::world::{KIB, MIB, World, disk, keep_all, random, refused};
+use standin_engine::Command;
+use standin_hypervisor::fake::Op;
+use standin_model::ReturnCode;
+use standin_model::health::Health;
+use standin_model::job::{JobState, JobType};
+use standin_model::settings::RelationshipSettings;
+use standin_model::state::ReplicationState as S;
+
+/// The guest's host loses power; what the guest wrote last was recorded by nobody.
+async fn crash(world: &World) {
+    world.a.fake.crash(world.vm);
+    world.write("a", 2 * MIB, &random(8 * KIB, 91));
+    world.write("b", 0, &[0; 16 << 10]);
+    start(world).await;
+}
+
+async fn start(world: &World) {
+    let vm = world.vm;
+    world.a.call(move |engine| async move { engine.start_vm(vm).await }).await.expect("started");
+}
+
+fn by_hand() -> RelationshipSettings {
+    RelationshipSettings { auto_resync: false, ..keep_all() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_crashed_is_compared_by_itself_and_only_what_differs_is_sent() {
+    let world = World::replicating(keep_all()).await;
+    world.write("a", MIB, &random(MIB, 90));
+    let before = world.contents();
+    let old = world.proven_point().await;
+    let sent = world.link.forwarded();
+    crash(&world).await;
+    let now = world.contents();
+    let point = world.newer_than(&old).await;
+    world.both_replicate().await;
+    world.equals(point.id, &now);
+    world.equals(old.id, &before);
+    // 8 KiB of data, the zeros, and the comparison itself.
+    let sent = world.link.forwarded() - sent;
+    assert!(sent < 8 * KIB + 8 * KIB, "{sent} bytes on the wire");
+    assert!(point.changed_bytes <= 24 * KIB, "{}", point.changed_bytes);
+    let jobs = world.a.engine().jobs().list();
+    let job = jobs.iter().find(|job| job.job_type == JobType::Resynchronize).expect("a job");
+    assert_eq!(job.state, JobState::Completed, "{:?}", job.error);
+    // Tracking works again.
+    world.write("b", 512 * KIB, b"after");
+    assert_eq!(world.proven_point().await.changed_bytes, 4096);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_setting_it_waits_until_it_is_asked() {
+    let world = World::replicating(by_hand()).await;
+    let old = world.latest();
+    crash(&world).await;
+    world.a.reaches(world.vm, S::WaitingToStartResynchronization).await;
+    let status = world.a.status(world.vm).await;
+    assert_eq!((status.state_code, status.health), (9, Health::Critical));
+    assert!(status.last_error.expect("an error").message.contains("tracking was lost"));
+    refused(world.a.ask(world.vm, Command::Point { application: false }).await, ReturnCode::InvalidState);
+    assert_eq!(world.latest(), old);
+    let job = world.a.ask(world.vm, Command::Resynchronize).await.expect("asked").expect("a job");
+    world.done(job).await;
+    world.both_replicate().await;
+    world.equals(world.latest().id, &world.contents());
+    assert!(world.a.status(world.vm).await.last_error.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_in_state_9_stays_there_or_goes_on_as_the_settings_say() {
+    let mut world = World::replicating(by_hand()).await;
+    crash(&world).await;
+    world.a.reaches(world.vm, S::WaitingToStartResynchronization).await;
+    world.a.restart(End::Kill).await;
+    assert_eq!(world.a.state(world.vm), S::WaitingToStartResynchronization);
+    let job = world.a.ask(world.vm, Command::Resynchronize).await.expect("asked").expect("a job");
+    world.done(job).await;
+    world.equals(world.latest().id, &world.contents());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_is_interrupted_by_restarts_and_ends_all_the_same() {
+    for how in [End::Stop, End::Kill] {
+        let mut world = World::replicating(by_hand()).await;
+        let old = world.latest();
+        let before = world.contents();
+        crash(&world).await;
+        world.a.reaches(world.vm, S::WaitingToStartResynchronization).await;
+        world.a.fake.faults().stall(Op::Read, 2);
+        let job = world.a.ask(world.vm, Command::Resynchronize).await.expect("asked").expect("a job");
+        world.a.fake.faults().stalled(Op::Read).await;
+        world.write("b", 200 * KIB, b"during the comparison");
+        world.a.restart(how).await;
+        world.b.restart_behind(&world.link, how).await;
+        world.a.fake.faults().clear();
+        world.done(job).await;
+        world.both_replicate().await;
+        world.equals(world.latest().id, &world.contents());
+        world.equals(old.id, &before);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_can_be_suspended_resumed_and_cancelled() {
+    let world = World::replicating(by_hand()).await;
+    crash(&world).await;
+    world.a.reaches(world.vm, S::WaitingToStartResynchronization).await;
+    world.a.fake.faults().stall(Op::Read, 1);
+    let job = world.a.ask(world.vm, Command::Resynchronize).await.expect("asked").expect("a job");
+    world.a.fake.faults().stalled(Op::Read).await;
+    world.a.ask(world.vm, Command::Suspend).await.expect("suspended");
+    assert_eq!(world.a.state(world.vm), S::ResynchronizationSuspended);
+    world.a.ask(world.vm, Command::Resume).await.expect("resumed");
+    assert_eq!(world.a.state(world.vm), S::Resynchronizing);
+    world.a.fake.faults().stalled(Op::Read).await;
+    world.a.engine().jobs().cancel(job).expect("cancelled");
+    world.a.reaches(world.vm, S::WaitingToStartResynchronization).await;
+    assert_eq!(world.a.job(job).await.state, JobState::Terminated);
+    world.a.fake.faults().clear();
+    let job = world.a.ask(world.vm, Command::Resynchronize).await.expect("asked").expect("a job");
+    world.done(job).await;
+    world.equals(world.latest().id, &world.contents());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_stopped_in_order_is_not_compared() {
+    let world = World::replicating(keep_all()).await;
+    world.write("a", 0, b"before the stop");
+    world.a.fake.clean_stop(world.vm);
+    let status = until("the stop", || {
+        let snapshot = world.a.engine().primary(world.vm)?.snapshot();
+        (!snapshot.running).then_some(snapshot)
+    });
+    status.await;
+    refused(world.a.ask(world.vm, Command::Point { application: false }).await, ReturnCode::InvalidState);
+    let old = world.latest();
+    let lives = world.a.fake.faults().calls(Op::Live);
+    let expected = world.contents();
+    start(&world).await;
+    // A cycle at once: nobody knows how long it was off.
+    let point = world.newer_than(&old).await;
+    world.equals(point.id, &expected);
+    assert_eq!(point.changed_bytes, 4096);
+    assert_eq!(world.a.fake.faults().calls(Op::Live), lives, "nothing was compared");
+    assert_eq!(world.a.state(world.vm), S::Replicating);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tracking_that_was_lost_during_the_first_copy_is_no_loss() {
+    let world = World::new().await;
+    world.a.fake.faults().stall(Op::Read, 1);
+    let job = world.begin(keep_all()).await;
+    world.a.fake.faults().stalled(Op::Read).await;
+    world.a.fake.crash(world.vm);
+    world.write("a", 0, &random(40 * KIB, 95));
+    world.a.fake.faults().clear();
+    start(&world).await;
+    world.done(job).await;
+    world.both_replicate().await;
+    world.equals(world.latest().id, &world.contents());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_crashed_between_the_copy_and_its_first_point_is_compared_in_the_same_job() {
+    let world = World::new().await;
+    world.a.fake.faults().stall(Op::Cut, 0);
+    let job = world.begin(keep_all()).await;
+    world.a.fake.faults().stalled(Op::Cut).await;
+    world.a.fake.crash(world.vm);
+    world.write("b", 0, &random(40 * KIB, 96));
+    world.a.fake.faults().clear();
+    start(&world).await;
+    world.done(job).await;
+    world.both_replicate().await;
+    world.equals(world.latest().id, &world.contents());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raw_disk_loses_its_marks_at_every_stop_and_is_compared() {
+    let world = World::with_disks(&[("a", MIB), ("b", MIB)], State::Memory(Default::default())).await;
+    world.a.fake.make_raw(world.vm, "b");
+    let job = world.begin(keep_all()).await;
+    world.done(job).await;
+    world.both_replicate().await;
+    let old = world.latest();
+    world.write("b", 0, b"before the stop");
+    world.a.fake.clean_stop(world.vm);
+    start(&world).await;
+    let point = world.newer_than(&old).await;
+    world.both_replicate().await;
+    world.equals(point.id, &world.contents());
+    assert_eq!(world.contents()[&disk("b")][..6], *b"before");
+}
