@@ -7,6 +7,7 @@ mod resync;
 pub mod schedule;
 pub mod session;
 pub mod task;
+mod thrift;
 pub mod worker;
 
 pub use task::{Command, Handle, Shared, Snapshot};

@@ -8,6 +8,7 @@
 //! Memory is bounded by the window. CPU work runs on blocking threads; the relationship's task only forwards.
 
 use super::session::Session;
+use super::thrift::Thrift;
 use crate::error::WorkError;
 use crate::jobs::Progress;
 use crate::messages::Request;
@@ -18,6 +19,7 @@ use standin_wire::block::{self, Compression, EncodedBlock};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -62,7 +64,7 @@ pub struct DiskPass {
 pub struct PassControl {
     /// Bytes of a granule: the unit of digests.
     pub granule: u32,
-    /// How blocks are compressed.
+    /// How blocks are compressed, where the link is slow enough for that to pay.
     pub compression: Compression,
     /// Raised as data is sent.
     pub progress: Arc<Progress>,
@@ -128,8 +130,9 @@ pub async fn send(
     control: &PassControl,
 ) -> Result<PassTotals, WorkError> {
     let mut totals = PassTotals::default();
+    let mut thrift = Thrift::new(control.compression, BATCH_BYTES * WINDOW as u64);
     for disk in disks {
-        send_disk(session, disk, control, &mut totals).await?;
+        send_disk(session, disk, control, &mut totals, &mut thrift).await?;
     }
     Ok(totals)
 }
@@ -139,20 +142,21 @@ async fn send_disk(
     disk: &DiskPass,
     control: &PassControl,
     totals: &mut PassTotals,
+    thrift: &mut Thrift,
 ) -> Result<(), WorkError> {
     let size = disk.reader.size();
     let mut at = match disk.select {
         Select::Dirty => 0,
         Select::From(offset) => offset.min(size),
     };
-    let mut pipe = Pipe { window: VecDeque::new(), watermark: at, stream: disk.stream };
+    let mut pipe = Pipe { window: VecDeque::new(), watermark: at, stream: disk.stream, thrift };
     while at < size {
         let length = EXTENT_WINDOW.min(size - at);
         let runs = runs(&*disk.reader, disk.select, control.granule, at, length).await?;
         let keep_watermark = matches!(disk.select, Select::From(_));
         for batch in batches(runs, at + length, control.granule) {
             pipe.make_room(session, control, totals, keep_watermark).await?;
-            pipe.window.push_back(start(disk, batch, control));
+            pipe.window.push_back(start(disk, batch, control, pipe.thrift.choice()));
         }
         at += length;
     }
@@ -267,9 +271,14 @@ fn cut_length(run: Extent, limit: u64) -> u64 {
 
 type Encoded = Result<(Vec<EncodedBlock>, u64), WorkError>;
 
-fn start(disk: &DiskPass, batch: Batch, control: &PassControl) -> JoinHandle<Encoded> {
+fn start(
+    disk: &DiskPass,
+    batch: Batch,
+    control: &PassControl,
+    compression: Compression,
+) -> JoinHandle<Encoded> {
     let (reader, stream) = (Arc::clone(&disk.reader), disk.stream);
-    let (granule, compression) = (control.granule, control.compression);
+    let granule = control.granule;
     tokio::spawn(async move {
         let mut read = Vec::with_capacity(batch.runs.len());
         for run in batch.runs {
@@ -349,13 +358,14 @@ fn split_zeros(offset: u64, data: Bytes) -> Vec<(u64, Bytes, bool)> {
     parts
 }
 
-struct Pipe {
+struct Pipe<'a> {
     window: VecDeque<JoinHandle<Encoded>>,
     watermark: u64,
     stream: u16,
+    thrift: &'a mut Thrift,
 }
 
-impl Drop for Pipe {
+impl Drop for Pipe<'_> {
     fn drop(&mut self) {
         for task in &self.window {
             task.abort();
@@ -363,7 +373,7 @@ impl Drop for Pipe {
     }
 }
 
-impl Pipe {
+impl Pipe<'_> {
     async fn make_room(
         &mut self,
         session: &mut Session,
@@ -408,7 +418,7 @@ impl Pipe {
         let (blocks, end) = ended.inspect_err(|_| task.abort())?;
         for encoded in blocks {
             totals.add(&encoded);
-            let length = encoded.header().length;
+            let (length, wire) = (encoded.header().length, encoded.wire_len() as u64);
             // A slow link must not hold the end of a view or a cancellation up.
             tokio::select! {
                 biased;
@@ -416,6 +426,7 @@ impl Pipe {
                 reason = broken(&mut failure) => return Err(WorkError::ViewLost(reason)),
                 sent = session.block(encoded) => sent?,
             }
+            self.thrift.sent(wire, Instant::now());
             control.progress.done.fetch_add(length, Ordering::Relaxed);
         }
         if watermarks && end >= self.watermark + WATERMARK_EVERY {
