@@ -8,7 +8,8 @@
 //! hosts           daemons that know each other, file systems that can be full
 //! netns           hosts as network namespaces, links that can be cut and slowed
 //! tcpproxy        a connection that can be cut, delayed and corrupted
-//! faults          seeded campaigns of them
+//! faults          seeded campaigns of them: the plan
+//! campaign        a plan carried out on real hosts, with its judges
 //! process         processes by id: alive, killed, measured
 //! timeline, interrupt  what the demo prints; work that Ctrl-C ends without leaving anything
 //! images, measure disks for benchmarks, medians, results
@@ -19,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod campaign;
 pub mod daemon;
 pub mod faults;
 pub mod guest;

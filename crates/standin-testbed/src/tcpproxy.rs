@@ -39,7 +39,15 @@ impl TcpProxy {
     /// # Errors
     /// When no port can be bound.
     pub fn start(target: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).context("bind the proxy")?;
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), target)
+    }
+
+    /// Listens on `address` and forwards to `target`.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub fn start_at(address: SocketAddr, target: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(address).with_context(|| format!("bind the proxy to {address}"))?;
         let address = listener.local_addr().context("read the proxy's port")?;
         let control = Arc::new(Control { flip_in: AtomicI64::new(-1), ..Control::default() });
         let shared = Arc::clone(&control);
