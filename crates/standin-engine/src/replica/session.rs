@@ -142,9 +142,12 @@ impl Session {
     }
 
     async fn open_session(&mut self, vm: Arc<ReplicaVm>, offer: &Offer) -> Result<Reply, RefusedReply> {
-        let generation = admission::admit(&self.host, &vm, &self.peer, offer).await?;
+        admission::admit(&self.host, &vm, &self.peer, offer).await?;
         self.end().await;
         let active = vm.take_session().await;
+        self.open = Some(Open { vm: Arc::clone(&vm), active });
+        // A failover, a pause or a removal that was decided meanwhile did not see this session yet.
+        let generation = admission::admit(&self.host, &vm, &self.peer, offer).await?;
         let store = vm.store().clone();
         let opened = Opened {
             generation,
@@ -152,7 +155,6 @@ impl Session {
             has_points: !store.points().is_empty(),
             resumable: store.head_epoch().is_none(),
         };
-        self.open = Some(Open { vm, active });
         Ok(Reply::Opened(opened))
     }
 

@@ -75,9 +75,13 @@ impl ReplicaVm {
 
     /// Takes the place of the session that may write, after ending the one before.
     pub async fn take_session(&self) -> ActiveSession {
-        self.end_session().await;
         let session = ActiveSession { cancel: CancellationToken::new(), ended: CancellationToken::new() };
-        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.clone());
+        // In one step: of two that come at once, one must end the other, and both must be within reach.
+        let before = self.session.lock().unwrap_or_else(PoisonError::into_inner).replace(session.clone());
+        if let Some(before) = before {
+            before.cancel.cancel();
+            before.ended.cancelled().await;
+        }
         session
     }
 
