@@ -68,6 +68,10 @@ impl ReplicaHost {
             creating: tokio::sync::Mutex::default(),
         });
         for record in records::list(&shared.tables.replicas)? {
+            if record.state == ReplicationState::Disabled {
+                host.finish_removal(&record).await;
+                continue;
+            }
             let Some(store) = shared.store.get(record.vm) else {
                 tracing::error!(vm = %record.name, "the disks of this replica are not in any storage \
                     location; mount the location and restart, or remove the replica");
@@ -77,6 +81,17 @@ impl ReplicaHost {
         }
         host.rescue().await;
         Ok(host)
+    }
+
+    /// The daemon ended in the middle of a removal.
+    async fn finish_removal(&self, record: &ReplicaRecord) {
+        let removed = match self.let_go(record.vm).await {
+            Ok(()) => records::delete(&self.shared.tables.replicas, record.vm),
+            refused => refused,
+        };
+        if let Err(refusal) = removed {
+            tracing::error!(vm = %record.name, %refusal, "the removal of this replica could not be finished");
+        }
     }
 
     /// Replicas whose record the state store has lost come back from the copy beside their disks. One whose
@@ -163,15 +178,26 @@ impl ReplicaHost {
             ));
         }
         self.stands_alone(&vm).await?;
+        let before = record.state;
         record.step(Event::Remove)?;
-        let store = self.shared.store.clone();
-        super::layer::blocking(move || {
-            store.remove(id, RemoveDisks::Keep).map_err(|error| refusal_of(&error))
-        })
-        .await?;
+        if let Err(refusal) = self.let_go(id).await {
+            record.state = before;
+            record.save()?;
+            return Err(refusal);
+        }
         records::delete(&self.shared.tables.replicas, id)?;
         self.lock().remove(&id);
         Ok(())
+    }
+
+    /// The disks stay where they are, and are no replica any more.
+    async fn let_go(&self, id: VmId) -> Result<(), Refusal> {
+        let store = self.shared.store.clone();
+        super::layer::blocking(move || match store.remove(id, RemoveDisks::Keep) {
+            Err(standin_store::Error::UnknownVm(_)) | Ok(()) => Ok(()),
+            Err(error) => Err(refusal_of(&error)),
+        })
+        .await
     }
 
     /// A VM that reads its recovery point from this daemon would stall without the replica.
