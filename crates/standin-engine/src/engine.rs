@@ -272,8 +272,9 @@ impl Engine {
     /// The model's codes; nothing changed then on either side.
     pub async fn enable(self: &Arc<Self>, vm: VmId, enable: Enable) -> Result<Option<JobId>, Refusal> {
         let _one_at_a_time = self.enabling.lock().await;
+        self.not_a_replica(vm)?;
         let info = self.hypervisor.inspect(vm).await.map_err(|error| hypervisor_refusal(&error))?;
-        self.may_enable(&info)?;
+        self.not_replicating(&info)?;
         let mut settings = enable.settings;
         settings.validate()?;
         let disks = choose_disks(&info, &settings.disks)?;
@@ -304,22 +305,24 @@ impl Engine {
         if enable.start { handle.ask(Command::Start).await } else { Ok(None) }
     }
 
-    fn may_enable(&self, info: &VmInfo) -> Result<(), Refusal> {
-        if let Some(handle) = self.primary(info.id) {
-            return Err(refuse(
-                ReturnCode::InvalidState,
-                format!("VM {} already replicates to {}", info.name, handle.snapshot().record.peer),
-                "`standin status` shows it; remove it first with `standin unreplicate VM`.",
-            ));
-        }
-        if let Some(replica) = self.replicas.find(info.id) {
-            return Err(refuse(
-                ReturnCode::InvalidState,
-                format!("VM {} is a replica of {}", info.name, replica.snapshot().primary_host),
-                "Commit its failover and remove the replica relationship (`standin unreplicate VM`) first.",
-            ));
-        }
-        Ok(())
+    fn not_replicating(&self, info: &VmInfo) -> Result<(), Refusal> {
+        let Some(handle) = self.primary(info.id) else { return Ok(()) };
+        Err(refuse(
+            ReturnCode::InvalidState,
+            format!("VM {} already replicates to {}", info.name, handle.snapshot().record.peer),
+            "`standin status` shows it; remove it first with `standin unreplicate VM`.",
+        ))
+    }
+
+    /// Asked before the hypervisor, which does not know a replica that has not failed over.
+    fn not_a_replica(&self, vm: VmId) -> Result<(), Refusal> {
+        let Some(replica) = self.replicas.find(vm) else { return Ok(()) };
+        let record = replica.snapshot();
+        Err(refuse(
+            ReturnCode::InvalidState,
+            format!("VM {} is a replica of {}", record.name, record.primary_host),
+            "Commit its failover and remove the replica relationship (`standin unreplicate VM`) first.",
+        ))
     }
 
     /// Asks the task of a primary.
