@@ -4,6 +4,7 @@
 use crate::definition::{DiskDefinition, DiskFormat};
 use crate::error::Error;
 use crate::qmp::json;
+use rustix::process::{Flock, FlockType, fcntl_getlk};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::Read;
@@ -41,9 +42,14 @@ pub(crate) struct Layer {
     pub block_device: bool,
 }
 
-/// Looks at a disk's image. With `exclusive`, an image that a running program writes to is a problem.
+/// Looks at a disk's image. An image that a running program writes to is a problem. With `exclusive` that is
+/// found out by locking it for a moment, which a QEMU that starts at the same time would trip over; without, by
+/// looking at its locks.
 pub(crate) async fn examine(disk: &DiskDefinition, exclusive: bool) -> Result<Image, Error> {
     let block_device = check_file(disk)?;
+    if !exclusive && !disk.read_only && is_written(&disk.file) {
+        return Err(problem(disk, in_use(&disk.file)));
+    }
     let info = run_info(disk, &disk.file, exclusive, false).await?;
     let top = json::items(&info).first().unwrap_or(&info);
     let backing = if disk.backing.is_none() && top.get("backing-filename").is_some() {
@@ -119,14 +125,28 @@ async fn run_info(disk: &DiskDefinition, file: &Path, exclusive: bool, chain: bo
     })
 }
 
+fn in_use(file: &Path) -> String {
+    format!(
+        "its image {} is in use by another process (another VM, or a tool such as qemu-nbd); stop that one first",
+        file.display()
+    )
+}
+
+/// Whether a program holds QEMU's lock for writing to an image: the byte of `BLK_PERM_WRITE` after
+/// `RAW_LOCK_PERM_BASE`, see `block/file-posix.c` in QEMU. Asks only; takes no lock. `false` where the file system
+/// knows no locks, as QEMU then has none either.
+fn is_written(file: &Path) -> bool {
+    const WRITE_PERMISSION: u64 = 100 + 1;
+    let Ok(file) = File::options().read(true).write(true).open(file) else { return false };
+    let wanted = Flock { start: WRITE_PERMISSION, length: 1, ..Flock::from(FlockType::WriteLock) };
+    fcntl_getlk(&file, &wanted).is_ok_and(|holder| holder.is_some())
+}
+
 fn explain(file: &Path, disk: &DiskDefinition, stderr: &str) -> String {
     let shown = file.display();
     let said = stderr.trim();
     if said.contains("lock") {
-        return format!(
-            "its image {shown} is in use by another process (another VM, or a tool such as qemu-nbd); \
-             stop that one first"
-        );
+        return in_use(file);
     }
     if said.contains("not in qcow2 format") {
         return format!("{shown} is not a {} image", disk.format.as_str());
