@@ -77,6 +77,9 @@ impl FromStr for PeerAddress {
             return Ok(Self { host: ip.to_string(), port: DEFAULT_PORT });
         }
         if let Ok(address) = text.parse::<std::net::SocketAddr>() {
+            if address.port() == 0 {
+                return Err(refuse());
+            }
             return Ok(Self { host: address.ip().to_string(), port: address.port() });
         }
         let (host, port) = match text.split_once(':') {
@@ -403,6 +406,8 @@ mod tests {
             ":1",
             "a:",
             "a:0",
+            "127.0.0.1:0",
+            "[::1]:0",
             "a:70000",
             "a b",
             "http://a",
