@@ -15,7 +15,7 @@ pub enum WorkError {
         peer: String,
         /// What broke.
         #[source]
-        source: standin_wire::Error,
+        source: Box<standin_wire::Error>,
     },
     /// The replica answered with a refusal.
     #[error("{peer} refused: {}", refusal.message)]
@@ -139,6 +139,11 @@ impl WorkError {
     #[must_use]
     pub fn refusal(&self) -> Refusal {
         Refusal::new(self.code(), chain(self), self.remedy())
+    }
+
+    /// The connection to `peer` failed.
+    pub fn link(peer: &str, source: standin_wire::Error) -> Self {
+        Self::Link { peer: peer.to_owned(), source: Box::new(source) }
     }
 
     /// Wraps a hypervisor error with what was tried.

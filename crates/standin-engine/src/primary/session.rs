@@ -78,7 +78,7 @@ impl Dialer {
     async fn dial(&self, peer: &str) -> Result<Session, WorkError> {
         let connection = standin_wire::connect(peer, &self.identity, self.hello.clone())
             .await
-            .map_err(|source| WorkError::Link { peer: peer.to_owned(), source })?;
+            .map_err(|source| WorkError::link(peer, source))?;
         Ok(Session::over(peer, connection))
     }
 }
@@ -174,7 +174,7 @@ impl Session {
         match tokio::time::timeout(ANSWER, self.replies.recv()).await {
             Ok(Some(Ok(Reply::Refused(refused)))) => Err(self.refused(refused)),
             Ok(Some(Ok(reply))) => Ok(reply),
-            Ok(Some(Err(source))) => Err(WorkError::Link { peer: self.peer.clone(), source }),
+            Ok(Some(Err(source))) => Err(WorkError::link(&self.peer, source)),
             Ok(None) => Err(self.closed()),
             Err(_) => Err(WorkError::OutOfTurn {
                 peer: self.peer.clone(),
@@ -188,7 +188,7 @@ impl Session {
         let Err(source) = result else { return Ok(()) };
         match tokio::time::timeout(Duration::from_secs(1), self.replies.recv()).await {
             Ok(Some(Ok(Reply::Refused(refused)))) => Err(self.refused(refused)),
-            _ => Err(WorkError::Link { peer: self.peer.clone(), source }),
+            _ => Err(WorkError::link(&self.peer, source)),
         }
     }
 
@@ -196,13 +196,13 @@ impl Session {
         match reply {
             Some(Ok(Reply::Refused(refused))) => self.refused(refused),
             Some(Ok(other)) => self.out_of_turn(&other),
-            Some(Err(source)) => WorkError::Link { peer: self.peer.clone(), source },
+            Some(Err(source)) => WorkError::link(&self.peer, source),
             None => self.closed(),
         }
     }
 
     fn closed(&self) -> WorkError {
-        WorkError::Link { peer: self.peer.clone(), source: standin_wire::Error::Closed { mid_frame: false } }
+        WorkError::link(&self.peer, standin_wire::Error::Closed { mid_frame: false })
     }
 
     fn refused(&self, refused: crate::messages::RefusedReply) -> WorkError {
@@ -217,8 +217,7 @@ impl Session {
     /// The error for a reply that has no place here.
     #[must_use]
     pub fn out_of_turn(&self, reply: &Reply) -> WorkError {
-        let mut what = format!("{reply:?}");
-        what.truncate(what.floor_char_boundary(120));
+        let what = format!("{reply:?}").chars().take(120).collect();
         WorkError::OutOfTurn { peer: self.peer.clone(), what }
     }
 }
