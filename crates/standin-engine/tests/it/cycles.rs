@@ -201,6 +201,78 @@ async fn a_link_that_breaks_in_the_middle_of_a_cycle_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_point_whose_acknowledgement_was_lost_is_there_and_the_next_one_is_right() {
+    let world = World::replicating(keep_all()).await;
+    for round in 0..2 {
+        let old = world.latest();
+        world.write("a", 0, &random(20 * KIB, 85 + round));
+        let sealed = world.contents();
+        let job = world.held_cycle(0).await;
+        // The end of the pass is answered, the seal is not.
+        world.link.hold_answers_after(1);
+        world.release();
+        let point = world.newer_than(&old).await;
+        world.equals(point.id, &sealed);
+        world.link.cut();
+        assert_eq!(world.a.job(job).await.state, JobState::Exception);
+        world.write("b", 0, &random(3 * KIB, 87 + round));
+        let expected = world.contents();
+        world.link.mend();
+        let next = world.newer_than(&point).await;
+        world.equals(next.id, &expected);
+        world.equals(point.id, &sealed);
+        world.a.reaches(world.vm, S::Replicating).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_vms_replicate_side_by_side_with_other_granules_and_without_compression() {
+    let world = World::replicating(keep_all()).await;
+    let other = world.a.fake.add_vm("db", &[("only", 777 * 512)]);
+    world.a.fake.write(other, "only", 1000, &random(100 * KIB, 88));
+    let plain = standin_model::settings::RelationshipSettings {
+        granularity: 65536,
+        compression: false,
+        ..keep_all()
+    };
+    let peer = world.link.address();
+    let enable = standin_engine::Enable { peer, settings: plain, start: true };
+    let job = world.a.call(move |engine| async move { engine.enable(other, enable).await }).await;
+    world.done(job.expect("enabled").expect("a job")).await;
+    for round in 0..2 {
+        world.write("a", 0, &random(5 * KIB, 89 + round));
+        world.a.fake.write(other, "only", 776 * 512, &random(512, 90 + round));
+        let job = world.a.ask(other, Command::Point { application: false }).await.expect("ordered");
+        world.proven_point().await;
+        world.done(job.expect("a job")).await;
+        let replica = world.b.engine().replicas().find(other).expect("a replica");
+        let point = replica.store().points().pop().expect("a point");
+        let reader = replica.store().reader(point.id).expect("a reader");
+        let found = reader.read(&disk("only"), 0, 777 * 512).expect("a read");
+        assert!(found == world.a.fake.snapshot(other)[&disk("only")]);
+    }
+    assert_eq!(world.a.engine().primaries().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_without_space_says_so_and_goes_on_when_there_is_some() {
+    let mut world = World::replicating(keep_all()).await;
+    let old = world.latest();
+    world.b.store.reserve = u64::MAX / 2;
+    world.b.restart_behind(&world.link, End::Kill).await;
+    world.write("a", 0, &random(20 * KIB, 91));
+    let job = world.order_point().await;
+    let error = world.a.job(job).await.error.expect("a reason");
+    assert!(error.remedy.contains("Free some space"), "{error:?}");
+    assert_eq!(world.latest(), old);
+    world.b.store.reserve = 0;
+    world.b.restart_behind(&world.link, End::Kill).await;
+    let expected = world.contents();
+    let point = world.newer_than(&old).await;
+    world.equals(point.id, &expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_link_that_broke_while_nothing_was_sent_costs_no_cycle() {
     let world = World::replicating(keep_all()).await;
     world.link.cut();

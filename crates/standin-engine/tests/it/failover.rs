@@ -1,13 +1,15 @@
 //! Failover: to the latest point and to older ones, back, and for good; and the primary that finds out.
 
-use crate::host::End;
-use crate::world::{KIB, World, every_second, keep_all, random, refused};
+use crate::host::{End, until};
+use crate::world::{KIB, World, disk, every_second, keep_all, random, refused};
+use standin_engine::{Command, Enable};
 use standin_hypervisor::fake::Op;
-use standin_hypervisor::{Hypervisor, PowerState};
+use standin_hypervisor::{DiskDefinition, DiskFormat, Hypervisor, PowerState, VmDefinition};
 use standin_model::health::Health;
 use standin_model::job::{JobState, JobType};
 use standin_model::state::ReplicationState as S;
-use standin_model::{JobId, PointId, RecoveryPoint, Refusal, ReturnCode};
+use standin_model::{JobId, PointId, RecoveryPoint, Refusal, ReturnCode, VmName};
+use standin_nbd::{Client, Target};
 
 impl World {
     async fn fail_over(&self, point: Option<PointId>, start: bool) -> Result<JobId, Refusal> {
@@ -268,4 +270,83 @@ async fn a_replica_vm_starts_only_after_a_failover() {
     let vm = world.vm;
     let refusal = world.b.call(move |engine| async move { engine.start_vm(vm).await }).await;
     refused(refusal, ReturnCode::InvalidState);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_point_with_too_many_layers_for_qemu_is_served_and_the_overlay_is_filled() {
+    let mut world = World::new().await;
+    world.b.store.max_chain = 2;
+    world.b.restart_behind(&world.link, End::Kill).await;
+    let job = world.begin(keep_all()).await;
+    world.done(job).await;
+    for number in 0..4 {
+        world.write("a", number * 8 * KIB, &random(4 * KIB, 170 + number));
+        world.proven_point().await;
+    }
+    let expected = world.contents();
+    world.failed_over(None, false).await;
+    for round in 0..2 {
+        let info = world.b.fake.inspect(world.vm).await.expect("defined");
+        for entry in &info.definition.disks {
+            let backing = entry.backing.clone().expect("it is served");
+            let target = Target::unix(backing.socket, backing.export);
+            let client = Client::connect(&target, None).await.expect("a client");
+            let data = &expected[&entry.name];
+            let length = u32::try_from(data.len()).expect("small");
+            assert!(
+                client.read(0, length).await.expect("a read") == data[..],
+                "{} in round {round}",
+                entry.name
+            );
+        }
+        if round == 0 {
+            world.b.restart_behind(&world.link, End::Kill).await;
+        }
+    }
+    let vm = world.vm;
+    world.b.call(move |engine| async move { engine.start_vm(vm).await }).await.expect("started");
+    until("the overlays stand alone", || (world.b.fake.faults().calls(Op::Flatten) == 2).then_some(())).await;
+    world.revert().await;
+    world.proven_point().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_configuration_of_a_point_travels_with_it_and_is_used_by_its_failover() {
+    let world = World::new().await;
+    let file = |name: &str, content: &[u8]| {
+        let path = world.root().join(name);
+        std::fs::write(&path, content).expect("write");
+        path
+    };
+    let mut definition = VmDefinition::new(VmName::new("booted").expect("a name"), 256);
+    let image = file("root.raw", &[0; 64 << 10]);
+    definition.disks.push(DiskDefinition::new(disk("root"), image, DiskFormat::Raw));
+    definition.kernel = Some(file("vmlinuz", b"the first kernel"));
+    definition.extra_args = vec!["-device".into(), "something-of-the-primary".into()];
+    let vm = world.a.fake.define(definition.clone()).await.expect("defined");
+    world.a.call(move |engine| async move { engine.start_vm(vm).await }).await.expect("started");
+    let enable = Enable { peer: world.link.address(), settings: keep_all(), start: true };
+    let job = world.a.call(move |engine| async move { engine.enable(vm, enable).await }).await;
+    world.done(job.expect("enabled").expect("a job")).await;
+    let replica = world.b.engine().replicas().find(vm).expect("a replica");
+    let first = replica.store().points().pop().expect("a point");
+    file("vmlinuz", b"the second kernel, which is longer");
+    world.a.fake.write(vm, "root", 0, b"x");
+    let job = world.a.ask(vm, Command::Point { application: false }).await.expect("ordered");
+    world.done(job.expect("a job")).await;
+    for (point, kernel) in
+        [(Some(first.id), "the first kernel"), (None, "the second kernel, which is longer")]
+    {
+        let job =
+            world.b.call(move |e| async move { e.failover(vm, point, true).await }).await.expect("begun");
+        world.done_on_replica(job).await;
+        let info = world.b.fake.inspect(vm).await.expect("defined");
+        let path = info.definition.kernel.clone().expect("a kernel");
+        assert!(path.starts_with(world.b.replicas_dir()), "{}", path.display());
+        assert_eq!(std::fs::read_to_string(&path).expect("readable"), kernel);
+        assert!(info.definition.extra_args.is_empty(), "commands of another host are not run");
+        assert_eq!((info.definition.memory_mib, info.disks[0].format.as_str()), (256, "qcow2"));
+        let job = world.b.call(move |e| async move { e.revert(vm).await }).await.expect("begun");
+        world.done_on_replica(job).await;
+    }
 }

@@ -54,7 +54,8 @@ pub struct Host {
     pub fake: Arc<FakeHypervisor>,
     identity: Identity,
     state: State,
-    merge_bytes_per_s: u64,
+    /// How the store works after the next start.
+    pub store: StoreOptions,
     up: Option<Up>,
 }
 
@@ -77,7 +78,7 @@ impl Host {
     /// A host that is down. `dir` is its own.
     pub fn new(name: &'static str, dir: PathBuf, identity: Identity, state: State) -> Self {
         let fake = FakeHypervisor::new();
-        Self { name, dir, fake, identity, state, merge_bytes_per_s: 0, up: None }
+        Self { name, dir, fake, identity, state, store: StoreOptions::default(), up: None }
     }
 
     pub async fn start(&mut self) {
@@ -109,7 +110,7 @@ impl Host {
             }
         };
         let state = Arc::new(Mortal { inner: state, dead });
-        let options = StoreOptions { locations: vec![make("replicas")], ..StoreOptions::default() };
+        let options = StoreOptions { locations: vec![make("replicas")], ..self.store.clone() };
         let store = until("the locks of the replicas", || {
             let store = Store::open(options.clone()).expect("the store opens");
             store.problems().is_empty().then_some(store)
@@ -125,7 +126,7 @@ impl Host {
                 scratch_dir: make("scratch"),
                 runtime_dir: make("run"),
                 log_dir: make("log"),
-                merge_bytes_per_s: self.merge_bytes_per_s,
+                merge_bytes_per_s: 0,
                 max_parallel: 4,
                 window: Window::default(),
             },

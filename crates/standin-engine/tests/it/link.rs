@@ -15,6 +15,8 @@ struct Shared {
     /// The link goes down when so many bytes were forwarded.
     limit: AtomicU64,
     up: AtomicBool,
+    /// How many more answers of the replica get through; those after wait.
+    answers: watch::Sender<u64>,
     /// How often it went down. Connections end when it does, also when it is up again at once.
     cuts: watch::Sender<u64>,
 }
@@ -41,6 +43,7 @@ impl Link {
             forwarded: AtomicU64::new(0),
             limit: AtomicU64::new(u64::MAX),
             up: AtomicBool::new(true),
+            answers: watch::Sender::new(u64::MAX),
             cuts: watch::Sender::default(),
         });
         let link = Self { port, shared: Arc::clone(&shared) };
@@ -67,6 +70,11 @@ impl Link {
         self.shared.cut();
     }
 
+    /// Lets so many more answers through and holds the later ones until [`Link::mend`].
+    pub fn hold_answers_after(&self, answers: u64) {
+        self.shared.answers.send_replace(answers);
+    }
+
     /// Cuts when so many more bytes went to the replica.
     pub fn cut_after(&self, bytes: u64) {
         self.shared.limit.store(self.forwarded() + bytes, Ordering::SeqCst);
@@ -79,6 +87,7 @@ impl Link {
 
     pub fn mend(&self) {
         self.shared.limit.store(u64::MAX, Ordering::SeqCst);
+        self.shared.answers.send_replace(u64::MAX);
         self.shared.up.store(true, Ordering::SeqCst);
     }
 
@@ -100,7 +109,7 @@ async fn forward(shared: Arc<Shared>, client: TcpStream) {
     tokio::select! {
         _ = cuts.changed() => {}
         () = async {
-            tokio::join!(count(&shared, from_client, to_server), pump(from_server, to_client));
+            tokio::join!(count(&shared, from_client, to_server), pump(&shared, from_server, to_client));
         } => {}
     }
 }
@@ -119,7 +128,15 @@ async fn count(shared: &Shared, mut from: OwnedReadHalf, mut to: OwnedWriteHalf)
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
-    // Either end may go away at any time; that is what the link is for.
-    drop(tokio::io::copy(&mut from, &mut to).await);
+async fn pump(shared: &Shared, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    let mut answers = shared.answers.subscribe();
+    let mut buffer = vec![0; 16 << 10];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        // The link outlives its connections.
+        let open = answers.wait_for(|left| *left > 0).await.is_ok();
+        shared.answers.send_modify(|left| *left -= 1);
+        if !open || to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
 }
