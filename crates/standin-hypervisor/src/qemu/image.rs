@@ -4,11 +4,10 @@
 use crate::definition::{DiskDefinition, DiskFormat};
 use crate::error::Error;
 use crate::qmp::json;
-use rustix::process::{Flock, FlockType, fcntl_getlk};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::process::Command;
@@ -132,14 +131,25 @@ fn in_use(file: &Path) -> String {
     )
 }
 
-/// Whether a program holds QEMU's lock for writing to an image: the byte of `BLK_PERM_WRITE` after
-/// `RAW_LOCK_PERM_BASE`, see `block/file-posix.c` in QEMU. Asks only; takes no lock. `false` where the file system
-/// knows no locks, as QEMU then has none either.
+/// Whether a program holds QEMU's lock for writing to an image, as the kernel lists it: the byte of `BLK_PERM_WRITE`
+/// after `RAW_LOCK_PERM_BASE`, see `block/file-posix.c` in QEMU and `/proc/locks` in proc(5). Takes no lock. `false`
+/// where that cannot be told; a start finds it out then.
 fn is_written(file: &Path) -> bool {
+    let Ok(metadata) = fs::metadata(file) else { return false };
+    let Ok(locks) = fs::read_to_string("/proc/locks") else { return false };
+    let (device, inode) = (metadata.dev(), metadata.ino());
+    let owner = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(device), rustix::fs::minor(device));
+    locks.lines().any(|line| holds_write(line, &owner))
+}
+
+/// `1: OFDLCK  ADVISORY  READ -1 fd:00:1234 100 101`; one that waits has `->` after its number.
+fn holds_write(line: &str, owner: &str) -> bool {
     const WRITE_PERMISSION: u64 = 100 + 1;
-    let Ok(file) = File::options().read(true).write(true).open(file) else { return false };
-    let wanted = Flock { start: WRITE_PERMISSION, length: 1, ..Flock::from(FlockType::WriteLock) };
-    fcntl_getlk(&file, &wanted).is_ok_and(|holder| holder.is_some())
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [_, kind, _, _, _, file, start, end] = words[..] else { return false };
+    let start = start.parse().unwrap_or(u64::MAX);
+    let end = if end == "EOF" { u64::MAX } else { end.parse().unwrap_or(0) };
+    matches!(kind, "OFDLCK" | "POSIX") && file == owner && (start..=end).contains(&WRITE_PERMISSION)
 }
 
 fn explain(file: &Path, disk: &DiskDefinition, stderr: &str) -> String {
@@ -196,6 +206,19 @@ mod tests {
         let mut unsaid = top;
         unsaid["backing-filename-format"] = json!("");
         assert_eq!(layers(&[unsaid]), vec![]);
+    }
+
+    #[test]
+    fn only_a_held_lock_on_qemus_byte_for_writing_counts() {
+        let of = |line| holds_write(line, "fd:00:1234");
+        assert!(of("1: OFDLCK  ADVISORY  READ -1 fd:00:1234 100 101"));
+        assert!(of("7: POSIX   ADVISORY  WRITE 3568 fd:00:1234 0 EOF"));
+        assert!(!of("1: OFDLCK  ADVISORY  READ -1 fd:00:1234 100 100"), "only reads");
+        assert!(!of("1: OFDLCK  ADVISORY  READ -1 fd:00:1234 201 201"), "only keeps others from writing");
+        assert!(!of("1: OFDLCK  ADVISORY  READ -1 fd:00:5678 100 101"), "another file");
+        assert!(!of("1: FLOCK   ADVISORY  WRITE 3568 fd:00:1234 0 EOF"), "another kind of lock");
+        assert!(!of("1: -> OFDLCK ADVISORY READ -1 fd:00:1234 100 101"), "waits for it");
+        assert!(!of(""));
     }
 
     #[test]
