@@ -34,6 +34,11 @@ pub(crate) async fn adopt(
 ) -> Result<VmId, Error> {
     let socket = std::fs::canonicalize(&socket)
         .map_err(Error::io(format!("find the monitor socket {}", socket.display())))?;
+    // A monitor serves one client: behind a socket that is adopted already a second one would only wait.
+    let origin = Origin::Adopted { qmp: socket.clone() };
+    if let Some(owner) = shared.vms().values().find(|vm| vm.origin == origin) {
+        return Err(Error::AlreadyDefined { name: owner.name(), owner: owner.id });
+    }
     let qmp = Qmp::connect(&socket, CONNECT_TIMEOUT).await?;
     let mut definition = describe(&qmp, &socket).await?;
     if let Some(name) = name {
@@ -45,7 +50,7 @@ pub(crate) async fn adopt(
     if let Some(owner) = taken {
         return Err(Error::AlreadyDefined { name: adoption.name, owner: owner.id });
     }
-    let vm = Arc::new(Vm::new(Origin::Adopted { qmp: socket }, definition));
+    let vm = Arc::new(Vm::new(origin, definition));
     let events = qmp.events();
     let machine = Arc::new(Machine::new(qmp, None, None));
     complete(&vm, &machine).await?;
