@@ -2,7 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic in a helper of a test is a failed test")]
 
+mod adoption;
+mod application;
+mod enrolment;
 mod images;
 mod judged;
 mod network;
+mod peers;
 mod real_guest;
+mod refusals;
+mod restarts;
+mod rig;
