@@ -87,11 +87,13 @@ impl Server {
         let serving = axum::serve(self.listener, app).with_graceful_shutdown(stop.clone().cancelled_owned());
         let mut serving = tokio::spawn(serving.into_future());
         tokio::select! {
+            // First: an idle API has ended at the same moment, because of this.
+            biased;
+            () = stop.cancelled() => {}
             ended = &mut serving => {
                 ended.context("the local API ended")?.context("the local API cannot be served")?;
                 bail!("the local API ended before it was told to");
             }
-            () = stop.cancelled() => {}
         }
         tasks.close();
         let orderly = async {

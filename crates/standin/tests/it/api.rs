@@ -199,3 +199,17 @@ async fn an_unknown_group_is_told_by_name() {
     let error = Server::bind(options).err().expect("the group does not exist").to_string();
     assert!(error.contains("no-such-group") && error.contains("groupadd"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_api_that_is_told_to_stop_ends_well_and_shuts_the_service_down() {
+    // Whether the listener or the service hears of it first is up to the scheduler.
+    let mut world = World::new(Scripted::default());
+    for round in 1..=50 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        world.stop().await;
+        let asked = world.service.asked();
+        assert_eq!(asked.iter().filter(|what| *what == "shutdown").count(), round);
+        world.serve();
+    }
+    world.stop().await;
+}
