@@ -145,10 +145,17 @@ fn of_state(side: Side, state: S) -> Option<HealthIssue> {
         S::ResynchronizationSuspended => {
             (Health::Critical, "the resynchronization is paused", "Go on with it: `standin resume VM`.")
         }
-        S::FailoverInProgress | S::Recovered | S::Committed => (
+        S::FailoverInProgress | S::Recovered => (
             Health::Warning,
             "the VM is failed over and its replication was not reversed",
-            "Commit or revert the failover, then reverse the replication; until then nothing protects the VM.",
+            "Commit the failover, `standin failover VM --commit`, or revert it, `standin failover VM --revert`; \
+             until then nothing protects the VM.",
+        ),
+        S::Committed => (
+            Health::Warning,
+            "the VM is failed over for good and its replication was not reversed",
+            "Forget the old relationship, `standin unreplicate VM`, and replicate the VM to another host; until \
+             then nothing protects it.",
         ),
         S::SyncedReplicationComplete => (
             Health::Warning,
