@@ -9,6 +9,8 @@ use standin_testbed::guest::{GuestDisk, GuestPlan};
 use standin_testbed::measure::{Measurement, Target, median, percentile};
 use std::time::{Duration, Instant};
 
+/// Bytes of a write: 4 KiB ones do not reach the rate on an emulated processor, whatever the disk does.
+const BLOCK: u64 = 64 << 10;
 const WATCHED: Duration = Duration::from_secs(120);
 const EVERY: Duration = Duration::from_millis(100);
 
@@ -20,7 +22,11 @@ pub fn run(report: &mut Report) -> Result<()> {
     let hosts = Hosts::start(report.dir(), "age")?;
     let guest = GuestPlan {
         disks: vec![GuestDisk { name: "data".into(), format: "raw", size: 2 << 30 }],
-        writer: vec!["standin.mode=random".into(), "standin.mbps=20".into()],
+        writer: vec![
+            "standin.mode=random".into(),
+            "standin.mbps=20".into(),
+            format!("standin.block={BLOCK}"),
+        ],
         ..GuestPlan::records("vm", 0)
     };
     let guest = guest.create(&hosts.vm_dir())?;
@@ -32,14 +38,16 @@ pub fn run(report: &mut Report) -> Result<()> {
     let ages = watch(&hosts)?;
     let after = hosts.status("vm")?;
     let writes = guest.serial.iops(mark);
-    let rate = writes.iter().sum::<u64>() as f64 * 4096.0 / 1e6 / writes.len().max(1) as f64;
+    let rate = writes.iter().sum::<u64>() as f64 * BLOCK as f64 / 1e6 / writes.len().max(1) as f64;
+    // At a lower rate the target would be met for the wrong reason.
+    ensure!(rate >= 19.0, "the guest changed only {rate:.1} MB/s");
     let p99 = percentile(&ages, 99.0).context("nothing was seen")?;
     let name = "age of the newest point at 20 MB/s, p99";
     report.add(Measurement::new(name, p99, "s", None, Target::ValueAtMost(10.0)))?;
     let since =
         |name: &str| -> Result<u64> { Ok(rig::counter(&after, name)? - rig::counter(&before, name)?) };
     report.note(format!(
-        "age: median {:.2} s, longest {:.2} s in {} samples over {} s; {:.1} MB/s in random 4 KiB writes; {} cycles, \
+        "age: median {:.2} s, longest {:.2} s in {} samples over {} s; {:.1} MB/s in random writes of 64 KiB; {} cycles, \
          {} missed; mean time from cut to acknowledgement {} ms; load average at the end {}",
         median(&ages).unwrap_or_default(),
         percentile(&ages, 100.0).unwrap_or_default(),
@@ -51,7 +59,6 @@ pub fn run(report: &mut Report) -> Result<()> {
         since("latency_total_ms")? / since("cycles_ok")?.max(1),
         rig::load_average()
     ));
-    ensure!(rate >= 19.0, "the guest changed only {rate:.1} MB/s");
     Ok(())
 }
 
