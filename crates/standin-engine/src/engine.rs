@@ -466,7 +466,7 @@ impl Engine {
         if self.primary(vm).is_some() || self.replicas.find(vm).is_some() {
             return Err(refuse(
                 ReturnCode::InUse,
-                "the VM has a replication relationship",
+                format!("VM {vm} has a replication relationship"),
                 "Remove that first: `standin unreplicate VM`.",
             ));
         }

@@ -40,7 +40,7 @@ pub enum Error {
     },
 
     /// standin only watches this VM; somebody else starts it and stops it.
-    #[error("VM {vm} was adopted, so standin does not {operation} it")]
+    #[error("standin does not {operation} VM {vm}: it was adopted")]
     Adopted {
         /// Which VM.
         vm: VmId,

@@ -151,6 +151,17 @@ impl EngineService {
         }
     }
 
+    /// What the hypervisor says of a VM by its identity, said by the name that people know.
+    async fn named(&self, id: VmId, refusal: Refusal) -> Refusal {
+        match self.engine.hypervisor().inspect(id).await {
+            Ok(info) => {
+                let message = refusal.message.replace(&id.to_string(), info.name.as_str());
+                Refusal { message, ..refusal }
+            }
+            Err(_) => refusal,
+        }
+    }
+
     fn outcome(&self, job: Option<JobId>) -> Result<Outcome> {
         match job {
             None => Ok(Outcome::completed()),
@@ -209,14 +220,18 @@ impl Service for EngineService {
                 "Give the new VM another UUID, or remove the replica first.",
             ));
         }
-        let id =
-            self.engine.hypervisor().define(definition).await.map_err(|error| hypervisor_refusal(&error))?;
-        self.view(id).await
+        let uuid = definition.uuid;
+        match self.engine.hypervisor().define(definition).await {
+            Ok(id) => self.view(id).await,
+            Err(error) => Err(self.named(uuid, hypervisor_refusal(&error)).await),
+        }
     }
 
     async fn start_vm(&self, vm: &VmRef) -> Result<VmView> {
         let id = self.id(vm).await?;
-        self.engine.start_vm(id).await?;
+        if let Err(refusal) = self.engine.start_vm(id).await {
+            return Err(self.named(id, refusal).await);
+        }
         self.view(id).await
     }
 
@@ -227,7 +242,9 @@ impl Service for EngineService {
             true => hypervisor.power_off(id).await,
             false => hypervisor.shutdown(id, timeout).await,
         };
-        stopped.map_err(|error| hypervisor_refusal(&error))?;
+        if let Err(error) = stopped {
+            return Err(self.named(id, hypervisor_refusal(&error)).await);
+        }
         self.view(id).await
     }
 
@@ -240,7 +257,10 @@ impl Service for EngineService {
 
     async fn remove_vm(&self, vm: &VmRef) -> Result<()> {
         let id = self.id(vm).await?;
-        self.engine.remove_vm(id).await
+        match self.engine.remove_vm(id).await {
+            Ok(()) => Ok(()),
+            Err(refusal) => Err(self.named(id, refusal).await),
+        }
     }
 
     async fn auth_add(&self, request: AuthRequest) -> Result<AuthView> {
