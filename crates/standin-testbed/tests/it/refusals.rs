@@ -58,7 +58,7 @@ fn what_is_unknown_or_replicates_already_is_refused() {
     refused(&rig.b, &["failover", "writer", "--commit"], STATE, &["state 3"]);
     refused(&rig.b, &["failover", "writer", "--revert"], STATE, &["state 3"]);
     refused(&rig.b, &["point", "writer"], STATE, &["writer", "primary"]);
-    refused(&rig.a, &["vm", "start", "writer"], IN_USE, &["writer", "runs"]);
+    refused(&rig.a, &["vm", "start", "writer"], IN_USE, &["writer", "running"]);
     refused(&rig.a, &["vm", "remove", "writer"], IN_USE, &["writer"]);
     refused(&rig.a, &["vm", "define", text(&guest.definition)], IN_USE, &["writer"]);
     refused(&rig.b, &["vm", "define", text(&guest.definition)], IN_USE, &["writer", "replica"]);
@@ -306,7 +306,7 @@ fn hosts_join(rig: &Rig, plan: standin_testbed::daemon::DaemonPlan) -> Daemon {
 #[test]
 fn a_full_disk_of_the_replica_is_said_on_both_sides_and_nothing_is_lost() {
     let dir = rig::workdir();
-    let small = SmallFs::mount(&dir.path().join("small"), 256 << 20).unwrap();
+    let small = SmallFs::mount(&dir.path().join("small"), 640 << 20).unwrap();
     let rig = Rig::with(|_, b| b.replica_storage = Some(small.path().join("replicas")));
     let guest = rig.boot("writer", 200);
     rig.replicate("writer", "2s");
