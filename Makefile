@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 SEED ?= 1
 MINUTES ?= 30
-.PHONY: help setup guest guest-debian build demo test test-debian bench lint soak fuzz
+.PHONY: help setup guest guest-debian build demo test bench lint soak fuzz
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -26,12 +26,8 @@ demo: guest ## Replicate a real VM, kill its host, fail over, and prove that not
 	$(CARGO) build -p standin --bin standin -p standin-testbed --bin standin-demo
 	@$${CARGO_TARGET_DIR:-target}/debug/standin-demo
 
-test: guest ## All tests, with real guests
+test: guest guest-debian ## All tests, with real guests
 	$(CARGO) test --workspace
-
-test-debian: guest guest-debian ## The tests with the Debian guest: freezing, a database (some minutes under emulation)
-	$(CARGO) build -q -p standin
-	$(CARGO) test -p standin-testbed --test it -- --ignored --nocapture application::
 
 bench: build guest ## Benchmarks against their peers: make bench, or make bench BENCH="first_copy idle"
 	$(CARGO) run --release -q -p standin-testbed --bin standin-bench -- $(BENCH)
