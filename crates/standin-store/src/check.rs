@@ -5,6 +5,7 @@
 //! layer is seen by the points from there up to the next layer that holds that granule. Then the digests of
 //! all layers are laid over each other, and the digest of every point is computed and compared.
 
+use crate::damage::Damage;
 use crate::error::Result;
 use crate::io::Io;
 use crate::layout::layer_name;
@@ -153,6 +154,7 @@ impl Replica {
             }
         }
         report.points = self.judge(&manifest, &report.layers);
+        *lock(&self.inner.damage) = self.damage_of_newest(&manifest, &report.layers);
         report
     }
 
@@ -288,6 +290,19 @@ impl Replica {
         }
         reports.iter_mut().for_each(|report| report.good = report.problems.is_empty());
         reports
+    }
+
+    /// The granules whose damage the newest epoch shows. A run that it shows in part counts as a whole.
+    fn damage_of_newest(&self, manifest: &Manifest, layers: &[LayerReport]) -> Damage {
+        let mut found: BTreeMap<DiskName, Vec<(u64, u64)>> = BTreeMap::new();
+        let Some(head) = manifest.head() else { return Damage::default() };
+        let granule = u64::from(manifest.granule);
+        for layer in layers {
+            let seen = layer.bad.iter().filter(|bad| self.shows(manifest, layer, bad, head));
+            let ranges = seen.map(|bad| (bad.offset / granule, (bad.offset + bad.length).div_ceil(granule)));
+            found.entry(layer.disk.clone()).or_default().extend(ranges);
+        }
+        Damage::new(found)
     }
 
     /// Whether a bad run of a layer is still to be seen at an epoch: no layer between them holds all of it.

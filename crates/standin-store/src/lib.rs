@@ -27,6 +27,7 @@
 
 mod check;
 mod config;
+mod damage;
 mod error;
 mod io;
 mod layer;

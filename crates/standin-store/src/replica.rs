@@ -4,6 +4,7 @@
 //! at a time. Every change of the manifest goes through [`Replica::update`], which makes it durable before it
 //! becomes visible.
 
+use crate::damage::Damage;
 use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::layout::Layout;
@@ -48,6 +49,8 @@ pub(crate) struct Inner {
     /// Epochs that readers read, with how many do.
     pub(crate) readers: Mutex<BTreeMap<Epoch, usize>>,
     pub(crate) merging: Mutex<Option<Job>>,
+    /// What the last check found damaged in the newest point.
+    pub(crate) damage: Mutex<Damage>,
     _lock: File,
 }
 
@@ -76,6 +79,7 @@ impl Replica {
             writing: AtomicBool::new(false),
             readers: Mutex::new(BTreeMap::new()),
             merging: Mutex::new(None),
+            damage: Mutex::default(),
             _lock: lock,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -206,7 +210,7 @@ impl Replica {
     }
 
     /// Digests of `count` granules of a disk from `first` on, as of the newest sealed epoch; fewer at the end
-    /// of the disk. At most 1 Mi at once.
+    /// of the disk. At most 1 Mi at once. A granule that a check found damaged has a digest that no data has.
     ///
     /// # Errors
     /// [`Error::UnknownDisk`], or the tree cannot be read.
@@ -225,7 +229,9 @@ impl Replica {
         first: u64,
         count: u64,
     ) -> Result<Vec<BlockDigest>> {
-        self.tree(disk)?.nodes(level, first, count)
+        let mut nodes = self.tree(disk)?.nodes(level, first, count)?;
+        lock(&self.inner.damage).mask(disk, level, first, &mut nodes);
+        Ok(nodes)
     }
 
     /// The root of a disk's digest tree, as of the newest sealed epoch.

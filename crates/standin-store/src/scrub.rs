@@ -15,6 +15,11 @@ const MAX_BAD: usize = 1000;
 pub(crate) struct Ranges(Vec<(u64, u64)>);
 
 impl Ranges {
+    #[cfg(test)]
+    pub(crate) fn of(ranges: Vec<(u64, u64)>) -> Self {
+        Self(ranges)
+    }
+
     pub(crate) fn contains(&self, granule: u64) -> bool {
         let at = self.0.partition_point(|(_, end)| *end <= granule);
         self.0.get(at).is_some_and(|(first, _)| *first <= granule)

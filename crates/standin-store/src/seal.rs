@@ -13,6 +13,7 @@ use crate::layer::{DiskWriter, Kind, LayerWriter};
 use crate::layout::part;
 use crate::manifest::{Config, Layer, Manifest, Point};
 use crate::replica::{lock, record};
+use crate::scrub::{Ranges, granules};
 use crate::sidecar::Sidecar;
 use crate::tree::{Pending, Tree};
 use jiff::Timestamp;
@@ -103,6 +104,7 @@ impl LayerWriter {
         self.syncer.stop()?;
         let finished = self.finish_all()?;
         let rooted = finished.into_iter().map(|disk| self.root(disk)).collect::<Result<Vec<_>>>()?;
+        let healed = self.heals(&rooted)?;
         let outcome = self.rename_files(&rooted).and_then(|()| self.record(request, &rooted));
         // Whatever happens now, the manifest may be there already: it decides at the next start.
         self.keep_files = outcome.is_ok() || self.replica.failed();
@@ -113,6 +115,9 @@ impl LayerWriter {
                 return Err(error);
             }
         };
+        for (disk, covered) in healed {
+            lock(&self.replica.inner.damage).healed(&disk, &covered);
+        }
         self.clean_base();
         rooted.into_iter().for_each(|disk| self.apply(disk));
         Ok(sealed)
@@ -163,6 +168,20 @@ impl LayerWriter {
         let (root, pending) = tree.preview(sidecar.runs())?;
         drop(tree);
         Ok(Rooted { disk, root, pending })
+    }
+
+    /// What the layer covers of each disk, if a check has found damage that it may cover. Read before the files get
+    /// their names: once they have them, a merge may put what is below under the same names.
+    fn heals(&self, disks: &[Rooted]) -> Result<Vec<(DiskName, Ranges)>> {
+        if lock(&self.replica.inner.damage).is_empty() {
+            return Ok(Vec::new());
+        }
+        let covered = |Rooted { disk, .. }: &Rooted| {
+            let writer = self.disks.get(&disk.name).ok_or_else(|| self.replica.unknown_disk(&disk.name))?;
+            let sidecar = Sidecar::open(&disk.sidecar, writer.shape)?;
+            Ok((disk.name.clone(), granules(sidecar.runs())?))
+        };
+        disks.iter().map(covered).collect()
     }
 
     fn tree(&self, disk: &DiskName) -> Result<std::sync::MutexGuard<'_, Tree>> {
