@@ -3,7 +3,8 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 SEED ?= 1
-MINUTES ?= 30
+MINUTES ?= 60
+STEPS ?= 60
 .PHONY: help setup guest guest-debian build demo test bench lint soak fuzz
 
 help: ## This list
@@ -33,7 +34,7 @@ bench: build guest ## Benchmarks against their peers: make bench, or make bench 
 	$(CARGO) run --release -q -p standin-testbed --bin standin-bench -- $(BENCH)
 
 soak: build guest ## A long campaign of faults: make soak SEED=n MINUTES=m
-	$(CARGO) run --release -q -p standin-testbed --bin standin-soak -- --seed $(SEED) --minutes $(MINUTES)
+	$(CARGO) run --release -q -p standin-testbed --bin standin-soak -- --seed $(SEED) --steps $(STEPS) --minutes $(MINUTES)
 
 lint: setup ## Format, lints, shell syntax
 	$(CARGO) fmt --all --check

@@ -49,6 +49,10 @@ pub fn pick<T>(list: &[T], choice: u64) -> Option<&T> {
 fn stand_in(scene: &mut Scene<'_>, name: &str, point: &Point) -> Result<()> {
     scene.ledger.judge(scene.world, scene.witness, scene.trace, point)?;
     let wanted = scene.ledger.last_record(point);
+    if let Ok(console) = scene.world.replica_console() {
+        // Emptied, so that nothing of an earlier failover is taken for this one's.
+        std::fs::write(console.path(), []).context("empty the console's log")?;
+    }
     scene.world.b.run(&["failover", VM, "--point", name, "--start"])?;
     let console = scene.world.replica_console()?;
     let (records, last) = console.wait_verified(0, BOOT)?;

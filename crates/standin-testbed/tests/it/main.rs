@@ -4,6 +4,7 @@
 
 mod adoption;
 mod application;
+mod campaign;
 mod enrolment;
 mod images;
 mod judged;
