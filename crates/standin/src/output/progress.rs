@@ -70,7 +70,10 @@ pub struct Progress {
 
 enum Kind {
     Bar(ProgressBar),
-    Plain { last: Option<(Instant, u8)> },
+    /// The last line's time and percentage; the beginning's, before the first line.
+    Plain {
+        last: (Instant, Option<u8>),
+    },
     Silent,
 }
 
@@ -81,7 +84,7 @@ impl Progress {
         let kind = match (style.json, style.bars) {
             (true, _) => Kind::Silent,
             (false, true) => Kind::Bar(bar(job)),
-            (false, false) => Kind::Plain { last: None },
+            (false, false) => Kind::Plain { last: (Instant::now(), None) },
         };
         Self { rate: Rate::default(), kind }
     }
@@ -97,12 +100,16 @@ impl Progress {
                 bar.set_message(text);
             }
             Kind::Plain { last } => {
-                let due = last.is_none_or(|(at, percent)| {
-                    percent != job.percent && now.duration_since(at) >= PLAIN_PAUSE
-                });
+                let (at, percent) = *last;
+                let waited = now.duration_since(at) >= PLAIN_PAUSE;
+                // The first line comes with the first figures: a short job without any needs but its outcome.
+                let due = match percent {
+                    None => job.bytes_done > 0 || waited,
+                    Some(percent) => percent != job.percent && waited,
+                };
                 if due {
                     eprintln!("{}: {} %, {text}", title(job), job.percent);
-                    *last = Some((now, job.percent));
+                    *last = (now, Some(job.percent));
                 }
             }
             Kind::Silent => {}
