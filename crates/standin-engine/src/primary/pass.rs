@@ -1,7 +1,7 @@
 //! One pass over disks: which runs to send, read, encode, send in order.
 //!
 //! ```text
-//! extents -> batches (<= 256 KiB or 64 runs) -> read + digest + compress, a window of them side by side
+//! extents -> batches (about 1 MiB or 64 runs) -> read + digest + compress, a window of them side by side
 //!                                             -> sent in order, so that "all below X" is a watermark
 //! ```
 //!
@@ -24,12 +24,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Bytes of data in a batch. 256 KiB requests, 16 in flight, read QEMU's exports fastest.
+/// Bytes of a run that is read at once. 256 KiB requests, 16 in flight, read QEMU's exports fastest.
 pub(super) const BATCH_BYTES: u64 = 256 << 10;
+/// Runs of about so many bytes are read and encoded by one task: waking a thread costs as much as hashing a run.
+const BATCH_DATA: u64 = 1 << 20;
 /// Runs in a batch: scattered 4 KiB changes share the cost of a task.
 const BATCH_RUNS: usize = 64;
-/// Batches under way. With a batch's data in two forms, 16 of them are about 8 MiB.
-const WINDOW: usize = 16;
+/// Batches under way, each with one read in flight. With a batch's data in two forms, 12 of them are about 24 MiB.
+const WINDOW: usize = 12;
 /// How much of a disk is asked for its extents at once; bounds the list that comes back.
 const EXTENT_WINDOW: u64 = 32 << 30;
 /// A dirty run at least this long is asked for its holes before it is read.
@@ -130,7 +132,7 @@ pub async fn send(
     control: &PassControl,
 ) -> Result<PassTotals, WorkError> {
     let mut totals = PassTotals::default();
-    let mut thrift = Thrift::new(control.compression, BATCH_BYTES * WINDOW as u64);
+    let mut thrift = Thrift::new(control.compression, BATCH_DATA * WINDOW as u64);
     for disk in disks {
         send_disk(session, disk, control, &mut totals, &mut thrift).await?;
     }
@@ -252,7 +254,9 @@ fn batches(runs: Vec<Extent>, end: u64, granule: u32) -> Vec<Batch> {
             batch.end = rest.offset + take;
             bytes += if rest.zero { 0 } else { take };
             rest = Extent { offset: rest.offset + take, length: rest.length - take, zero: rest.zero };
-            if bytes >= limit || batch.runs.len() >= BATCH_RUNS {
+            // A long hole ends a batch: what is below it need not wait for data above it to become a watermark.
+            let hole = run.zero && take >= WATERMARK_EVERY;
+            if hole || bytes >= limit.max(BATCH_DATA) || batch.runs.len() >= BATCH_RUNS {
                 done.push(std::mem::take(&mut batch));
                 bytes = 0;
             }

@@ -12,8 +12,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 
-/// Blocks under way. A block is at most 1 MiB in two forms; senders use 256 KiB.
+/// Batches under way. A block is at most 1 MiB in two forms; senders use 256 KiB.
 const WINDOW: u32 = 8;
+/// Bytes on the wire, or blocks, that are given to a thread together: scattered 4 KiB changes share the cost of
+/// waking it.
+const BATCH_BYTES: usize = 512 << 10;
+const BATCH_BLOCKS: usize = 64;
 
 /// A layer that is being received.
 pub struct Layer {
@@ -23,6 +27,25 @@ pub struct Layer {
     pub base: bool,
     shared: Arc<Shared>,
     window: Arc<Semaphore>,
+    /// Blocks that have arrived and wait for more.
+    waiting: Mutex<Batch>,
+}
+
+#[derive(Default)]
+struct Batch {
+    blocks: Vec<ReceivedBlock>,
+    bytes: usize,
+}
+
+impl Batch {
+    fn add(&mut self, block: ReceivedBlock) {
+        self.bytes += block.payload.len();
+        self.blocks.push(block);
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes >= BATCH_BYTES || self.blocks.len() >= BATCH_BLOCKS
+    }
 }
 
 struct Shared {
@@ -45,7 +68,7 @@ impl Layer {
             written: AtomicU64::new(0),
         };
         let window = Arc::new(Semaphore::new(WINDOW as usize));
-        Self { epoch, base, shared: Arc::new(shared), window }
+        Self { epoch, base, shared: Arc::new(shared), window, waiting: Mutex::default() }
     }
 
     /// From where each stream goes on.
@@ -63,16 +86,29 @@ impl Layer {
         self.shared.written.load(Ordering::Relaxed)
     }
 
-    /// Takes a block. Waits while the window is full.
+    /// Takes a block; it may wait for more before it is written. Waits while the window is full.
     ///
     /// # Errors
     /// Why an earlier block could not be taken.
     pub async fn push(&self, block: ReceivedBlock) -> Result<(), Refusal> {
+        let full = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.add(block);
+            waiting.is_full().then(|| std::mem::take(&mut *waiting))
+        };
+        match full {
+            Some(batch) => self.begin(batch).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Has a batch written on a blocking thread.
+    async fn begin(&self, batch: Batch) -> Result<(), Refusal> {
         let permit = Arc::clone(&self.window).acquire_owned().await.map_err(|_| gone())?;
         self.shared.check()?;
         let shared = Arc::clone(&self.shared);
         tokio::task::spawn_blocking(move || {
-            if let Err(refusal) = shared.take(block) {
+            if let Err(refusal) = batch.blocks.into_iter().try_for_each(|block| shared.take(block)) {
                 shared.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(refusal);
             }
             // Before the permit: whoever holds all permits is then the only one who holds the writer.
@@ -87,8 +123,11 @@ impl Layer {
     /// # Errors
     /// Why one could not be.
     pub async fn settle(&self) -> Result<(), Refusal> {
+        let rest = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let begun = if rest.blocks.is_empty() { Ok(()) } else { self.begin(rest).await };
+        // Also when that failed: nobody else may hold the writer when this returns.
         drop(self.window.acquire_many(WINDOW).await.map_err(|_| gone())?);
-        self.shared.check()
+        begun.and_then(|()| self.shared.check())
     }
 
     /// All of a first copy below `offset` has arrived: makes it durable in time.
