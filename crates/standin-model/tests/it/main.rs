@@ -4,6 +4,7 @@ mod auth;
 mod digest;
 mod health;
 mod job;
+mod network;
 mod request;
 mod retention;
 mod settings;
