@@ -1,0 +1,3 @@
+//! CIM-XML over HTTP for the CIM model.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! WS-Management for the CIM model.
+
+#![forbid(unsafe_code)]
