@@ -7,6 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// How often [`SmallFs::fill`] tries while others write.
+const FILL_TRIES: u32 = 20;
+
 /// Starts two daemons that trust each other; `primary` has the authority, and `replica` admits it.
 ///
 /// # Errors
@@ -75,11 +78,20 @@ impl SmallFs {
     /// When the space cannot be taken.
     pub fn fill(&self, free: u64) -> Result<()> {
         self.release()?;
-        let space = rustix::fs::statvfs(&self.path).context("ask for the free space")?;
-        let take = (space.f_bavail * space.f_frsize).saturating_sub(free);
         let file = fs::File::create(self.ballast()).context("make the ballast")?;
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, take.max(1))
-            .context("take the free space")
+        // Somebody may write between the question and the taking, so the answer is asked again then.
+        for _ in 0..FILL_TRIES {
+            let space = rustix::fs::statvfs(&self.path).context("ask for the free space")?;
+            let take = (space.f_bavail * space.f_frsize).saturating_sub(free);
+            if take == 0 {
+                return Ok(());
+            }
+            match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, take) {
+                Err(rustix::io::Errno::NOSPC) => {}
+                result => return result.context("take the free space"),
+            }
+        }
+        bail!("the free space of {} changed each of {FILL_TRIES} times that it was to be taken", self.path.display())
     }
 
     /// Gives back what [`Self::fill`] took.
