@@ -1,6 +1,7 @@
 //! The engine of a host: its primaries, its replicas, its jobs, and the operations on them. Whatever speaks to
 //! people and programs (the local API, the management protocols) calls this and nothing below it.
 
+use crate::inventory::Inventory;
 use crate::jobs::Jobs;
 use crate::messages::DiskShape;
 use crate::primary::config_files::ConfigFiles;
@@ -8,6 +9,7 @@ use crate::primary::session::Dialer;
 use crate::primary::{self, Command, Shared, Tools, Worker};
 use crate::records::{self, PrimaryRecord, Tables};
 use crate::replica::{HostShared, ReplicaHost, ReplicaVm, failover, session};
+use crate::service::Service;
 use jiff::Timestamp;
 use standin_hypervisor::{Hypervisor, PowerState, StartOptions, Tracker, VmInfo};
 use standin_model::settings::RelationshipSettings;
@@ -56,8 +58,10 @@ pub struct EngineConfig {
     pub merge_bytes_per_s: u64,
     /// Cycles and copies side by side.
     pub max_parallel: usize,
-    /// Where the windows of the statistics lie.
+    /// Where the windows of the statistics lie, until the service's settings say otherwise.
     pub window: Window,
+    /// The TCP port on which primaries reach this host.
+    pub port: u16,
 }
 
 /// The engine of a host.
@@ -67,7 +71,7 @@ pub struct Engine {
     primaries: Mutex<HashMap<VmId, primary::Handle>>,
     replicas: Arc<ReplicaHost>,
     tasks: TaskTracker,
-    window: Window,
+    inventory: Arc<Inventory>,
     enabling: tokio::sync::Mutex<()>,
 }
 
@@ -112,12 +116,14 @@ impl Engine {
         let jobs = Jobs::load(tables.jobs.clone(), parts.hello.host.clone())?;
         let shutdown = CancellationToken::new();
         let config = parts.config;
+        let service = Arc::new(Service::load(tables.clone(), config.port, config.window)?);
+        let inventory = Inventory::new(Arc::clone(&parts.hypervisor));
         let replicas = ReplicaHost::load(HostShared {
             hypervisor: Arc::clone(&parts.hypervisor),
             store: parts.store,
             tables: tables.clone(),
             jobs: Arc::clone(&jobs),
-            window: config.window,
+            service: Arc::clone(&service),
             runtime_dir: config.runtime_dir,
             log_dir: config.log_dir,
             merge_bytes_per_s: config.merge_bytes_per_s,
@@ -133,14 +139,16 @@ impl Engine {
         let slots = Arc::new(tokio::sync::Semaphore::new(config.max_parallel.max(1)));
         let engine = Arc::new(Self {
             hypervisor: parts.hypervisor,
-            shared: Shared { tools, tables, jobs, slots, shutdown },
+            shared: Shared { tools, tables, jobs, slots, service, shutdown },
             primaries: Mutex::default(),
             replicas,
             tasks: TaskTracker::new(),
-            window: config.window,
+            inventory,
             enabling: tokio::sync::Mutex::default(),
         });
         engine.take_up()?;
+        let follow = Arc::clone(&engine.inventory).follow(engine.shared.shutdown.clone());
+        engine.tasks.spawn(follow);
         Ok(engine)
     }
 
@@ -199,6 +207,16 @@ impl Engine {
         &self.hypervisor
     }
 
+    /// The VMs of this host as they were seen last.
+    pub(crate) fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+
+    /// The settings of the service.
+    pub(crate) fn service(&self) -> &Service {
+        &self.shared.service
+    }
+
     /// All jobs.
     #[must_use]
     pub fn jobs(&self) -> &Arc<Jobs> {
@@ -242,6 +260,7 @@ impl Engine {
     pub async fn resolve(&self, name: &VmName) -> Result<VmId, Refusal> {
         let mut found: Vec<VmId> = Vec::new();
         let vms = self.hypervisor.list().await.map_err(|error| hypervisor_refusal(&error))?;
+        self.inventory.note_all(&vms);
         found.extend(vms.iter().filter(|info| info.name == *name).map(|info| info.id));
         found.extend(self.primaries().iter().filter(|p| p.record.name == *name).map(|p| p.record.vm));
         found.extend(self.replicas.list().iter().filter(|vm| vm.snapshot().name == *name).map(|vm| vm.id()));
@@ -286,7 +305,6 @@ impl Engine {
             settings,
             disks,
             state: ReplicationState::ReadyForReplication,
-            resume_to: None,
             generation: Generation(1),
             fenced: false,
             tracker: tracker(vm),
@@ -295,8 +313,11 @@ impl Engine {
             last_application_at: None,
             last_error: None,
             failures: 0,
-            statistics: Monitor::new(self.window, Timestamp::now()),
+            statistics: Monitor::new(self.shared.service.get().monitoring, Timestamp::now()),
             job: None,
+            start_at: None,
+            last_kind: None,
+            created_at: Some(Timestamp::now()),
         };
         let mut worker = Worker::new(self.shared.tools.clone());
         worker.create(&record).await.map_err(|error| error.refusal())?;
@@ -470,7 +491,9 @@ impl Engine {
                 "Remove that first: `standin unreplicate VM`.",
             ));
         }
-        self.hypervisor.undefine(vm).await.map_err(|error| hypervisor_refusal(&error))
+        let removed = self.hypervisor.undefine(vm).await.map_err(|error| hypervisor_refusal(&error));
+        self.inventory.refresh(vm).await;
+        removed
     }
 
     /// Stops sessions, cycles and upkeep, and waits for their end. VMs run on.

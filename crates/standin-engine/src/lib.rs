@@ -19,12 +19,17 @@
 
 pub mod engine;
 pub mod error;
+pub mod inventory;
 pub mod jobs;
+pub mod manage;
 pub mod messages;
+pub mod overview;
 pub mod primary;
 pub mod records;
 pub mod replica;
+pub mod service;
 pub mod status;
 
 pub use engine::{Enable, Engine, EngineConfig, Parts};
+pub use overview::Relationship;
 pub use primary::Command;

@@ -6,6 +6,7 @@
 //! | `replica/<vm>` | [`ReplicaRecord`] |
 //! | `auth/<id>` | an authorization entry |
 //! | `job/<id>` | a job |
+//! | `service/settings` | [`ServiceRecord`] |
 //!
 //! A replica's layers and points are not here: they are in the manifest beside the disks, so that a replica can
 //! be rescued without this store.
@@ -18,9 +19,10 @@ use standin_hypervisor::Tracker;
 use standin_model::auth::AuthorizationEntry;
 use standin_model::job::JobRecord;
 use standin_model::point::PointKind;
+use standin_model::service::AllowedAuthentication;
 use standin_model::settings::RelationshipSettings;
 use standin_model::state::ReplicationState;
-use standin_model::stats::Monitor;
+use standin_model::stats::{Monitor, Window};
 use standin_model::{AuthId, Epoch, Generation, JobId, PointId, Refusal, ReturnCode, VmId, VmName};
 use standin_state::{Expect, StateError, StateStore, Typed};
 use std::fmt::Display;
@@ -53,8 +55,6 @@ pub struct PrimaryRecord {
     pub disks: Vec<DiskShape>,
     /// The durable state; transient ones are mapped at start, see [`standin_model::state::after_restart`].
     pub state: ReplicationState,
-    /// The state that a suspension goes back to.
-    pub resume_to: Option<ReplicationState>,
     /// Rises at every failover.
     pub generation: Generation,
     /// The replica has failed over: this host must not run the VM until that is settled.
@@ -75,6 +75,15 @@ pub struct PrimaryRecord {
     pub statistics: Monitor,
     /// The job that a restart goes on with (first copy, resynchronization).
     pub job: Option<JobId>,
+    /// The initial replication does not begin before this.
+    #[serde(default)]
+    pub start_at: Option<Timestamp>,
+    /// The kind of the newest acknowledged point.
+    #[serde(default)]
+    pub last_kind: Option<PointKind>,
+    /// When the relationship was made.
+    #[serde(default)]
+    pub created_at: Option<Timestamp>,
 }
 
 /// A failover under way or done.
@@ -115,8 +124,6 @@ pub struct ReplicaRecord {
     pub disks: Vec<DiskShape>,
     /// The durable state.
     pub state: ReplicationState,
-    /// The state that a suspension goes back to.
-    pub resume_to: Option<ReplicationState>,
     /// Rises at every failover.
     pub generation: Generation,
     /// A failover that is under way, done or committed.
@@ -133,6 +140,17 @@ pub struct ReplicaRecord {
     pub statistics: Monitor,
 }
 
+/// What was set of [`standin_model::ServiceSettings`].
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct ServiceRecord {
+    /// This host takes in replicas.
+    pub recovery_server_enabled: bool,
+    /// How primaries may prove who they are.
+    pub authentication: AllowedAuthentication,
+    /// Where the windows of the statistics lie; as configured when it was never set.
+    pub monitoring: Option<Window>,
+}
+
 const VERSION: u32 = 1;
 
 /// The tables, by kind of record.
@@ -146,6 +164,8 @@ pub struct Tables {
     pub entries: Typed<AuthorizationEntry>,
     /// Jobs.
     pub jobs: Typed<JobRecord>,
+    /// Settings of the service.
+    pub service: Typed<ServiceRecord>,
 }
 
 impl Tables {
@@ -157,6 +177,7 @@ impl Tables {
             replicas: Typed::new(Arc::clone(store), "replica", VERSION),
             entries: Typed::new(Arc::clone(store), "auth", VERSION),
             jobs: Typed::new(Arc::clone(store), "job", VERSION),
+            service: Typed::new(Arc::clone(store), "service", VERSION),
         }
     }
 }

@@ -3,12 +3,12 @@
 use crate::engine::Engine;
 use crate::primary::Snapshot;
 use crate::records::{LastError, ReplicaRecord};
-use crate::replica::ReplicaVm;
 use jiff::Timestamp;
 use standin_hypervisor::{Accelerator, Mark, PowerState, VmInfo};
 use standin_model::health::{self, Health, Inputs};
 use standin_model::point::PointKind;
 use standin_model::state::{ReplicationMode, ReplicationState, Side};
+use standin_model::stats::Statistics;
 use standin_model::view::{DiskView, ErrorView, ProgressView, StatusView, VmView};
 use standin_model::{Generation, Refusal, ReturnCode, VmId};
 
@@ -86,19 +86,22 @@ impl Engine {
     /// 32779 when nothing on this host knows it.
     pub async fn status(&self, vm: VmId) -> Result<StatusView, Refusal> {
         let info = self.hypervisor().inspect(vm).await;
-        let known = info.as_ref().ok();
-        let mut view = if let Some(replica) = self.replicas().find(vm) {
-            replica_status(&replica)
-        } else if let Some(handle) = self.primary(vm) {
-            let snapshot = handle.snapshot();
-            let pending = self.pending(&snapshot).await;
-            primary_status(&snapshot, pending)
+        if let Ok(info) = &info {
+            self.inventory().note(info.clone());
+        }
+        let mut view = if let Some(found) = self.relationship(vm) {
+            let pending = match self.primary(vm) {
+                Some(handle) => self.pending(&handle.snapshot()).await,
+                None => None,
+            };
+            StatusView { pending_bytes: pending, ..found.status }
         } else {
             match &info {
                 Ok(info) => plain_status(info),
                 Err(error) => return Err(crate::engine::hypervisor_refusal(error)),
             }
         };
+        let known = info.as_ref().ok();
         view.power = known.map(|info| power(info.power).to_owned());
         view.accelerator = known.and_then(|info| info.accelerator.as_ref()).map(accelerator);
         Ok(view)
@@ -111,6 +114,7 @@ impl Engine {
     pub async fn all_status(&self) -> Result<Vec<StatusView>, Refusal> {
         let vms =
             self.hypervisor().list().await.map_err(|error| crate::engine::hypervisor_refusal(&error))?;
+        self.inventory().note_all(&vms);
         let mut ids: Vec<VmId> = vms.iter().map(|info| info.id).collect();
         ids.extend(self.primaries().iter().map(|primary| primary.record.vm));
         ids.extend(self.replicas().list().iter().map(|replica| replica.id()));
@@ -140,30 +144,37 @@ impl Engine {
     }
 }
 
-fn primary_status(snapshot: &Snapshot, pending: Option<u64>) -> StatusView {
+/// What health is judged by, on either side.
+fn inputs(
+    side: Side,
+    state: ReplicationState,
+    interval_s: u32,
+    last_transfer: Option<Timestamp>,
+    error: Option<&LastError>,
+    current: &Statistics,
+) -> Inputs {
+    Inputs {
+        side,
+        state,
+        interval_s,
+        cycles_ok: current.cycles_ok,
+        cycles_missed: current.cycles_missed,
+        average_latency: current.average_latency(),
+        last_transfer_at: last_transfer.or(current.start).unwrap_or_else(Timestamp::now),
+        blocked: error
+            .map(|error| Refusal::new(ReturnCode::Failed, error.message.clone(), error.remedy.clone())),
+        application_consistent_failures: current.application_consistent_failed,
+    }
+}
+
+/// The view of a primary, with the counters of the window of now.
+pub(crate) fn primary_status(snapshot: &Snapshot, current: &Statistics, pending: Option<u64>) -> StatusView {
     let record = &snapshot.record;
-    let current = &record.statistics.current;
-    let (health, issues) = health::assess(
-        &Inputs {
-            side: Side::Primary,
-            state: record.state,
-            interval_s: record.settings.interval_s,
-            cycles_ok: current.cycles_ok,
-            cycles_missed: current.cycles_missed,
-            average_latency: current.average_latency(),
-            last_transfer_at: current
-                .last_replication_at
-                .or(record.last_point_at)
-                .or(current.start)
-                .unwrap_or_else(Timestamp::now),
-            blocked: record
-                .last_error
-                .as_ref()
-                .map(|error| Refusal::new(ReturnCode::Failed, error.message.clone(), error.remedy.clone())),
-            application_consistent_failures: current.application_consistent_failed,
-        },
-        Timestamp::now(),
-    );
+    let last_transfer = current.last_replication_at.or(record.last_point_at);
+    let error = record.last_error.as_ref();
+    let interval_s = record.settings.interval_s;
+    let judged = inputs(Side::Primary, record.state, interval_s, last_transfer, error, current);
+    let (health, issues) = health::assess(&judged, Timestamp::now());
     let (done, total) = snapshot.progress;
     StatusView {
         vm: record.name.clone(),
@@ -175,11 +186,11 @@ fn primary_status(snapshot: &Snapshot, pending: Option<u64>) -> StatusView {
         health_code: health.code(),
         health_issues: issues,
         peer: Some(record.peer.clone()),
-        interval_s: Some(record.settings.interval_s),
+        interval_s: Some(interval_s),
         last_point_at: record.last_point_at,
         lag_s: record.last_point_at.map(age),
         pending_bytes: pending,
-        last_error: record.last_error.as_ref().map(error_view),
+        last_error: error.map(error_view),
         power: None,
         accelerator: None,
         generation: record.generation,
@@ -194,16 +205,23 @@ fn primary_status(snapshot: &Snapshot, pending: Option<u64>) -> StatusView {
     }
 }
 
-fn replica_status(replica: &ReplicaVm) -> StatusView {
-    let record = replica.snapshot();
-    let points = replica.store().points();
-    let newest = points.iter().max_by_key(|point| point.epoch);
+/// The view of a replica, with the counters of the window of now.
+pub(crate) fn replica_status(
+    record: &ReplicaRecord,
+    manifest: &standin_store::Manifest,
+    current: &Statistics,
+) -> StatusView {
+    let points = &manifest.points;
+    let newest = points.last();
     let application = points
         .iter()
-        .filter(|point| point.kind == PointKind::ApplicationConsistent)
-        .map(|point| point.created_at)
-        .max();
-    let (health, issues) = replica_health(&record);
+        .rev()
+        .find(|point| point.kind == PointKind::ApplicationConsistent)
+        .map(|point| point.created_at);
+    let error = record.last_error.as_ref();
+    let interval_s = record.settings.interval_s;
+    let judged = inputs(Side::Replica, record.state, interval_s, record.last_received_at, error, current);
+    let (health, issues) = health::assess(&judged, Timestamp::now());
     StatusView {
         vm: record.name.clone(),
         id: record.vm,
@@ -214,41 +232,20 @@ fn replica_status(replica: &ReplicaVm) -> StatusView {
         health_code: health.code(),
         health_issues: issues,
         peer: Some(record.primary_host.clone()),
-        interval_s: Some(record.settings.interval_s),
+        interval_s: Some(interval_s),
         last_point_at: newest.map(|point| point.created_at),
         lag_s: newest.map(|point| age(point.created_at)),
         pending_bytes: None,
-        last_error: record.last_error.as_ref().map(error_view),
+        last_error: error.map(error_view),
         power: None,
         accelerator: None,
         generation: record.generation,
         points: points.len() as u64,
         last_application_consistent_at: application,
         progress: None,
-        statistics: Some(record.statistics.current.clone()),
+        statistics: Some(current.clone()),
         disks: record.disks.iter().map(|disk| disk.name.clone()).collect(),
     }
-}
-
-fn replica_health(record: &ReplicaRecord) -> (Health, Vec<health::HealthIssue>) {
-    let current = &record.statistics.current;
-    health::assess(
-        &Inputs {
-            side: Side::Replica,
-            state: record.state,
-            interval_s: record.settings.interval_s,
-            cycles_ok: current.cycles_ok,
-            cycles_missed: current.cycles_missed,
-            average_latency: current.average_latency(),
-            last_transfer_at: record.last_received_at.or(current.start).unwrap_or_else(Timestamp::now),
-            blocked: record
-                .last_error
-                .as_ref()
-                .map(|error| Refusal::new(ReturnCode::Failed, error.message.clone(), error.remedy.clone())),
-            application_consistent_failures: 0,
-        },
-        Timestamp::now(),
-    )
 }
 
 fn plain_status(info: &VmInfo) -> StatusView {

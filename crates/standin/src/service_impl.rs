@@ -64,6 +64,7 @@ pub async fn build_service(config: Config) -> anyhow::Result<Arc<dyn Service>> {
             merge_bytes_per_s: config.merge_bytes_per_s,
             max_parallel: config.max_cycles,
             window: window(&config),
+            port: config.listen.port(),
         },
     })
     .await

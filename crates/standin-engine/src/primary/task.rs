@@ -10,6 +10,7 @@ use crate::error::{WorkError, chain};
 use crate::jobs::{JobHandle, Jobs, NewJob, Progress};
 use crate::messages::Request;
 use crate::records::{self, LastError, PrimaryRecord, Tables};
+use crate::service::Service;
 use jiff::{SignedDuration, Timestamp};
 use standin_hypervisor::{PowerState, VmEvent};
 use standin_model::job::JobType;
@@ -48,6 +49,8 @@ pub enum Command {
     Greet,
     /// Start the initial replication.
     Start,
+    /// Start the initial replication at a time to come.
+    StartAt(Timestamp),
     /// Give the initial replication up; what arrived stays.
     CancelInitial,
     /// Pause.
@@ -63,6 +66,8 @@ pub enum Command {
     Resynchronize,
     /// Give the comparison up.
     CancelResynchronize,
+    /// Begin to count anew.
+    ResetStatistics,
     /// Change the settings.
     Modify(Box<RelationshipSettings>),
     /// End the relationship on this side and, if it can be reached, on the other.
@@ -140,6 +145,8 @@ pub struct Shared {
     pub jobs: Arc<Jobs>,
     /// Pieces of work side by side on this host.
     pub slots: Arc<tokio::sync::Semaphore>,
+    /// Settings of this host's service.
+    pub service: Arc<Service>,
     /// The daemon stops.
     pub shutdown: CancellationToken,
 }
@@ -369,6 +376,7 @@ impl Task {
         self.record.fenced = false;
         if let Some(point) = &sealed.point {
             self.record.last_point_at = Some(point.created_at);
+            self.record.last_kind = Some(point.kind);
         }
         self.count(sealed, missed);
         match (work, self.record.state) {
@@ -514,7 +522,9 @@ impl Task {
         self.allowed(&command)?;
         match command {
             Command::Greet => self.greet().await.map(|()| None),
-            Command::Start => self.start_initial().map(Some),
+            Command::Start => self.start_initial(None).map(Some),
+            Command::StartAt(at) => self.start_initial(Some(at)).map(Some),
+            Command::ResetStatistics => self.reset_statistics().map(|()| None),
             Command::Suspend => self.suspend().map(|()| None),
             Command::Resume => self.resume().map(|()| None),
             Command::Point { application } => self.want_point(application).map(Some),
@@ -528,7 +538,8 @@ impl Task {
     fn allowed(&self, command: &Command) -> Result<(), Refusal> {
         let method = match command {
             Command::Greet => return Ok(()),
-            Command::Start => Method::StartReplication,
+            Command::Start | Command::StartAt(_) => Method::StartReplication,
+            Command::ResetStatistics => Method::ResetReplicationStatistics,
             Command::CancelInitial => Method::RequestCancelInitialReplication,
             Command::Suspend => Method::RequestSuspend,
             Command::Resume => Method::RequestResume,
@@ -570,13 +581,19 @@ impl Task {
         self.save_or_refuse()
     }
 
-    fn start_initial(&mut self) -> Result<JobId, Refusal> {
+    fn start_initial(&mut self, at: Option<Timestamp>) -> Result<JobId, Refusal> {
         let id = self.begin_job(JobType::StartInitialReplication, "initial replication", true)?;
         self.record.job = Some(id);
+        self.record.start_at = at;
         self.apply(Event::StartInitial);
         self.schedule.at_once();
         self.save_or_refuse()?;
         Ok(id)
+    }
+
+    fn reset_statistics(&mut self) -> Result<(), Refusal> {
+        self.record.statistics.reset(Timestamp::now());
+        self.save_or_refuse()
     }
 
     fn begin_resync(&mut self) -> Result<JobId, Refusal> {
@@ -587,7 +604,6 @@ impl Task {
         };
         self.record.job = Some(id);
         self.apply(Event::StartResync);
-        self.record.resume_to = None;
         self.schedule.at_once();
         self.save_or_refuse()?;
         Ok(id)
@@ -631,7 +647,6 @@ impl Task {
         if before == ReplicationState::Resynchronizing {
             self.apply(Event::ResyncSuspend);
         } else {
-            self.record.resume_to = Some(before);
             self.apply(Event::Suspend);
         }
         match &self.running {
@@ -642,12 +657,11 @@ impl Task {
     }
 
     fn resume(&mut self) -> Result<(), Refusal> {
-        let to = self.record.resume_to.take();
         let initial = self.record.last_point_at.is_none();
-        let event = match (self.record.state, to) {
-            (ReplicationState::ResynchronizationSuspended, _) => Event::Resume,
+        let event = match self.record.state {
+            ReplicationState::ResynchronizationSuspended => Event::Resume,
             _ if initial => Event::ResumeInitial,
-            (ReplicationState::Critical, _) => Event::ResumeFromCritical,
+            ReplicationState::Critical => Event::ResumeFromCritical,
             _ => Event::Resume,
         };
         self.apply(event);
@@ -779,7 +793,7 @@ impl Task {
     }
 
     fn roll_statistics(&mut self) {
-        self.record.statistics.roll(Timestamp::now());
+        self.shared.service.roll(&mut self.record.statistics, Timestamp::now());
     }
 
     fn save_or_refuse(&self) -> Result<(), Refusal> {

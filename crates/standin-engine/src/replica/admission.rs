@@ -53,7 +53,7 @@ pub(super) async fn create(
     }
     let (location, host_name) = (entry.storage_location.clone(), peer_name(peer));
     let store = make_store(host, offer, location.clone()).await?;
-    let record = new_record(offer, host_name, entry.id, location, host.shared.window);
+    let record = new_record(offer, host_name, entry.id, location, host.shared.service.get().monitoring);
     records::put(&host.shared.tables.replicas, offer.vm, &record)?;
     tracing::info!(vm = %offer.name, id = %offer.vm, from = %peer.address, "a replica was made");
     let vm = host.insert(ReplicaVm::new(host.shared.clone(), store, record));
@@ -147,7 +147,6 @@ fn new_record(
         settings: offer.settings.clone(),
         disks: offer.disks.clone(),
         state: ReplicationState::WaitingForInitialReplication,
-        resume_to: None,
         generation: offer.generation,
         failover: None,
         last_failover_kind: None,

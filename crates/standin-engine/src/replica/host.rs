@@ -6,6 +6,7 @@ use super::upkeep;
 use super::vm::ReplicaVm;
 use crate::jobs::Jobs;
 use crate::records::{self, ReplicaRecord, Tables};
+use crate::service::Service;
 use standin_hypervisor::Hypervisor;
 use standin_model::auth::AuthorizationEntry;
 use standin_model::state::{Event, ReplicationState};
@@ -29,8 +30,8 @@ pub struct HostShared {
     pub tables: Tables,
     /// All jobs.
     pub jobs: Arc<Jobs>,
-    /// Where the windows of the statistics lie.
-    pub window: standin_model::stats::Window,
+    /// Settings of this host's service.
+    pub service: Arc<Service>,
     /// Short-lived sockets.
     pub runtime_dir: PathBuf,
     /// Serial logs of VMs that failed over.
@@ -150,12 +151,12 @@ impl ReplicaHost {
     #[must_use]
     pub fn list(&self) -> Vec<Arc<ReplicaVm>> {
         let mut all: Vec<_> = self.lock().values().map(|held| Arc::clone(&held.vm)).collect();
-        all.sort_by_key(|vm| vm.snapshot().name);
+        all.sort_by_cached_key(|vm| (vm.snapshot().name, vm.id()));
         all
     }
 
     /// A layer was sealed: there may be something to merge.
-    pub(super) fn upkeep(&self, vm: &ReplicaVm) {
+    pub(crate) fn upkeep(&self, vm: &ReplicaVm) {
         if let Some(held) = self.lock().get(&vm.id()) {
             held.upkeep.wake();
         }
@@ -215,7 +216,12 @@ impl ReplicaHost {
 
     /// Stops what serves points, after the last session has ended.
     pub async fn stop(&self) {
-        for vm in self.list() {
+        self.end_sessions(|_| true).await;
+    }
+
+    /// Ends what primaries send for some replicas; who comes back is asked again.
+    pub(crate) async fn end_sessions(&self, which: impl Fn(&ReplicaRecord) -> bool) {
+        for vm in self.list().into_iter().filter(|vm| which(&vm.snapshot())) {
             vm.end_session().await;
         }
     }
@@ -233,23 +239,8 @@ impl ReplicaHost {
     pub fn add_entry(&self, entry: AuthorizationEntry) -> Result<AuthorizationEntry, Refusal> {
         entry.validate()?;
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(same) =
-            entries.iter().find(|known| known.allowed_primary.eq_ignore_ascii_case(&entry.allowed_primary))
-        {
-            return Err(Refusal::new(
-                ReturnCode::InUse,
-                format!("{} is already authorised by entry {}", same.allowed_primary, same.id),
-                "Remove that entry first: `standin auth remove ID`.",
-            ));
-        }
-        std::fs::create_dir_all(&entry.storage_location).map_err(|error| {
-            Refusal::new(
-                ReturnCode::InvalidParameter,
-                format!("the storage location {} cannot be used: {error}", entry.storage_location.display()),
-                "Name a directory that this host can write to.",
-            )
-        })?;
-        self.shared.store.add_location(&entry.storage_location).map_err(|error| refusal_of(&error))?;
+        free_pattern(&entries, &entry)?;
+        self.take_location(&entry)?;
         records::put(&self.shared.tables.entries, entry.id, &entry)?;
         entries.push(entry.clone());
         Ok(entry)
@@ -261,28 +252,80 @@ impl ReplicaHost {
     /// 32779 for an unknown one.
     pub async fn remove_entry(&self, id: AuthId) -> Result<(), Refusal> {
         if !self.entries().iter().any(|entry| entry.id == id) {
-            return Err(Refusal::new(
-                ReturnCode::FileNotFound,
-                format!("there is no authorization entry {id}"),
-                "`standin auth list` shows the entries.",
-            ));
+            return Err(unknown_entry(id));
         }
         records::delete(&self.shared.tables.entries, id)?;
         self.entries.write().unwrap_or_else(PoisonError::into_inner).retain(|entry| entry.id != id);
-        for vm in self.list().into_iter().filter(|vm| vm.snapshot().auth == id) {
-            vm.end_session().await;
-        }
+        self.end_sessions(|record| record.auth == id).await;
         Ok(())
+    }
+
+    /// `ModifyAuthorizationEntry`: replaces the entry of the same id. What it admitted stays bound to it; a changed
+    /// location is that of new replicas only.
+    ///
+    /// # Errors
+    /// 32779 for an unknown one, 32773 for a malformed one, 32774 for a pattern that another entry has, 32768 when it
+    /// cannot be kept; nothing changed then.
+    pub async fn modify_entry(&self, entry: AuthorizationEntry) -> Result<(), Refusal> {
+        entry.validate()?;
+        {
+            let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+            free_pattern(&entries, &entry)?;
+            let Some(place) = entries.iter().position(|known| known.id == entry.id) else {
+                return Err(unknown_entry(entry.id));
+            };
+            self.take_location(&entry)?;
+            records::put(&self.shared.tables.entries, entry.id, &entry)?;
+            entries[place] = entry.clone();
+        }
+        // Who is connected was admitted by what it said before.
+        self.end_sessions(|record| record.auth == entry.id).await;
+        Ok(())
+    }
+
+    /// `SetAuthorizationEntry`: binds a replica to an entry, and so to its trust group: only hosts that entries of that
+    /// group admit may send for it. Its disks stay where they are.
+    ///
+    /// # Errors
+    /// 32779 for an unknown VM or entry, 32768 when it cannot be kept.
+    pub async fn bind(&self, id: VmId, entry: AuthId) -> Result<(), Refusal> {
+        let vm = self.find(id).ok_or_else(|| super::vm::unknown_replica(id))?;
+        if !self.entries().iter().any(|known| known.id == entry) {
+            return Err(unknown_entry(entry));
+        }
+        let mut record = vm.lock().await;
+        let before = std::mem::replace(&mut record.auth, entry);
+        if let Err(refusal) = record.save() {
+            record.auth = before;
+            return Err(refusal);
+        }
+        drop(record);
+        vm.end_session().await;
+        vm.mirror().await;
+        Ok(())
+    }
+
+    fn take_location(&self, entry: &AuthorizationEntry) -> Result<(), Refusal> {
+        std::fs::create_dir_all(&entry.storage_location).map_err(|error| {
+            Refusal::new(
+                ReturnCode::InvalidParameter,
+                format!("the storage location {} cannot be used: {error}", entry.storage_location.display()),
+                "Name a directory that this host can write to.",
+            )
+        })?;
+        self.shared.store.add_location(&entry.storage_location).map_err(|error| refusal_of(&error))
     }
 
     /// The entry that admits a peer.
     pub(super) fn entry_for(&self, peer: &PeerIdentity) -> Result<AuthorizationEntry, Refusal> {
+        self.shared.service.admits()?;
         let entries = self.entries();
         AuthorizationEntry::choose(&entries, &peer.names).cloned().ok_or_else(|| not_authorised(peer))
     }
 
     /// Whether a peer may send for a VM that `entry` admitted: by that entry, or as a host of its trust group.
     pub(super) fn may_send(&self, peer: &PeerIdentity, entry: AuthId) -> Result<(), Refusal> {
+        self.shared.service.admits()?;
         let entries = self.entries();
         let bound = entries.iter().find(|known| known.id == entry).ok_or_else(|| not_authorised(peer))?;
         let admitted =
@@ -293,6 +336,27 @@ impl ReplicaHost {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, Held>> {
         self.vms.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Two entries of one pattern would leave it to chance which one decides.
+fn free_pattern(entries: &[AuthorizationEntry], entry: &AuthorizationEntry) -> Result<(), Refusal> {
+    let same = entries.iter().find(|known| {
+        known.id != entry.id && known.allowed_primary.eq_ignore_ascii_case(&entry.allowed_primary)
+    });
+    let Some(same) = same else { return Ok(()) };
+    Err(Refusal::new(
+        ReturnCode::InUse,
+        format!("{} is already authorised by entry {}", same.allowed_primary, same.id),
+        "Remove that entry first: `standin auth remove ID`.",
+    ))
+}
+
+fn unknown_entry(id: AuthId) -> Refusal {
+    Refusal::new(
+        ReturnCode::FileNotFound,
+        format!("there is no authorization entry {id}"),
+        "`standin auth list` shows the entries.",
+    )
 }
 
 fn not_authorised(peer: &PeerIdentity) -> Refusal {

@@ -357,7 +357,7 @@ fn config_of(definition: &str, files: &[ConfigFileInfo]) -> Result<Vec<ConfigFil
 async fn received(vm: &ReplicaVm, point: Option<&PointOffer>, written: u64) {
     let now = Timestamp::now();
     let mut record = vm.lock().await;
-    record.statistics.roll(now);
+    vm.shared.service.roll(&mut record.statistics, now);
     record.last_received_at = Some(now);
     let had_error = record.last_error.take().is_some();
     let before = record.state;

@@ -8,7 +8,7 @@ use super::layer::blocking;
 use crate::records::{self, LastError, ReplicaRecord};
 use jiff::Timestamp;
 use standin_model::state::{self, Event, Facts, Method, ReplicationState, Side};
-use standin_model::{Refusal, ReturnCode, VmId};
+use standin_model::{PointId, Refusal, ReturnCode, VmId};
 use standin_store::Replica;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{MutexGuard, watch};
@@ -118,7 +118,6 @@ impl ReplicaVm {
     pub async fn suspend(&self) -> Result<(), Refusal> {
         let mut record = self.lock().await;
         record.allow(Method::RequestSuspend)?;
-        record.resume_to = Some(record.state);
         record.step(Event::Suspend)?;
         drop(record);
         self.end_session().await;
@@ -133,7 +132,6 @@ impl ReplicaVm {
     pub async fn resume(&self) -> Result<(), Refusal> {
         let mut record = self.lock().await;
         record.allow(Method::RequestResume)?;
-        record.resume_to = None;
         let event = match record.state {
             _ if record.last_point_at.is_none() => Event::ResumeInitial,
             ReplicationState::Critical => Event::ResumeFromCritical,
@@ -143,6 +141,35 @@ impl ReplicaVm {
         drop(record);
         self.mirror().await;
         Ok(())
+    }
+
+    /// Removes a point. Its space comes back by merging.
+    ///
+    /// # Errors
+    /// 32779 for an unknown one; 32774 for the newest one, and for one that is pinned or that a failover stands on, or
+    /// may be choosing.
+    pub async fn remove_point(&self, point: PointId) -> Result<(), Refusal> {
+        let record = self.lock().await;
+        if record.state == ReplicationState::FailoverInProgress {
+            return Err(Refusal::new(
+                ReturnCode::InUse,
+                format!("VM {} is being failed over", record.name),
+                "Wait until the failover is complete; `standin jobs` shows how far it is.",
+            ));
+        }
+        let store = self.store.clone();
+        blocking(move || store.remove_point(point).map_err(|error| super::layer::refusal_of(&error))).await
+    }
+
+    /// Begins to count anew.
+    ///
+    /// # Errors
+    /// 32768 when it cannot be kept.
+    pub async fn reset_statistics(&self) -> Result<(), Refusal> {
+        let mut record = self.lock().await;
+        record.allow(Method::ResetReplicationStatistics)?;
+        record.statistics.reset(Timestamp::now());
+        record.save()
     }
 
     /// Brings retention up to date: drops the points that no tier wants. Space comes back by merging.
@@ -236,5 +263,15 @@ pub fn no_replica(name: &str) -> Refusal {
         ReturnCode::InvalidState,
         format!("this host is not the replica of VM {name}"),
         "Use this verb on the replica host; `standin status` shows what this host is for each VM.",
+    )
+}
+
+/// The same, where only its id is known.
+#[must_use]
+pub(super) fn unknown_replica(id: VmId) -> Refusal {
+    Refusal::new(
+        ReturnCode::FileNotFound,
+        format!("this host is not the replica of a VM {id}"),
+        "`standin status` shows what this host is for each VM.",
     )
 }

@@ -129,6 +129,7 @@ impl Host {
                 merge_bytes_per_s: 0,
                 max_parallel: 4,
                 window: Window::default(),
+                port: 28444,
             },
         }
     }

@@ -1,0 +1,90 @@
+//! Settings of this host's replication service while the daemon runs: read by admission and by the statistics, changed
+//! by the management interfaces. What was set here outlives a restart and wins over the configuration file; what was
+//! never set follows the file.
+
+use crate::records::{self, ServiceRecord, Tables};
+use jiff::Timestamp;
+use standin_model::service::{AllowedAuthentication, ServiceSettings};
+use standin_model::stats::{Monitor, Window};
+use standin_model::{Refusal, ReturnCode};
+use standin_state::StateError;
+use std::sync::{Mutex, PoisonError, RwLock};
+
+/// The one record of its table.
+const KEY: &str = "settings";
+
+/// The settings of the service, shared by all that follow them.
+pub struct Service {
+    current: RwLock<ServiceSettings>,
+    tables: Tables,
+    changing: Mutex<()>,
+}
+
+impl Service {
+    /// What was set before, over what is configured.
+    ///
+    /// # Errors
+    /// When the state store cannot be read.
+    pub fn load(tables: Tables, port: u16, configured: Window) -> Result<Self, StateError> {
+        let mut settings = ServiceSettings::new(port, configured);
+        if let Some((kept, _)) = tables.service.get(KEY)? {
+            settings.recovery_server_enabled = kept.recovery_server_enabled;
+            settings.authentication = kept.authentication;
+            settings.monitoring = kept.monitoring.unwrap_or(configured);
+        }
+        Ok(Self { current: RwLock::new(settings), tables, changing: Mutex::default() })
+    }
+
+    /// As they are now.
+    #[must_use]
+    pub fn get(&self) -> ServiceSettings {
+        *self.current.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes them, durably. Gives what they were.
+    ///
+    /// # Errors
+    /// 32773 or 32770 for values that cannot be, 32768 when they cannot be kept; nothing changed then.
+    pub fn set(&self, settings: ServiceSettings) -> Result<ServiceSettings, Refusal> {
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.get();
+        settings.may_replace(&before)?;
+        let kept = self.tables.service.get(KEY).ok().flatten().and_then(|(kept, _)| kept.monitoring);
+        let moved = settings.monitoring != before.monitoring;
+        let record = ServiceRecord {
+            recovery_server_enabled: settings.recovery_server_enabled,
+            authentication: settings.authentication,
+            monitoring: if moved { Some(settings.monitoring) } else { kept },
+        };
+        records::put(&self.tables.service, KEY, &record)?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = settings;
+        Ok(before)
+    }
+
+    /// Whether this host takes in replicas at all.
+    ///
+    /// # Errors
+    /// 32769 when it does not.
+    pub fn admits(&self) -> Result<(), Refusal> {
+        let settings = self.get();
+        let by_certificate = matches!(
+            settings.authentication,
+            AllowedAuthentication::Certificate | AllowedAuthentication::Both
+        );
+        if settings.recovery_server_enabled && by_certificate {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            ReturnCode::AccessDenied,
+            "this host does not take in replicas: its recovery server is disabled",
+            "Enable it on the replica host (RecoveryServerEnabled in its service settings).",
+        ))
+    }
+
+    /// Lays the windows of statistics where they are to lie now, and ends the one that is over. Call it before
+    /// counting and before showing.
+    pub fn roll(&self, monitor: &mut Monitor, now: Timestamp) {
+        monitor.window = self.get().monitoring;
+        monitor.roll(now);
+    }
+}
