@@ -154,7 +154,11 @@ impl Replica {
             }
         }
         report.points = self.judge(&manifest, &report.layers);
-        *lock(&self.inner.damage) = self.damage_of_newest(&manifest, &report.layers);
+        if let Err(error) = self.note_damage(self.damage_of_newest(&manifest, &report.layers)) {
+            report
+                .problems
+                .push(format!("what was found is not kept for after a restart: {}", describe(&error)));
+        }
         report
     }
 

@@ -4,6 +4,7 @@
 //! ```text
 //! <location>/<vm name>-<vm uuid>/
 //!     manifest.json  lock
+//!     damage.json                        what a check found damaged and no newer layer covers yet; mostly absent
 //!     disks/<disk>/000000000007.qcow2    layer of epoch 7, backed by the one before by relative name
 //!                  000000000007.digests  digests of what the layer holds
 //!                  *.part                not sealed yet; .progress says how far a first copy came
@@ -46,6 +47,10 @@ impl Layout {
 
     pub(crate) fn manifest(&self) -> PathBuf {
         self.root.join("manifest.json")
+    }
+
+    pub(crate) fn damage(&self) -> PathBuf {
+        self.root.join("damage.json")
     }
 
     pub(crate) fn lock(&self) -> PathBuf {

@@ -312,7 +312,8 @@ pub(crate) fn check_granule(granule: u32) -> Result<()> {
     }
 }
 
-fn checksum_line(text: &[u8]) -> String {
+/// The last line of a file of text that is checked: its digest.
+pub(crate) fn checksum_line(text: &[u8]) -> String {
     format!("blake3:{}", blake3::hash(text).to_hex())
 }
 

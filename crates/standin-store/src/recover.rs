@@ -142,10 +142,11 @@ pub(crate) fn unseal_base(io: &Io, layout: &Layout, disk: &DiskName, epoch: Epoc
 
 fn clean_top(replica: &Replica, foreign: &mut Vec<PathBuf>) -> Result<()> {
     // `files` is the engine's: kernels and the like, by the hash of their content.
-    const OURS: [&str; 7] = ["manifest.json", "lock", "disks", "digests", "config", "overlays", "files"];
+    const OURS: [&str; 8] =
+        ["manifest.json", "damage.json", "lock", "disks", "digests", "config", "overlays", "files"];
     let manifest = replica.manifest();
     for (name, path) in entries(replica.inner.layout.root())? {
-        if name == "manifest.json.tmp" {
+        if name == "manifest.json.tmp" || name == "damage.json.tmp" {
             replica.inner.io.remove(&path)?;
         } else if !OURS.contains(&name.as_str()) {
             foreign.push(path);

@@ -10,6 +10,7 @@ use crate::io::Io;
 use crate::layout::Layout;
 use crate::manifest::{Disk, MAX_ENGINE_STATE, Manifest, Point};
 use crate::merge::Job;
+use crate::scrub::Ranges;
 use crate::sidecar::{Shape, Sidecar};
 use crate::store::StoreOptions;
 use crate::tree::Tree;
@@ -67,6 +68,7 @@ impl Replica {
             let shape = Shape { granule: manifest.granule, size: disk.size };
             trees.insert(disk.name.clone(), Mutex::new(Tree::open(&io, &layout.tree(&disk.name), shape)?));
         }
+        let damage = Damage::load(&layout);
         let inner = Inner {
             io,
             layout,
@@ -79,7 +81,7 @@ impl Replica {
             writing: AtomicBool::new(false),
             readers: Mutex::new(BTreeMap::new()),
             merging: Mutex::new(None),
-            damage: Mutex::default(),
+            damage: Mutex::new(damage),
             _lock: lock,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -232,6 +234,31 @@ impl Replica {
         let mut nodes = self.tree(disk)?.nodes(level, first, count)?;
         lock(&self.inner.damage).mask(disk, level, first, &mut nodes);
         Ok(nodes)
+    }
+
+    /// Takes note of what a check found, durably.
+    pub(crate) fn note_damage(&self, found: Damage) -> Result<()> {
+        let mut damage = lock(&self.inner.damage);
+        // In memory whatever happens: a resynchronization of this process must not trust what is known to be bad.
+        *damage = found;
+        damage.save(&self.inner.io, &self.inner.layout)
+    }
+
+    /// A newer layer holds `covered` of its disks. What cannot be written down is sent once more after a restart.
+    pub(crate) fn damage_healed(&self, covered: Vec<(DiskName, Ranges)>) {
+        if covered.is_empty() {
+            return;
+        }
+        let mut damage = lock(&self.inner.damage);
+        let before = damage.clone();
+        for (disk, covered) in covered {
+            damage.healed(&disk, &covered);
+        }
+        if *damage != before
+            && let Err(error) = damage.save(&self.inner.io, &self.inner.layout)
+        {
+            tracing::warn!(vm = %self.inner.vm, %error, "the list of damage names what is mended");
+        }
     }
 
     /// The root of a disk's digest tree, as of the newest sealed epoch.

@@ -115,9 +115,7 @@ impl LayerWriter {
                 return Err(error);
             }
         };
-        for (disk, covered) in healed {
-            lock(&self.replica.inner.damage).healed(&disk, &covered);
-        }
+        self.replica.damage_healed(healed);
         self.clean_base();
         rooted.into_iter().for_each(|disk| self.apply(disk));
         Ok(sealed)

@@ -64,6 +64,31 @@ fn a_bit_flipped_in_a_layer_spoils_the_points_that_show_it_and_no_others() {
 }
 
 #[test]
+fn what_a_check_found_is_remembered_across_a_restart_until_a_newer_layer_covers_it() {
+    let scene = scene();
+    let (home, vm) = (scene._home, scene.replica.vm());
+    let disk = crate::rig::disk(0);
+    let whole = scene.replica.leaf_digests(&disk, 0, 300).expect("digests");
+    let path = layer_file(&scene.replica, 0, Epoch(2));
+    flip(&path, find(&path, &crate::rig::pattern(102 * 4096, 64, 3)));
+    assert!(!scene.store.check(None, &mut |_, _| {}).expect("checks").good());
+    drop((scene.replica, scene.store));
+    let differing = |store: &Store| {
+        let now = store.get(vm).expect("found").leaf_digests(&disk, 0, 300).expect("digests");
+        (0..300).filter(|at| now[*at] != whole[*at]).collect::<Vec<usize>>()
+    };
+    let store = Store::open(options(home.path())).expect("opens");
+    assert!(store.problems().is_empty(), "{:?}", store.problems());
+    assert_eq!(differing(&store), [102]);
+    let mut rig = Rig::new(&[2 << 20], 4096);
+    rig.layer(&store.get(vm).expect("found"), 4, &[change(0, 102, 1, 3)], true).expect("delta");
+    assert!(differing(&store).is_empty());
+    drop(store);
+    let store = Store::open(options(home.path())).expect("opens");
+    assert!(differing(&store).is_empty(), "mended, and not forgotten that it is");
+}
+
+#[test]
 fn a_flipped_bit_in_every_metadata_file_is_found() {
     let names =
         ["manifest.json", "digests/vda.tree", "disks/vda/000000000001.digests", "config/000000000003/kernel"];
