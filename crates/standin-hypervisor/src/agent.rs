@@ -28,6 +28,8 @@
 
 mod frozen;
 mod marker;
+pub mod network;
+mod run;
 
 pub use frozen::{FrozenGuard, thaw_if_frozen, thaw_left_over};
 
@@ -40,7 +42,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
-/// The longest answer that is read. Those that are asked for here are shorter than 100 bytes.
+/// The longest answer that is read. Those about freezing are shorter than 100 bytes; the list of a guest's network
+/// interfaces may be longer than this, see [`network`].
 pub const MAX_LINE: usize = 64 << 10;
 
 /// The byte that stands before the answer to `guest-sync-delimited`, and that makes an agent forget half a
@@ -76,6 +79,8 @@ pub struct Agent {
     in_step: bool,
     /// Exists while the guest may be frozen.
     marker: Option<PathBuf>,
+    /// The longest answer that is read.
+    max_line: usize,
 }
 
 impl Agent {
@@ -88,7 +93,15 @@ impl Agent {
         match tokio::time::timeout(timeouts.connect, UnixStream::connect(socket)).await {
             Ok(Ok(stream)) => {
                 let socket = socket.to_path_buf();
-                Ok(Self { stream, socket, timeouts, rest: Vec::new(), in_step: false, marker: None })
+                Ok(Self {
+                    stream,
+                    socket,
+                    timeouts,
+                    rest: Vec::new(),
+                    in_step: false,
+                    marker: None,
+                    max_line: MAX_LINE,
+                })
             }
             Ok(Err(error)) => Err(Error::Connection { peer: peer(), detail: error.to_string() }),
             Err(_) => Err(Error::Timeout {
@@ -155,13 +168,23 @@ impl Agent {
 
     /// Sends a request without arguments and waits for its answer.
     async fn call(&mut self, command: &'static str, limit: Duration) -> Result<Value> {
+        self.ask(command, None, limit).await
+    }
+
+    /// Sends a request and waits for its answer.
+    async fn ask(
+        &mut self,
+        command: &'static str,
+        arguments: Option<Value>,
+        limit: Duration,
+    ) -> Result<Value> {
         if !self.in_step {
             self.sync().await?;
         }
         // Given up from here on: the answer may still come, so the next call has to find into step first.
         self.in_step = false;
         let talk = async {
-            self.stream.write_all(&line(command, None)).await?;
+            self.stream.write_all(&line(command, arguments)).await?;
             self.line(false).await
         };
         let answer = match tokio::time::timeout(limit, talk).await {
@@ -196,10 +219,11 @@ impl Agent {
                     Err(error) => return Err(error.into()),
                 }
             }
-            if self.rest.len() > MAX_LINE {
+            if self.rest.len() > self.max_line {
                 self.rest.clear();
                 if !lenient {
-                    return Err(std::io::Error::other(format!("an answer is longer than {MAX_LINE} bytes")));
+                    let longest = self.max_line;
+                    return Err(std::io::Error::other(format!("an answer is longer than {longest} bytes")));
                 }
             }
             let mut piece = [0; 4096];

@@ -19,9 +19,13 @@
 //! ```
 
 mod check;
+mod network_map;
 mod nic;
+mod syntax;
 
-pub use nic::{MacAddress, NicDefinition, NicKind};
+pub use network_map::NetworkMap;
+pub use nic::{NicDefinition, NicKind};
+pub use standin_model::network::MacAddress;
 
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
@@ -229,7 +233,8 @@ impl VmDefinition {
     /// # Errors
     /// [`Error::Definition`] with the line for a syntax error or an unknown key, or with what is out of range.
     pub fn from_toml(text: &str) -> Result<Self, Error> {
-        let definition: Self = toml::from_str(text).map_err(|e| Error::Definition(e.to_string()))?;
+        let definition: Self =
+            toml::from_str(text).map_err(|error| Error::Definition(syntax::describe(text, &error)))?;
         definition.validate()?;
         Ok(definition)
     }

@@ -12,6 +12,8 @@
 //!        monitor)  agent)      work?)      exports)
 //! ```
 //!
+//! [`nocloud`] makes the disk that tells a guest without an agent its network settings.
+//!
 //! Nothing here knows of replication beyond marks and views, and nothing above this crate knows of QEMU.
 //! Whoever adds a driver starts with the contract in [`seam`] and with [`fake`], which is the shortest
 //! complete implementation of it.
@@ -21,17 +23,18 @@ pub mod agent;
 pub mod definition;
 pub mod error;
 pub mod fake;
+pub mod nocloud;
 pub mod probe;
 pub mod qemu;
 pub mod qmp;
 pub mod seam;
 
 pub use definition::{
-    AcceleratorChoice, DiskBus, DiskDefinition, DiskFormat, Firmware, MacAddress, NbdBacking, NicDefinition,
-    NicKind, VmDefinition,
+    AcceleratorChoice, DiskBus, DiskDefinition, DiskFormat, Firmware, MacAddress, NbdBacking, NetworkMap,
+    NicDefinition, NicKind, VmDefinition,
 };
 pub use error::Error;
 pub use seam::{
-    Accelerator, Consistency, CutRequest, DiskInfo, DiskReader, Extent, Hypervisor, LiveRequest, Mark,
-    MarkStatus, PowerState, Result, StartOptions, Tracker, View, ViewInfo, VmConfig, VmEvent, VmInfo,
+    Accelerator, Consistency, CutRequest, DiskInfo, DiskReader, Extent, GuestNic, Hypervisor, LiveRequest,
+    Mark, MarkStatus, PowerState, Result, StartOptions, Tracker, View, ViewInfo, VmConfig, VmEvent, VmInfo,
 };

@@ -30,6 +30,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use standin_model::network::{AdapterSettings, MacAddress};
 use standin_model::{DiskName, Epoch, VmId, VmName};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -276,6 +277,17 @@ pub struct StartOptions {
     pub paused: bool,
 }
 
+/// What a network card of a guest is to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestNic {
+    /// The card's name in the VM's definition, for messages.
+    pub name: String,
+    /// Its hardware address: how the guest is told which card is meant.
+    pub mac: MacAddress,
+    /// Valid settings.
+    pub settings: AdapterSettings,
+}
+
 /// A hypervisor on this host. See the module's doc for the contract of marks and views.
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
@@ -334,6 +346,20 @@ pub trait Hypervisor: Send + Sync {
     /// Fills the overlay of a running VM's disk from its backing until it stands alone, while the guest runs.
     /// Returns when that is done. `bytes_per_s` bounds the copying; 0 is unbounded.
     async fn flatten(&self, vm: VmId, disk: &DiskName, bytes_per_s: u64) -> Result<()>;
+
+    /// Gives cards of a running guest their settings by the guest's agent, so that the guest keeps them over a
+    /// reboot, and reads the addresses back. Waits at most `patience` for the agent to answer, and some minutes
+    /// more for the guest to do it. One sentence a card of what was done.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] when the agent did not answer in time, [`Error::Unsupported`] when the VM has no channel
+    /// for one: nothing was changed. [`Error::Agent`] says which card did not get its settings, and why.
+    async fn configure_network(
+        &self,
+        vm: VmId,
+        cards: &[GuestNic],
+        patience: Duration,
+    ) -> Result<Vec<String>>;
 
     /// Starts and stops of VMs from now on. A receiver that lags reads [`Hypervisor::inspect`].
     fn events(&self) -> broadcast::Receiver<VmEvent>;

@@ -3,8 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use standin_model::VmId;
-use std::fmt;
-use std::str::FromStr;
+use standin_model::network::MacAddress;
 use uuid::Uuid;
 
 /// A network card.
@@ -51,51 +50,6 @@ impl NicDefinition {
             // 52:54:00 is the locally administered prefix that QEMU and libvirt use.
             MacAddress([0x52, 0x54, 0x00, bytes[0], bytes[1], bytes[2]])
         })
-    }
-}
-
-/// A hardware address, written as `52:54:00:12:34:56`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct MacAddress(pub [u8; 6]);
-
-impl fmt::Display for MacAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-impl FromStr for MacAddress {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no hardware address: write it as 52:54:00:12:34:56");
-        let mut bytes = [0; 6];
-        let mut parts = text.split(':');
-        for byte in &mut bytes {
-            let part = parts.next().filter(|p| p.len() == 2).ok_or_else(wrong)?;
-            *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
-        }
-        if parts.next().is_some() {
-            return Err(wrong());
-        }
-        if bytes[0] & 1 == 1 {
-            return Err(format!("{text} is a group address: its first byte has to be even"));
-        }
-        Ok(Self(bytes))
-    }
-}
-
-impl TryFrom<String> for MacAddress {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<MacAddress> for String {
-    fn from(mac: MacAddress) -> String {
-        mac.to_string()
     }
 }
 

@@ -69,6 +69,22 @@ fn an_unknown_key_is_refused_and_named() {
 }
 
 #[test]
+fn a_wrong_file_is_told_in_one_sentence_with_line_and_column() {
+    for (text, told) in [
+        (
+            "name = \"a\"\nmemory_mib = \"many\"\n",
+            "line 2, column 14: invalid type: string \"many\", expected a whole number, in `memory_mib = \"many\"`",
+        ),
+        ("name = \"\u{fc}", "line 1, column 10: invalid basic string, expected `\"`, in `name = \"\u{fc}`"),
+        ("name = \"a\"\n\n", "line 1, column 1: missing field `memory_mib`, in `name = \"a\"`"),
+        ("name = \"a b\"\nmemory_mib = 64\n", "line 1, column 8: the VM name \"a b\" cannot be used"),
+    ] {
+        let error = VmDefinition::from_toml(text).expect_err("it is wrong").to_string();
+        assert!(error.contains(told) && !error.contains('\n'), "{error}");
+    }
+}
+
+#[test]
 fn relative_paths_count_from_the_file() {
     let mut vm = definition();
     vm.resolve(Path::new("/vms/web"));

@@ -3,11 +3,11 @@
 use super::disk::{Bits, FakeDisk};
 use super::view::{FakeReader, FakeView, Source};
 use super::{FakeHypervisor, FakeVm, Op, OpenView, Shared, State};
-use crate::definition::{DiskFormat, VmDefinition};
+use crate::definition::{DiskFormat, NicDefinition, VmDefinition};
 use crate::error::Error;
 use crate::seam::{
-    Accelerator, Consistency, CutRequest, DiskInfo, Hypervisor, LiveRequest, Mark, MarkStatus, PowerState,
-    Result, StartOptions, Tracker, View, ViewInfo, VmConfig, VmEvent, VmInfo,
+    Accelerator, Consistency, CutRequest, DiskInfo, GuestNic, Hypervisor, LiveRequest, Mark, MarkStatus,
+    PowerState, Result, StartOptions, Tracker, View, ViewInfo, VmConfig, VmEvent, VmInfo,
 };
 use async_trait::async_trait;
 use standin_model::{DiskName, VmId, VmName};
@@ -364,6 +364,41 @@ impl Hypervisor for FakeHypervisor {
         let entries = fake.definition.disks.iter_mut();
         entries.filter(|entry| entry.name == *disk).for_each(|entry| entry.backing = None);
         Ok(())
+    }
+
+    async fn configure_network(
+        &self,
+        vm: VmId,
+        cards: &[GuestNic],
+        patience: Duration,
+    ) -> Result<Vec<String>> {
+        if !running(&mut self.shared.lock(), vm)?.definition.guest_agent {
+            let detail = "the VM has no channel for it".to_owned();
+            return Err(Error::Unsupported { feature: "the guest agent".to_owned(), detail });
+        }
+        self.shared.faults.pass(Op::Network).await?;
+        if self.shared.faults.agents_are_silent() {
+            tokio::time::sleep(patience).await;
+            return Err(Error::Timeout {
+                what: "the wait for the guest's agent".to_owned(),
+                after: patience,
+            });
+        }
+        let mut state = self.shared.lock();
+        let fake = running(&mut state, vm)?;
+        let mut done = Vec::new();
+        for card in cards {
+            let has = |nic: &&NicDefinition| nic.address(vm) == card.mac;
+            let Some(nic) = fake.definition.nics.iter().find(has) else {
+                return Err(Error::Agent(format!(
+                    "the guest has no network card with the address {}",
+                    card.mac
+                )));
+            };
+            fake.network.insert(nic.name.clone(), card.settings.clone());
+            done.push(format!("the guest has the settings of {}", card.name));
+        }
+        Ok(done)
     }
 
     fn events(&self) -> broadcast::Receiver<VmEvent> {

@@ -37,6 +37,8 @@ pub enum Op {
     Status,
     /// `flatten`.
     Flatten,
+    /// `configure_network`.
+    Network,
 }
 
 /// One gate. Calls are numbered from 0.
@@ -55,6 +57,7 @@ struct State {
     freeze_failures: u64,
     fail_view_at_read: Option<u64>,
     deaf_to_shutdown: bool,
+    silent_agents: bool,
 }
 
 /// The switches. All off in the beginning.
@@ -114,6 +117,15 @@ impl Faults {
     /// The next `times` freezes by the guest agent fail. The cuts are crash-consistent then.
     pub fn fail_freezes(&self, times: u64) {
         self.state.send_modify(|state| state.freeze_failures = times);
+    }
+
+    /// Guests' agents do not answer to network settings: a caller waits out its patience.
+    pub fn silence_agents(&self, silent: bool) {
+        self.state.send_modify(|state| state.silent_agents = silent);
+    }
+
+    pub(super) fn agents_are_silent(&self) -> bool {
+        self.state.borrow().silent_agents
     }
 
     /// After `reads` more reads, the view that is read fails as one whose scratch is full: its failure watch

@@ -38,6 +38,7 @@ use crate::error::Error;
 use crate::seam::{PowerState, Tracker, VmEvent};
 use disk::{Bits, FakeDisk};
 use jiff::Timestamp;
+use standin_model::network::AdapterSettings;
 use standin_model::{DiskName, VmId, VmName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -89,6 +90,8 @@ struct FakeVm {
     views: BTreeMap<u64, OpenView>,
     /// Trackers of views that were dropped, or whose close failed: their jobs and nodes are still there.
     leftovers: BTreeSet<String>,
+    /// What its guest was told of its network, by the card's name.
+    network: BTreeMap<String, AdapterSettings>,
 }
 
 /// What the VM knows of a view of it.
@@ -162,6 +165,7 @@ impl FakeVm {
             disks,
             views: BTreeMap::new(),
             leftovers: BTreeSet::new(),
+            network: BTreeMap::new(),
         }
     }
 
@@ -333,6 +337,32 @@ impl FakeHypervisor {
     #[track_caller]
     pub fn clean_stop(&self, vm: VmId) {
         assert!(self.shared.stop(vm, true).is_ok(), "no VM {vm}");
+    }
+
+    /// What the guest was told of its network by its agent, by the card's name.
+    ///
+    /// # Panics
+    /// On an unknown VM.
+    #[track_caller]
+    #[must_use]
+    pub fn guest_network(&self, vm: VmId) -> BTreeMap<String, AdapterSettings> {
+        let state = self.shared.lock();
+        let fake = state.vms.get(&vm);
+        assert!(fake.is_some(), "no VM {vm}");
+        fake.map(|fake| fake.network.clone()).unwrap_or_default()
+    }
+
+    /// Changes the definition of a VM as it is, running or not: what a test needs of it is set here.
+    ///
+    /// # Panics
+    /// On an unknown VM.
+    #[track_caller]
+    pub fn redefine(&self, vm: VmId, change: impl FnOnce(&mut VmDefinition)) {
+        let mut state = self.shared.lock();
+        match state.vms.get_mut(&vm) {
+            Some(fake) => change(&mut fake.definition),
+            None => panic!("no VM {vm}"),
+        }
     }
 
     /// Every open view of the VM fails for this reason, as when its scratch space runs out.

@@ -4,13 +4,14 @@ use super::machine::{self, CONNECT_TIMEOUT, Machine, Origin, Vm};
 use super::process::Process;
 use super::store::Store;
 use super::{QemuOptions, Shared, adopt, cut, flatten, freeze, inventory, lifecycle, live, marks};
+use crate::agent::{self, network::Patience};
 use crate::definition::VmDefinition;
 use crate::error::Error;
 use crate::probe::Prober;
 use crate::qmp::Qmp;
 use crate::seam::{
-    CutRequest, DiskInfo, Hypervisor, LiveRequest, Mark, MarkStatus, PowerState, Result, StartOptions,
-    Tracker, View, VmEvent, VmInfo,
+    CutRequest, DiskInfo, GuestNic, Hypervisor, LiveRequest, Mark, MarkStatus, PowerState, Result,
+    StartOptions, Tracker, View, VmEvent, VmInfo,
 };
 use async_trait::async_trait;
 use standin_model::{DiskName, VmId, VmName};
@@ -262,6 +263,17 @@ impl Hypervisor for QemuDriver {
     async fn flatten(&self, vm: VmId, disk: &DiskName, bytes_per_s: u64) -> Result<()> {
         let vm = self.shared.vm(vm)?;
         flatten::flatten(&self.shared, &vm, disk, bytes_per_s).await
+    }
+
+    async fn configure_network(
+        &self,
+        vm: VmId,
+        cards: &[GuestNic],
+        patience: Duration,
+    ) -> Result<Vec<String>> {
+        let vm = self.shared.vm(vm)?;
+        let socket = freeze::agent_socket(&self.shared, &vm, &*vm.require_machine()?).await?;
+        agent::network::configure(&socket, cards, Patience::with_agent(patience)).await
     }
 
     fn events(&self) -> broadcast::Receiver<VmEvent> {

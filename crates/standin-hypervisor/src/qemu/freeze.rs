@@ -65,14 +65,18 @@ pub(crate) fn thaw_left_over(store: &Store, vm: VmId) {
     drop(agent::thaw_left_over(&store.frozen_marker(vm)));
 }
 
-async fn agent_socket(shared: &Shared, vm: &Vm, machine: &Machine) -> Result<PathBuf, Error> {
+/// The socket of the guest's agent.
+///
+/// # Errors
+/// [`Error::Unsupported`] when the VM has no channel for one.
+pub(crate) async fn agent_socket(shared: &Shared, vm: &Vm, machine: &Machine) -> Result<PathBuf, Error> {
     let found = match vm.origin {
         Origin::Owned if vm.definition().guest_agent => Some(shared.store.agent_socket(vm.id)),
         Origin::Owned => None,
         Origin::Adopted { .. } => adopted_socket(&machine.qmp).await?,
     };
     found.ok_or_else(|| Error::Unsupported {
-        feature: "freezing the guest".to_owned(),
+        feature: "the guest agent".to_owned(),
         detail: "the VM has no channel for the guest agent; set guest_agent = true in its definition and \
                  restart it"
             .to_owned(),
