@@ -163,10 +163,11 @@ fn resynchronization(state: S, event: Event) -> Option<S> {
             Event::ResyncCancelled | Event::BitmapsLost | Event::PeerFailedOver,
             S::Resynchronizing | S::ResynchronizationSuspended | S::WaitingToStartResynchronization,
         )
-        | (Event::RetryExhausted, S::Resynchronizing | S::WaitingToStartResynchronization)
-        | (Event::TransportFailed, S::WaitingToStartResynchronization) => {
+        | (Event::RetryExhausted | Event::TransportFailed, S::WaitingToStartResynchronization) => {
             Some(S::WaitingToStartResynchronization)
         }
+        // A comparison that fails in passing is tried again; one that no retry mends needs a person.
+        (Event::RetryExhausted, S::Resynchronizing) => Some(S::Critical),
         // A connection that was closing when the operator paused.
         (Event::TransportFailed | Event::RetryExhausted, S::ResynchronizationSuspended) => Some(state),
         _ => None,

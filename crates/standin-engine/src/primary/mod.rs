@@ -2,7 +2,9 @@
 //! replica, and the passes over the disks.
 
 pub mod config_files;
+mod handle;
 pub mod pass;
+mod requests;
 mod resync;
 pub mod schedule;
 pub mod session;
@@ -10,5 +12,6 @@ pub mod task;
 mod thrift;
 pub mod worker;
 
-pub use task::{Command, Handle, Shared, Snapshot};
+pub use handle::{Command, Handle, Snapshot};
+pub use task::Shared;
 pub use worker::{Tools, Worker};

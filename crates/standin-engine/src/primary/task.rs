@@ -2,36 +2,31 @@
 //! of work, an event of the VM) and then applies what came, synchronously. Work itself runs beside it in a
 //! spawned future that has borrowed the [`Worker`], so a command is answered while a copy runs.
 //!
-//! Called by [`crate::engine`] through [`Handle`].
+//! Called by [`crate::engine`] through [`Handle`]. What may be asked of it is in [`super::requests`].
 
+use super::handle::{Answer, Command, Handle, Snapshot};
 use super::schedule::Schedule;
 use super::worker::{Order, Sealed, Tools, Worker};
 use crate::error::{WorkError, chain};
-use crate::jobs::{JobHandle, Jobs, NewJob, Progress};
-use crate::messages::Request;
+use crate::jobs::{JobHandle, Jobs, Progress};
 use crate::records::{self, LastError, PrimaryRecord, Tables};
 use crate::service::Service;
 use jiff::{SignedDuration, Timestamp};
 use standin_hypervisor::{PowerState, VmEvent};
-use standin_model::job::JobType;
 use standin_model::point::PointKind;
-use standin_model::settings::RelationshipSettings;
-use standin_model::state::{self, Event, Facts, Method, ReplicationState, Side};
+use standin_model::state::{self, Event, ReplicationState, Side};
 use standin_model::stats::Cycle;
 use standin_model::{Generation, JobId, Refusal, ReturnCode};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Failures in a row after which the state becomes critical. It is tried on all the same.
 const CRITICAL_AFTER: u32 = 3;
-
-/// How long a replica may take to say whether it has failed over, before a VM is started.
-const GREETING: Duration = Duration::from_secs(5);
 
 /// How often those who watch a job see its progress.
 const PROGRESS: Duration = Duration::from_millis(200);
@@ -41,98 +36,6 @@ const SAVE_EVERY: Duration = Duration::from_secs(60);
 
 /// How long the task sleeps when there is nothing to do.
 const IDLE: Duration = Duration::from_secs(60);
-
-/// What a relationship's task is asked to do.
-#[derive(Debug)]
-pub enum Command {
-    /// Ask the replica whether it runs in this VM's place; the VM is about to be started.
-    Greet,
-    /// Start the initial replication.
-    Start,
-    /// Start the initial replication at a time to come.
-    StartAt(Timestamp),
-    /// Give the initial replication up; what arrived stays.
-    CancelInitial,
-    /// Pause.
-    Suspend,
-    /// Go on after a pause, out of a critical state, or with a paused resynchronization.
-    Resume,
-    /// Take a recovery point now.
-    Point {
-        /// With the guest frozen by its agent.
-        application: bool,
-    },
-    /// Compare and send what differs.
-    Resynchronize,
-    /// Give the comparison up.
-    CancelResynchronize,
-    /// Begin to count anew.
-    ResetStatistics,
-    /// Change the settings.
-    Modify(Box<RelationshipSettings>),
-    /// End the relationship on this side and, if it can be reached, on the other.
-    Remove,
-}
-
-type Answer = oneshot::Sender<Result<Option<JobId>, Refusal>>;
-
-/// What a relationship looks like from outside.
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    /// The record as it is stored.
-    pub record: PrimaryRecord,
-    /// What runs now, in a word for people.
-    pub activity: Option<&'static str>,
-    /// Bytes done and in all of what runs now.
-    pub progress: (u64, u64),
-    /// How long it has been running.
-    pub since: Duration,
-    /// The VM runs.
-    pub running: bool,
-    /// The relationship was removed; the task has ended.
-    pub removed: bool,
-}
-
-impl Snapshot {
-    /// Bytes a second of what runs now, on average.
-    #[must_use]
-    pub fn rate(&self) -> u64 {
-        let millis = u64::try_from(self.since.as_millis()).unwrap_or(u64::MAX).max(1);
-        self.progress.0.saturating_mul(1000) / millis
-    }
-}
-
-/// Reaches the task of a relationship.
-#[derive(Clone)]
-pub struct Handle {
-    commands: mpsc::Sender<(Command, Answer)>,
-    snapshot: watch::Receiver<Snapshot>,
-}
-
-impl Handle {
-    /// Asks for something and waits until it is decided (not until it is done).
-    ///
-    /// # Errors
-    /// The task's refusal.
-    pub async fn ask(&self, command: Command) -> Result<Option<JobId>, Refusal> {
-        let gone = || {
-            Refusal::new(
-                ReturnCode::InvalidState,
-                "the replication of this VM has just been removed",
-                "Look at `standin status`.",
-            )
-        };
-        let (answer, decided) = oneshot::channel();
-        self.commands.send((command, answer)).await.map_err(|_| gone())?;
-        decided.await.map_err(|_| gone())?
-    }
-
-    /// The relationship as it is now.
-    #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        self.snapshot.borrow().clone()
-    }
-}
 
 /// What all primary tasks of a host share.
 #[derive(Clone)]
@@ -152,7 +55,7 @@ pub struct Shared {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Work {
+pub(super) enum Work {
     Initial,
     Cycle { application: bool },
     Resynchronize,
@@ -168,9 +71,9 @@ impl Work {
     }
 }
 
-struct Running {
+pub(super) struct Running {
     work: Work,
-    task: JoinHandle<(Worker, Result<Sealed, WorkError>)>,
+    pub(super) task: JoinHandle<(Worker, Result<Sealed, WorkError>)>,
     cancel: CancellationToken,
     progress: Arc<Progress>,
     started: Instant,
@@ -179,20 +82,21 @@ struct Running {
 /// State, generation, fence, job, whether there is a point, error.
 type Essence = (ReplicationState, Generation, bool, Option<JobId>, bool, Option<String>);
 
-struct Task {
-    shared: Shared,
-    record: PrimaryRecord,
-    worker: Option<Worker>,
-    running: Option<Running>,
+/// The task of a relationship: only it changes the record.
+pub(super) struct Task {
+    pub(super) shared: Shared,
+    pub(super) record: PrimaryRecord,
+    pub(super) worker: Option<Worker>,
+    pub(super) running: Option<Running>,
     /// The job that the current or next piece of work belongs to.
-    job: Option<JobHandle>,
-    point_wanted: Option<bool>,
-    vm_running: bool,
-    schedule: Schedule,
+    pub(super) job: Option<JobHandle>,
+    pub(super) point_wanted: Option<bool>,
+    pub(super) vm_running: bool,
+    pub(super) schedule: Schedule,
     snapshot: watch::Sender<Snapshot>,
     /// What was stored last, and when.
     saved: (Essence, Instant),
-    removed: bool,
+    pub(super) removed: bool,
 }
 
 /// Starts the task of a relationship. `worker` may bring the session that made it. The returned future ends
@@ -451,7 +355,7 @@ impl Task {
         }
     }
 
-    fn note_error(&mut self, error: &WorkError) {
+    pub(super) fn note_error(&mut self, error: &WorkError) {
         self.record.failures = self.record.failures.saturating_add(1);
         self.record.last_error =
             Some(LastError { at: Timestamp::now(), message: chain(error), remedy: error.remedy() });
@@ -479,7 +383,7 @@ impl Task {
     }
 
     /// The work ended because it was told to: by a pause, a removal, or a cancelled job.
-    fn was_cancelled(&mut self, work: Work) {
+    pub(super) fn was_cancelled(&mut self, work: Work) {
         let by_job = self.job.as_ref().is_some_and(|job| job.cancelled().is_cancelled());
         if by_job {
             match (work, self.record.state) {
@@ -502,7 +406,7 @@ impl Task {
     }
 
     /// The point that was asked for does not come now: its job must not wait for a day on which it might.
-    fn give_point_up(&mut self) {
+    pub(super) fn give_point_up(&mut self) {
         self.point_wanted = None;
         if self.record.job.is_none()
             && let Some(job) = self.job.take()
@@ -518,221 +422,7 @@ impl Task {
         }
     }
 
-    async fn command(&mut self, command: Command) -> Result<Option<JobId>, Refusal> {
-        self.allowed(&command)?;
-        match command {
-            Command::Greet => self.greet().await.map(|()| None),
-            Command::Start => self.start_initial(None).map(Some),
-            Command::StartAt(at) => self.start_initial(Some(at)).map(Some),
-            Command::ResetStatistics => self.reset_statistics().map(|()| None),
-            Command::Suspend => self.suspend().map(|()| None),
-            Command::Resume => self.resume().map(|()| None),
-            Command::Point { application } => self.want_point(application).map(Some),
-            Command::Resynchronize => self.begin_resync().map(Some),
-            Command::CancelInitial | Command::CancelResynchronize => self.cancel_work().map(|()| None),
-            Command::Modify(settings) => self.modify(*settings).await.map(|()| None),
-            Command::Remove => self.remove().await.map(|()| None),
-        }
-    }
-
-    fn allowed(&self, command: &Command) -> Result<(), Refusal> {
-        let method = match command {
-            Command::Greet => return Ok(()),
-            Command::Start | Command::StartAt(_) => Method::StartReplication,
-            Command::ResetStatistics => Method::ResetReplicationStatistics,
-            Command::CancelInitial => Method::RequestCancelInitialReplication,
-            Command::Suspend => Method::RequestSuspend,
-            Command::Resume => Method::RequestResume,
-            Command::Point { .. } => Method::TakePoint,
-            Command::Resynchronize => Method::Resynchronize,
-            Command::CancelResynchronize => Method::RequestCancelResynchronization,
-            Command::Modify(_) => Method::ModifyReplicationSettings,
-            Command::Remove => Method::RemoveReplicationRelationship,
-        };
-        let facts = Facts { initial_done: self.record.last_point_at.is_some(), has_extended: false };
-        state::request_with(Side::Primary, self.record.state, method, facts)
-    }
-
-    /// A host that comes back after a failover has an older generation: it learns that here, before the VM runs
-    /// twice. A replica that cannot be asked does not keep the VM from starting: that would make the replica
-    /// a single point of failure of the primary.
-    async fn greet(&mut self) -> Result<(), Refusal> {
-        let Some(worker) = &mut self.worker else { return Ok(()) };
-        // What an open session was told is of the past: only a new one asks.
-        worker.hang_up();
-        match tokio::time::timeout(GREETING, worker.head(&self.record)).await {
-            Ok(Err(WorkError::Refused { generation, failed_over: true, .. })) => {
-                self.record.fenced = true;
-                self.record.generation = generation.unwrap_or(self.record.generation);
-                self.apply(Event::PeerFailedOver);
-            }
-            Ok(Ok(opened)) => {
-                self.record.fenced = false;
-                self.record.generation = opened.generation;
-            }
-            Ok(Err(error)) => {
-                tracing::warn!(vm = %self.record.name, error = %chain(&error), "the replica was not asked before the start");
-            }
-            Err(_) => {
-                worker.hang_up();
-                tracing::warn!(vm = %self.record.name, "the replica did not answer before the start");
-            }
-        }
-        self.save_or_refuse()
-    }
-
-    fn start_initial(&mut self, at: Option<Timestamp>) -> Result<JobId, Refusal> {
-        let id = self.begin_job(JobType::StartInitialReplication, "initial replication", true)?;
-        self.record.job = Some(id);
-        self.record.start_at = at;
-        self.apply(Event::StartInitial);
-        self.schedule.at_once();
-        self.save_or_refuse()?;
-        Ok(id)
-    }
-
-    fn reset_statistics(&mut self) -> Result<(), Refusal> {
-        self.record.statistics.reset(Timestamp::now());
-        self.save_or_refuse()
-    }
-
-    fn begin_resync(&mut self) -> Result<JobId, Refusal> {
-        // An initial replication that ends in a comparison is still that job.
-        let id = match (&self.job, self.record.job) {
-            (Some(job), Some(known)) if job.id() == known => known,
-            _ => self.begin_job(JobType::Resynchronize, "resynchronization", true)?,
-        };
-        self.record.job = Some(id);
-        self.apply(Event::StartResync);
-        self.schedule.at_once();
-        self.save_or_refuse()?;
-        Ok(id)
-    }
-
-    fn want_point(&mut self, application: bool) -> Result<JobId, Refusal> {
-        if !self.vm_running {
-            return Err(Refusal::new(
-                ReturnCode::InvalidState,
-                format!("VM {} is not running, so nothing can be cut", self.record.name),
-                "Start it with `standin vm start VM`; its last recovery point is the newest state there is.",
-            ));
-        }
-        let what = if application { "application-consistent recovery point" } else { "recovery point" };
-        let id = self.begin_job(JobType::SendDelta, what, true)?;
-        self.point_wanted = Some(application);
-        Ok(id)
-    }
-
-    fn begin_job(&mut self, job_type: JobType, what: &str, cancellable: bool) -> Result<JobId, Refusal> {
-        if let Some(job) = &self.job {
-            return Err(Refusal::new(
-                ReturnCode::InUse,
-                format!("job {} already works on VM {}", job.id(), self.record.name),
-                "Wait for its end (`standin jobs --watch`) or cancel it.",
-            ));
-        }
-        let job = self.shared.jobs.begin(NewJob {
-            job_type,
-            vm: Some((self.record.vm, self.record.name.clone())),
-            description: format!("{what} of {} to {}", self.record.name, self.record.peer),
-            cancellable,
-        })?;
-        let id = job.id();
-        self.job = Some(job);
-        Ok(id)
-    }
-
-    fn suspend(&mut self) -> Result<(), Refusal> {
-        let before = self.record.state;
-        if before == ReplicationState::Resynchronizing {
-            self.apply(Event::ResyncSuspend);
-        } else {
-            self.apply(Event::Suspend);
-        }
-        match &self.running {
-            Some(_) => self.cancel_running(),
-            None => self.give_point_up(),
-        }
-        self.save_or_refuse()
-    }
-
-    fn resume(&mut self) -> Result<(), Refusal> {
-        let initial = self.record.last_point_at.is_none();
-        let event = match self.record.state {
-            ReplicationState::ResynchronizationSuspended => Event::Resume,
-            _ if initial => Event::ResumeInitial,
-            ReplicationState::Critical => Event::ResumeFromCritical,
-            _ => Event::Resume,
-        };
-        self.apply(event);
-        self.record.failures = 0;
-        self.schedule.at_once();
-        self.save_or_refuse()
-    }
-
-    fn cancel_work(&mut self) -> Result<(), Refusal> {
-        match &self.job {
-            Some(job) => self.shared.jobs.cancel(job.id())?,
-            None => self.apply(Event::ResyncCancelled),
-        }
-        self.cancel_running();
-        if self.running.is_none() {
-            let work = match self.record.state {
-                ReplicationState::WaitingForInitialReplication => Work::Initial,
-                _ => Work::Resynchronize,
-            };
-            self.was_cancelled(work);
-        }
-        self.save_or_refuse()
-    }
-
-    async fn modify(&mut self, settings: RelationshipSettings) -> Result<(), Refusal> {
-        settings.validate()?;
-        if settings.granularity != self.record.settings.granularity {
-            return Err(Refusal::new(
-                ReturnCode::NotSupported,
-                "the granularity of a relationship cannot be changed",
-                "Remove the replication and enable it again with the other granularity.",
-            ));
-        }
-        let told = Request::Settings(Box::new(settings.clone()));
-        if let Some(worker) = &mut self.worker {
-            worker.tell(&self.record, &told).await.map_err(|error| error.refusal())?;
-        } else {
-            return Err(Refusal::new(
-                ReturnCode::InUse,
-                format!("a cycle of VM {} is under way", self.record.name),
-                "Try again in a moment.",
-            ));
-        }
-        self.schedule.set_interval(Duration::from_secs(u64::from(settings.interval_s)));
-        self.record.settings = settings;
-        self.save_or_refuse()
-    }
-
-    async fn remove(&mut self) -> Result<(), Refusal> {
-        self.cancel_running();
-        if let Some(running) = self.running.take() {
-            self.worker = running.task.await.ok().map(|(worker, _)| worker);
-        }
-        if let Some(worker) = &mut self.worker {
-            // Each side removes for itself; the other one may be gone for good.
-            if let Err(error) = worker.tell(&self.record, &Request::Remove).await {
-                tracing::warn!(vm = %self.record.name, error = %chain(&error), "the replica was not told");
-            }
-            worker.hang_up();
-            worker.forget_tracking(&self.record).await;
-        }
-        records::delete(&self.shared.tables.primaries, self.record.vm)?;
-        self.apply(Event::Remove);
-        self.removed = true;
-        if let Some(job) = self.job.take() {
-            job.terminate();
-        }
-        Ok(())
-    }
-
-    fn cancel_running(&self) {
+    pub(super) fn cancel_running(&self) {
         if let Some(running) = &self.running {
             running.cancel.cancel();
         }
@@ -770,7 +460,7 @@ impl Task {
     }
 
     /// Takes a step of the table. A step that it does not have is a defect of this task: said, and not taken.
-    fn apply(&mut self, event: Event) {
+    pub(super) fn apply(&mut self, event: Event) {
         match state::transition(Side::Primary, self.record.state, event) {
             Ok(next) => self.record.state = next,
             Err(refusal) => {
@@ -796,7 +486,7 @@ impl Task {
         self.shared.service.roll(&mut self.record.statistics, Timestamp::now());
     }
 
-    fn save_or_refuse(&self) -> Result<(), Refusal> {
+    pub(super) fn save_or_refuse(&self) -> Result<(), Refusal> {
         if self.removed {
             return Ok(());
         }

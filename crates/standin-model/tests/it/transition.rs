@@ -19,7 +19,7 @@ const PRIMARY: &str = "
        BitmapsLost=9 PeerFailedOver=8 BecomeReplica=2 Remove=0
     9: StartResync=10 ResyncCancelled=9 BitmapsLost=9 PeerFailedOver=9 RetryExhausted=9 TransportFailed=9
        BecomeReplica=2 Remove=0
-    10: ResyncDone=3 ResyncSuspend=11 ResyncCancelled=9 BitmapsLost=9 PeerFailedOver=9 RetryExhausted=9
+    10: ResyncDone=3 ResyncSuspend=11 ResyncCancelled=9 BitmapsLost=9 PeerFailedOver=9 RetryExhausted=8
        TransportFailed=10 RetrySucceeded=10 Remove=0
     11: Resume=10 ResyncCancelled=9 BitmapsLost=9 PeerFailedOver=9 RetryExhausted=11 TransportFailed=11
        BecomeReplica=2 Remove=0

@@ -1,0 +1,102 @@
+//! How the rest of the engine reaches the task of a relationship: it asks by [`Command`], and sees the last
+//! [`Snapshot`] without waiting.
+
+use crate::records::PrimaryRecord;
+use jiff::Timestamp;
+use standin_model::settings::RelationshipSettings;
+use standin_model::{JobId, Refusal, ReturnCode};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// What a relationship's task is asked to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Ask the replica whether it runs in this VM's place; the VM is about to be started.
+    Greet,
+    /// Start the initial replication.
+    Start,
+    /// Start the initial replication at a time to come.
+    StartAt(Timestamp),
+    /// Give the initial replication up; what arrived stays.
+    CancelInitial,
+    /// Pause.
+    Suspend,
+    /// Go on after a pause, out of a critical state, or with a paused resynchronization.
+    Resume,
+    /// Take a recovery point now.
+    Point {
+        /// With the guest frozen by its agent.
+        application: bool,
+    },
+    /// Compare and send what differs.
+    Resynchronize,
+    /// Give the comparison up.
+    CancelResynchronize,
+    /// Begin to count anew.
+    ResetStatistics,
+    /// Change the settings.
+    Modify(Box<RelationshipSettings>),
+    /// End the relationship on this side and, if it can be reached, on the other.
+    Remove,
+}
+
+/// Where the decision on a command goes.
+pub(super) type Answer = oneshot::Sender<Result<Option<JobId>, Refusal>>;
+
+/// What a relationship looks like from outside.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The record as it is stored.
+    pub record: PrimaryRecord,
+    /// What runs now, in a word for people.
+    pub activity: Option<&'static str>,
+    /// Bytes done and in all of what runs now.
+    pub progress: (u64, u64),
+    /// How long it has been running.
+    pub since: Duration,
+    /// The VM runs.
+    pub running: bool,
+    /// The relationship was removed; the task has ended.
+    pub removed: bool,
+}
+
+impl Snapshot {
+    /// Bytes a second of what runs now, on average.
+    #[must_use]
+    pub fn rate(&self) -> u64 {
+        let millis = u64::try_from(self.since.as_millis()).unwrap_or(u64::MAX).max(1);
+        self.progress.0.saturating_mul(1000) / millis
+    }
+}
+
+/// Reaches the task of a relationship.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) commands: mpsc::Sender<(Command, Answer)>,
+    pub(super) snapshot: watch::Receiver<Snapshot>,
+}
+
+impl Handle {
+    /// Asks for something and waits until it is decided (not until it is done).
+    ///
+    /// # Errors
+    /// The task's refusal.
+    pub async fn ask(&self, command: Command) -> Result<Option<JobId>, Refusal> {
+        let gone = || {
+            Refusal::new(
+                ReturnCode::InvalidState,
+                "the replication of this VM has just been removed",
+                "Look at `standin status`.",
+            )
+        };
+        let (answer, decided) = oneshot::channel();
+        self.commands.send((command, answer)).await.map_err(|_| gone())?;
+        decided.await.map_err(|_| gone())?
+    }
+
+    /// The relationship as it is now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot.borrow().clone()
+    }
+}

@@ -1,0 +1,237 @@
+//! What operators and management protocols ask of a primary: each request is allowed or refused by the model's table, and
+//! then decided at once by the task that owns the relationship. What takes time is a job.
+
+use super::handle::Command;
+use super::task::{Task, Work};
+use crate::error::{WorkError, chain};
+use crate::jobs::NewJob;
+use crate::messages::Request;
+use crate::records;
+use jiff::Timestamp;
+use standin_model::job::JobType;
+use standin_model::settings::RelationshipSettings;
+use standin_model::state::{self, Event, Facts, Method, ReplicationState, Side};
+use standin_model::{JobId, Refusal, ReturnCode};
+use std::time::Duration;
+
+/// How long a replica may take to say whether it has failed over, before a VM is started.
+const GREETING: Duration = Duration::from_secs(5);
+
+impl Task {
+    pub(super) async fn command(&mut self, command: Command) -> Result<Option<JobId>, Refusal> {
+        self.allowed(&command)?;
+        match command {
+            Command::Greet => self.greet().await.map(|()| None),
+            Command::Start => self.start_initial(None).map(Some),
+            Command::StartAt(at) => self.start_initial(Some(at)).map(Some),
+            Command::ResetStatistics => self.reset_statistics().map(|()| None),
+            Command::Suspend => self.suspend().map(|()| None),
+            Command::Resume => self.resume().map(|()| None),
+            Command::Point { application } => self.want_point(application).map(Some),
+            Command::Resynchronize => self.begin_resync().map(Some),
+            Command::CancelInitial | Command::CancelResynchronize => self.cancel_work().map(|()| None),
+            Command::Modify(settings) => self.modify(*settings).await.map(|()| None),
+            Command::Remove => self.remove().await.map(|()| None),
+        }
+    }
+
+    fn allowed(&self, command: &Command) -> Result<(), Refusal> {
+        let method = match command {
+            Command::Greet => return Ok(()),
+            Command::Start | Command::StartAt(_) => Method::StartReplication,
+            Command::ResetStatistics => Method::ResetReplicationStatistics,
+            Command::CancelInitial => Method::RequestCancelInitialReplication,
+            Command::Suspend => Method::RequestSuspend,
+            Command::Resume => Method::RequestResume,
+            Command::Point { .. } => Method::TakePoint,
+            Command::Resynchronize => Method::Resynchronize,
+            Command::CancelResynchronize => Method::RequestCancelResynchronization,
+            Command::Modify(_) => Method::ModifyReplicationSettings,
+            Command::Remove => Method::RemoveReplicationRelationship,
+        };
+        let facts = Facts { initial_done: self.record.last_point_at.is_some(), has_extended: false };
+        state::request_with(Side::Primary, self.record.state, method, facts)
+    }
+
+    /// A host that comes back after a failover has an older generation: it learns that here, before the VM runs
+    /// twice. A replica that cannot be asked does not keep the VM from starting: that would make the replica
+    /// a single point of failure of the primary.
+    async fn greet(&mut self) -> Result<(), Refusal> {
+        let Some(worker) = &mut self.worker else { return Ok(()) };
+        // What an open session was told is of the past: only a new one asks.
+        worker.hang_up();
+        match tokio::time::timeout(GREETING, worker.head(&self.record)).await {
+            Ok(Err(error @ WorkError::Refused { failed_over: true, .. })) => {
+                if let WorkError::Refused { generation: Some(generation), .. } = &error {
+                    self.record.generation = *generation;
+                }
+                self.record.fenced = true;
+                self.note_error(&error);
+                self.apply(Event::PeerFailedOver);
+            }
+            Ok(Ok(opened)) => {
+                self.record.fenced = false;
+                self.record.generation = opened.generation;
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(vm = %self.record.name, error = %chain(&error), "the replica was not asked before the start");
+            }
+            Err(_) => {
+                worker.hang_up();
+                tracing::warn!(vm = %self.record.name, "the replica did not answer before the start");
+            }
+        }
+        self.save_or_refuse()
+    }
+
+    fn start_initial(&mut self, at: Option<Timestamp>) -> Result<JobId, Refusal> {
+        let id = self.begin_job(JobType::StartInitialReplication, "initial replication", true)?;
+        self.record.job = Some(id);
+        self.record.start_at = at;
+        self.apply(Event::StartInitial);
+        self.schedule.at_once();
+        self.save_or_refuse()?;
+        Ok(id)
+    }
+
+    fn reset_statistics(&mut self) -> Result<(), Refusal> {
+        self.record.statistics.reset(Timestamp::now());
+        self.save_or_refuse()
+    }
+
+    pub(super) fn begin_resync(&mut self) -> Result<JobId, Refusal> {
+        // An initial replication that ends in a comparison is still that job.
+        let id = match (&self.job, self.record.job) {
+            (Some(job), Some(known)) if job.id() == known => known,
+            _ => self.begin_job(JobType::Resynchronize, "resynchronization", true)?,
+        };
+        self.record.job = Some(id);
+        self.apply(Event::StartResync);
+        self.schedule.at_once();
+        self.save_or_refuse()?;
+        Ok(id)
+    }
+
+    fn want_point(&mut self, application: bool) -> Result<JobId, Refusal> {
+        if !self.vm_running {
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                format!("VM {} is not running, so nothing can be cut", self.record.name),
+                "Start it with `standin vm start VM`; its last recovery point is the newest state there is.",
+            ));
+        }
+        let what = if application { "application-consistent recovery point" } else { "recovery point" };
+        let id = self.begin_job(JobType::SendDelta, what, true)?;
+        self.point_wanted = Some(application);
+        Ok(id)
+    }
+
+    fn begin_job(&mut self, job_type: JobType, what: &str, cancellable: bool) -> Result<JobId, Refusal> {
+        if let Some(job) = &self.job {
+            return Err(Refusal::new(
+                ReturnCode::InUse,
+                format!("job {} already works on VM {}", job.id(), self.record.name),
+                "Wait for its end (`standin jobs --watch`) or cancel it.",
+            ));
+        }
+        let job = self.shared.jobs.begin(NewJob {
+            job_type,
+            vm: Some((self.record.vm, self.record.name.clone())),
+            description: format!("{what} of {} to {}", self.record.name, self.record.peer),
+            cancellable,
+        })?;
+        let id = job.id();
+        self.job = Some(job);
+        Ok(id)
+    }
+
+    fn suspend(&mut self) -> Result<(), Refusal> {
+        let before = self.record.state;
+        if before == ReplicationState::Resynchronizing {
+            self.apply(Event::ResyncSuspend);
+        } else {
+            self.apply(Event::Suspend);
+        }
+        match &self.running {
+            Some(_) => self.cancel_running(),
+            None => self.give_point_up(),
+        }
+        self.save_or_refuse()
+    }
+
+    fn resume(&mut self) -> Result<(), Refusal> {
+        let initial = self.record.last_point_at.is_none();
+        let event = match self.record.state {
+            ReplicationState::ResynchronizationSuspended => Event::Resume,
+            _ if initial => Event::ResumeInitial,
+            ReplicationState::Critical => Event::ResumeFromCritical,
+            _ => Event::Resume,
+        };
+        self.apply(event);
+        self.record.failures = 0;
+        self.schedule.at_once();
+        self.save_or_refuse()
+    }
+
+    fn cancel_work(&mut self) -> Result<(), Refusal> {
+        match &self.job {
+            Some(job) => self.shared.jobs.cancel(job.id())?,
+            None => self.apply(Event::ResyncCancelled),
+        }
+        self.cancel_running();
+        if self.running.is_none() {
+            let work = match self.record.state {
+                ReplicationState::WaitingForInitialReplication => Work::Initial,
+                _ => Work::Resynchronize,
+            };
+            self.was_cancelled(work);
+        }
+        self.save_or_refuse()
+    }
+
+    async fn modify(&mut self, settings: RelationshipSettings) -> Result<(), Refusal> {
+        settings.validate()?;
+        if settings.granularity != self.record.settings.granularity {
+            return Err(Refusal::new(
+                ReturnCode::NotSupported,
+                "the granularity of a relationship cannot be changed",
+                "Remove the replication and enable it again with the other granularity.",
+            ));
+        }
+        let told = Request::Settings(Box::new(settings.clone()));
+        if let Some(worker) = &mut self.worker {
+            worker.tell(&self.record, &told).await.map_err(|error| error.refusal())?;
+        } else {
+            return Err(Refusal::new(
+                ReturnCode::InUse,
+                format!("a cycle of VM {} is under way", self.record.name),
+                "Try again in a moment.",
+            ));
+        }
+        self.schedule.set_interval(Duration::from_secs(u64::from(settings.interval_s)));
+        self.record.settings = settings;
+        self.save_or_refuse()
+    }
+
+    async fn remove(&mut self) -> Result<(), Refusal> {
+        self.cancel_running();
+        if let Some(running) = self.running.take() {
+            self.worker = running.task.await.ok().map(|(worker, _)| worker);
+        }
+        if let Some(worker) = &mut self.worker {
+            // Each side removes for itself; the other one may be gone for good.
+            if let Err(error) = worker.tell(&self.record, &Request::Remove).await {
+                tracing::warn!(vm = %self.record.name, error = %chain(&error), "the replica was not told");
+            }
+            worker.hang_up();
+            worker.forget_tracking(&self.record).await;
+        }
+        records::delete(&self.shared.tables.primaries, self.record.vm)?;
+        self.apply(Event::Remove);
+        self.removed = true;
+        if let Some(job) = self.job.take() {
+            job.terminate();
+        }
+        Ok(())
+    }
+}
