@@ -1,6 +1,7 @@
 //! Integration tests of the hypervisor drivers: one binary, so that it links once.
 
 mod agent;
+mod agent_network;
 mod probe;
 mod qemu_adopt;
 mod qemu_cut;
