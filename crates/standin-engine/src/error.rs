@@ -9,7 +9,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum WorkError {
     /// The replica host did not answer or the connection broke.
-    #[error("the connection to {peer} failed")]
+    #[error("{}", link_failed(peer, source))]
     Link {
         /// The address that was tried.
         peer: String,
@@ -153,6 +153,15 @@ impl WorkError {
     }
 }
 
+/// An error that names the peer itself needs no words before it; its causes come after, see [`chain`].
+fn link_failed(peer: &str, source: &standin_wire::Error) -> String {
+    use standin_wire::Error as E;
+    match source {
+        E::Connect { .. } | E::Tls { .. } | E::Version { .. } => source.to_string(),
+        _ => format!("the connection to {peer} failed"),
+    }
+}
+
 /// An error and its causes, joined with colons.
 #[must_use]
 pub fn chain(error: &dyn std::error::Error) -> String {
@@ -168,4 +177,20 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_cannot_be_reached_is_named_once_and_the_reason_is_said_once() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let source = standin_wire::Error::Connect { address: "b:1".into(), source: refused };
+        let text = WorkError::link("b:1", source).refusal().message;
+        assert_eq!(text, "cannot connect to b:1: connection refused");
+        let closed = standin_wire::Error::Closed { mid_frame: false };
+        let text = WorkError::link("b:1", closed).refusal().message;
+        assert_eq!(text, "the connection to b:1 failed: the peer closed the connection without a goodbye");
+    }
 }

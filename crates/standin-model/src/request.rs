@@ -3,6 +3,7 @@
 //! here before anything is recorded or touched.
 
 use crate::codes::{Refusal, ReturnCode};
+use crate::names::VmName;
 use crate::state::{ReplicationState as S, Side};
 use refusal::{shown, wrong_side, wrong_state};
 
@@ -281,6 +282,24 @@ pub fn request(side: Side, state: S, method: Method) -> Result<(), Refusal> {
 /// [`ReturnCode::InvalidState`] for the wrong state or side, [`ReturnCode::NotSupported`] for what standin has
 /// no provider for. The refusal names the state and the remedy.
 pub fn request_with(side: Side, state: S, method: Method, facts: Facts) -> Result<(), Refusal> {
+    decide("the VM", side, state, method, facts)
+}
+
+/// As [`request_with`], for a VM that the refusal calls by its name.
+///
+/// # Errors
+/// As [`request_with`].
+pub fn request_for(
+    vm: &VmName,
+    side: Side,
+    state: S,
+    method: Method,
+    facts: Facts,
+) -> Result<(), Refusal> {
+    decide(&format!("VM {vm}"), side, state, method, facts)
+}
+
+fn decide(vm: &str, side: Side, state: S, method: Method, facts: Facts) -> Result<(), Refusal> {
     if method == Method::InitiateFailback {
         return Err(Refusal::new(
             ReturnCode::NotSupported,
@@ -300,21 +319,21 @@ pub fn request_with(side: Side, state: S, method: Method, facts: Facts) -> Resul
     };
     // The other host first: what the state allows here would mislead.
     if !side_fits && state.is_enabled() {
-        return Err(wrong_side(side, state, method));
+        return Err(wrong_side(vm, side, state, method));
     }
     if !rule.states.contains(&state) && !points_while_waiting {
-        return Err(wrong_state(side, state, method, rule.states));
+        return Err(wrong_state(vm, side, state, method, rule.states));
     }
-    check_extended(side, state, method, facts)
+    check_extended(vm, side, state, method, facts)
 }
 
-fn check_extended(side: Side, state: S, method: Method, facts: Facts) -> Result<(), Refusal> {
+fn check_extended(vm: &str, side: Side, state: S, method: Method, facts: Facts) -> Result<(), Refusal> {
     match method {
         Method::RemoveReplicationRelationship if facts.has_extended && side == Side::Replica => {
             Err(Refusal::new(
                 ReturnCode::InvalidState,
                 format!(
-                    "cannot remove the replication in state {}: an extended one depends on it",
+                    "cannot remove the replication of {vm} in state {}: an extended one depends on it",
                     shown(state)
                 ),
                 "Remove the extended replication first.",
@@ -323,7 +342,7 @@ fn check_extended(side: Side, state: S, method: Method, facts: Facts) -> Result<
         Method::ChangeReplicationModeToPrimary if !facts.has_extended => Err(Refusal::new(
             ReturnCode::InvalidState,
             format!(
-                "cannot make the replica a primary in state {}: it has no extended replication",
+                "cannot make the replica of {vm} a primary in state {}: it has no extended replication",
                 shown(state)
             ),
             "Reverse the replication, or remove it and run the VM on this host alone.",

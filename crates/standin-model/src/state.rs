@@ -6,7 +6,7 @@ use crate::coded::coded;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-pub use crate::request::{Facts, Method, request, request_with};
+pub use crate::request::{Facts, Method, request, request_for, request_with};
 pub use crate::transition::{Event, after_restart, transition};
 
 coded! {

@@ -26,7 +26,7 @@ pub enum Error {
         peer: String,
         /// What was wrong with whose certificate.
         fault: TlsFault,
-        /// The error of the TLS library, where it gave one.
+        /// The error of the TLS library, where it says more than the fault does.
         #[source]
         source: Option<rustls::Error>,
     },
@@ -110,6 +110,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// An error of the TLS library, in the words of the fault that it is. What these words do not tell is kept as the
+    /// source; the rest would say the same thing twice.
+    pub(crate) fn tls(peer: &str, error: rustls::Error) -> Self {
+        let fault = TlsFault::of(&error);
+        tracing::debug!(peer, %error, "TLS failed");
+        let source = matches!(fault, TlsFault::Other | TlsFault::BadCertificate).then_some(error);
+        Self::Tls { peer: peer.to_owned(), fault, source }
+    }
+
     /// What to do now, a full sentence.
     #[must_use]
     pub fn remedy(&self) -> String {
@@ -163,4 +172,20 @@ impl From<crate::frame::FrameError> for Error {
 /// Makes a sentence of a peer fit to be shown and logged.
 pub(crate) fn tame(text: &[u8]) -> String {
     String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).take(512).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_fault_says_is_not_said_again_by_its_source() {
+        let said = |error| match Error::tls("b:1", error) {
+            Error::Tls { fault, source, .. } => (fault, source.is_some()),
+            other => panic!("{other}"),
+        };
+        let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        assert_eq!(said(unknown), (TlsFault::UnknownAuthority, false));
+        assert_eq!(said(rustls::Error::General("what only TLS knows".into())), (TlsFault::Other, true));
+    }
 }

@@ -32,7 +32,7 @@ pub use sender::Sender;
 pub(crate) use establish::{Ends, handshake, open_socket};
 
 use crate::error::Error;
-use crate::tls::{OutBuf, Tls, TlsFault};
+use crate::tls::{OutBuf, Tls};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
@@ -67,6 +67,6 @@ impl Shared {
     }
 
     fn tls_error(&self, error: rustls::Error) -> Error {
-        Error::Tls { peer: self.peer.clone(), fault: TlsFault::of(&error), source: Some(error) }
+        Error::tls(&self.peer, error)
     }
 }

@@ -8,12 +8,12 @@ pub(super) fn shown(state: S) -> String {
     format!("{} ({state})", state.code())
 }
 
-pub(super) fn wrong_side(side: Side, state: S, method: Method) -> Refusal {
+pub(super) fn wrong_side(vm: &str, side: Side, state: S, method: Method) -> Refusal {
     let other = if side == Side::Primary { "replica" } else { "primary" };
     Refusal::new(
         ReturnCode::InvalidState,
         format!(
-            "cannot {} here: this host holds the {side} of the VM, in state {}",
+            "cannot {} here: this host holds the {side} of {vm}, in state {}",
             method.action(),
             shown(state)
         ),
@@ -21,11 +21,17 @@ pub(super) fn wrong_side(side: Side, state: S, method: Method) -> Refusal {
     )
 }
 
-pub(super) fn wrong_state(side: Side, state: S, method: Method, states: &[S]) -> Refusal {
+pub(super) fn wrong_state(
+    vm: &str,
+    side: Side,
+    state: S,
+    method: Method,
+    states: &[S],
+) -> Refusal {
     if state == S::Disabled {
         return Refusal::new(
             ReturnCode::InvalidState,
-            format!("cannot {}: the VM does not replicate, its state is {}", method.action(), shown(state)),
+            format!("cannot {}: {vm} does not replicate, its state is {}", method.action(), shown(state)),
             "Enable replication first, on the host where the VM runs: `standin replicate VM --to HOST`.",
         );
     }
@@ -33,13 +39,13 @@ pub(super) fn wrong_state(side: Side, state: S, method: Method, states: &[S]) ->
         return Refusal::new(
             ReturnCode::InvalidState,
             format!(
-                "cannot enable replication: the VM replicates already, as {side} in state {}",
+                "cannot enable replication: {vm} replicates already, as {side} in state {}",
                 shown(state)
             ),
             "See `standin status VM`; to set it up anew, remove the replication on both hosts first.",
         );
     }
-    let message = format!("cannot {}: the {side} of the VM is in state {}", method.action(), shown(state));
+    let message = format!("cannot {}: the {side} of {vm} is in state {}", method.action(), shown(state));
     let allowed: Vec<String> = states.iter().map(|allowed| shown(*allowed)).collect();
     let allowed = match allowed.as_slice() {
         [only] => format!("It can be done in state {only}."),

@@ -125,5 +125,5 @@ async fn install(dir: &PkiDir, key: &HostKey, answer: Answer) -> Result<Summary,
 }
 
 fn tls_error(peer: &str, error: rustls::Error) -> Error {
-    Error::Tls { peer: peer.to_owned(), fault: TlsFault::of(&error), source: Some(error) }
+    Error::tls(peer, error)
 }

@@ -193,7 +193,7 @@ async fn within<T>(
 }
 
 fn tls_error(peer: &str, error: rustls::Error) -> Error {
-    Error::Tls { peer: peer.to_owned(), fault: TlsFault::of(&error), source: Some(error) }
+    Error::tls(peer, error)
 }
 
 fn no_certificate(peer: &str) -> Error {
