@@ -5,6 +5,7 @@
 //! fail without doing anything, as if the process had been killed: what a test finds on disk then is what a
 //! kill -9 would have left. Called by every other module of the crate.
 
+use crate::direct::Direct;
 use crate::error::{Error, Result};
 use std::fs::{File, OpenOptions};
 use std::io::Read;
@@ -80,7 +81,7 @@ impl Io {
             .mode(0o600)
             .open(path)
             .map_err(|e| Error::io("create", path, e))?;
-        Ok(Handle { file, path: path.to_owned(), io: self.clone() })
+        Ok(Handle::over(file, path, self))
     }
 
     /// Opens a file for reading and writing; `create` makes it when it is missing.
@@ -93,7 +94,7 @@ impl Io {
             .mode(0o600)
             .open(path)
             .map_err(|e| Error::io("open", path, e))?;
-        Ok(Handle { file, path: path.to_owned(), io: self.clone() })
+        Ok(Handle::over(file, path, self))
     }
 
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
@@ -170,13 +171,18 @@ pub(crate) struct Handle {
     file: File,
     path: PathBuf,
     io: Io,
+    direct: Direct,
 }
 
 impl Handle {
+    fn over(file: File, path: &Path, io: &Io) -> Self {
+        Self { file, path: path.to_owned(), io: io.clone(), direct: Direct::default() }
+    }
+
     /// Opens a file for reading only.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
-        Ok(Self { file, path: path.to_owned(), io: Io::default() })
+        Ok(Self::over(file, path, &Io::default()))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -196,6 +202,27 @@ impl Handle {
     pub(crate) fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         self.io.step("write")?;
         self.file.write_all_at(data, offset).map_err(|e| Error::io("write", &self.path, e))
+    }
+
+    /// Writes a run of guest data, around the page cache where it is long. How many bytes wait in the cache.
+    pub(crate) fn write_run(&self, data: &[u8], offset: u64) -> Result<u64> {
+        self.io.step("write")?;
+        let failed = |e| Error::io("write", &self.path, e);
+        let done = self.direct.write(&self.file, data, offset).map_err(failed)?;
+        let rest = &data[done..];
+        self.file.write_all_at(rest, offset + done as u64).map_err(failed)?;
+        Ok(rest.len() as u64)
+    }
+
+    /// Has the file system find space for a run before it is written, and lengthens the file to its end. A help,
+    /// no promise: where it cannot, the write that needs the space will say so.
+    pub(crate) fn reserve(&self, offset: u64, length: u64) -> Result<()> {
+        self.io.step("reserve")?;
+        let reserved = rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), offset, length);
+        if let Err(error) = reserved {
+            tracing::debug!(path = %self.path.display(), %error, "no space was reserved");
+        }
+        Ok(())
     }
 
     /// Reads exactly `buffer`; what lies behind the end of the file is an error.

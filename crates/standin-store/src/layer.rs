@@ -6,14 +6,16 @@
 //!                                                 └ drop    a delta's files go; a base's stay for resumption
 //! ```
 //!
-//! Until the manifest lists it, a layer does not exist. Calls for different disks run side by side; calls for
-//! one disk take turns. After an I/O error the writer is poisoned.
+//! Until the manifest lists it, a layer does not exist. Calls run side by side, also those for one disk: only
+//! finding a place in the file is done in turn, the data is written without a lock. A call that overlaps one
+//! under way waits for it, so that the digest that is kept is that of the data that is kept. After an I/O error
+//! the writer is poisoned.
 
 use crate::error::{Error, Result};
 use crate::io::free_bytes;
 use crate::layout::{layer_name, part};
 use crate::manifest::Disk;
-use crate::qcow2::{Writer, format::CLUSTER};
+use crate::qcow2::{Piece, Writer, format::CLUSTER, write_pieces};
 use crate::replica::{Replica, lock};
 use crate::runs::Run;
 use crate::sidecar::{Shape, SidecarWriter};
@@ -22,8 +24,8 @@ use serde::{Deserialize, Serialize};
 use standin_model::digest::{BlockDigest, is_zero_data};
 use standin_model::{DiskName, Epoch};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// L2 tables of 64 KiB in memory for all disks of a layer: 8 MiB.
@@ -60,12 +62,16 @@ pub(crate) struct Part {
     unsynced: u64,
     /// Bytes below this must not be overwritten without lowering it: they are, or are about to be, durable.
     guarded: u64,
+    /// Ranges of the disk, begin and end, that are being changed without the lock.
+    under_way: Vec<(u64, u64)>,
 }
 
 #[derive(Debug)]
 pub(crate) struct DiskWriter {
     pub(crate) shape: Shape,
     pub(crate) part: Mutex<Part>,
+    /// A range is not under way any more.
+    ended: Condvar,
     /// Serialises changes of the progress file; when it was last written.
     pub(crate) progress: Mutex<Option<Instant>>,
 }
@@ -167,10 +173,11 @@ impl LayerWriter {
                 let backing = head.map(layer_name);
                 let qcow = Writer::create(&inner.io, &layer, disk.size, backing, tables)?;
                 let side = SidecarWriter::create(&inner.io, &sidecar, shape)?;
-                Part { qcow, side, changed: 0, unsynced: 0, guarded: 0 }
+                Part { qcow, side, changed: 0, unsynced: 0, guarded: 0, under_way: Vec::new() }
             }
         };
-        Ok(DiskWriter { shape, part: Mutex::new(part), progress: Mutex::new(None) })
+        let ended = Condvar::new();
+        Ok(DiskWriter { shape, part: Mutex::new(part), ended, progress: Mutex::new(None) })
     }
 
     fn resume(&self, disk: &Disk, shape: Shape, tables: usize) -> Result<Option<Part>> {
@@ -189,7 +196,8 @@ impl LayerWriter {
         let mut side = SidecarWriter::resume(&inner.io, &sidecar, shape, progress.segments)?;
         let first = watermark.div_ceil(u64::from(shape.granule));
         side.push(Run::zero(first, shape.granules() - first))?;
-        Ok(Some(Part { qcow, side, changed: progress.changed, unsynced: 0, guarded: watermark }))
+        let under_way = Vec::new();
+        Ok(Some(Part { qcow, side, changed: progress.changed, unsynced: 0, guarded: watermark, under_way }))
     }
 
     /// The epoch that is written.
@@ -257,14 +265,22 @@ impl LayerWriter {
         self.guarded(|| {
             self.take_space(data.len() as u64)?;
             self.lower_watermark(disk, writer, offset)?;
-            let mut part = lock(&writer.part);
-            let mut at = 0;
+            let (claim, mut part) = writer.claim(offset, data.len() as u64);
+            let file = part.qcow.handle();
+            let (mut at, mut placed) = (0, Vec::new());
             for group in digests.chunk_by(|a, b| a.is_zero() == b.is_zero()) {
                 let bytes = &data[at * step..data.len().min((at + group.len()) * step)];
-                part.put(offset + (at * step) as u64, bytes, group, granule)?;
+                placed.push((
+                    part.put(offset + (at * step) as u64, bytes.len() as u64, group, granule)?,
+                    bytes,
+                ));
                 at += group.len();
             }
-            self.write_back(&mut part)
+            drop(part);
+            let cached =
+                placed.iter().map(|(pieces, bytes)| write_pieces(&file, pieces, bytes)).sum::<Result<_>>()?;
+            drop(claim);
+            self.write_back(writer, cached)
         })
     }
 
@@ -277,8 +293,11 @@ impl LayerWriter {
         check_range(writer.shape, offset, length)?;
         self.guarded(|| {
             self.lower_watermark(disk, writer, offset)?;
-            let mut part = lock(&writer.part);
-            part.zero(offset, length, u64::from(writer.shape.granule))
+            let (_claim, mut part) = writer.claim(offset, length);
+            let zeroed = part.zero(offset, length, u64::from(writer.shape.granule));
+            // Before the claim, which takes the lock once more when it ends.
+            drop(part);
+            zeroed
         })
     }
 
@@ -290,7 +309,13 @@ impl LayerWriter {
         check_free(&self.replica, bytes)
     }
 
-    fn write_back(&self, part: &mut Part) -> Result<()> {
+    /// `cached` more bytes wait in the page cache.
+    fn write_back(&self, writer: &DiskWriter, cached: u64) -> Result<()> {
+        if cached == 0 {
+            return Ok(());
+        }
+        let mut part = lock(&writer.part);
+        part.unsynced += cached;
         if part.unsynced < WRITE_BACK {
             return Ok(());
         }
@@ -397,18 +422,46 @@ impl Drop for LayerWriter {
     }
 }
 
-impl Part {
-    /// Writes granules that are all zeros or all not.
-    fn put(&mut self, offset: u64, data: &[u8], digests: &[BlockDigest], granule: u64) -> Result<()> {
-        let length = data.len() as u64;
-        if digests.first().is_some_and(BlockDigest::is_zero) {
-            return self.zero(offset, length, granule);
+/// A range of a disk that nobody else may change. Ends with itself; the lock of the part must not be held then.
+struct Claim<'a> {
+    writer: &'a DiskWriter,
+    range: (u64, u64),
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut part = lock(&self.writer.part);
+        if let Some(at) = part.under_way.iter().position(|range| *range == self.range) {
+            part.under_way.swap_remove(at);
         }
-        self.qcow.write(offset, data)?;
+        drop(part);
+        self.writer.ended.notify_all();
+    }
+}
+
+impl DiskWriter {
+    /// Waits until nothing is under way that overlaps, and takes the lock.
+    fn claim(&self, offset: u64, length: u64) -> (Claim<'_>, MutexGuard<'_, Part>) {
+        let range = (offset, offset + length);
+        let overlaps =
+            |part: &mut Part| part.under_way.iter().any(|(from, to)| *from < range.1 && range.0 < *to);
+        let part = self.ended.wait_while(lock(&self.part), overlaps);
+        let mut part = part.unwrap_or_else(PoisonError::into_inner);
+        part.under_way.push(range);
+        (Claim { writer: self, range }, part)
+    }
+}
+
+impl Part {
+    /// Finds the place of granules that are all not zeros; makes those that are all zeros zeros.
+    fn put(&mut self, offset: u64, length: u64, digests: &[BlockDigest], granule: u64) -> Result<Vec<Piece>> {
+        if digests.first().is_some_and(BlockDigest::is_zero) {
+            return self.zero(offset, length, granule).map(|()| Vec::new());
+        }
+        let pieces = self.qcow.place(offset, length)?;
         self.side.push(Run::data(offset / granule, digests.to_vec()))?;
         self.changed += length;
-        self.unsynced += length;
-        Ok(())
+        Ok(pieces)
     }
 
     fn zero(&mut self, offset: u64, length: u64, granule: u64) -> Result<()> {

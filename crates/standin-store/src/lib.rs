@@ -28,6 +28,7 @@
 mod check;
 mod config;
 mod damage;
+mod direct;
 mod error;
 mod io;
 mod layer;

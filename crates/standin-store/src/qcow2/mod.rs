@@ -18,4 +18,4 @@ mod image;
 mod writer;
 
 pub(crate) use image::{Image, Mapped, State};
-pub(crate) use writer::Writer;
+pub(crate) use writer::{Piece, Writer, write_pieces};

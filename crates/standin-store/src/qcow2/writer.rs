@@ -6,6 +6,7 @@
 
 use super::format::{CLUSTER, COPIED, Entry, Header, L2_ENTRIES, L2_SPAN, REFS_PER_BLOCK, SUBCLUSTER};
 use super::format::{bits, l1_clusters, l1_entries};
+use crate::direct;
 use crate::error::{Error, Result, to_usize};
 use crate::io::{Handle, Io};
 use std::collections::HashMap;
@@ -25,6 +26,18 @@ pub(super) struct Table {
     pub(super) dirty: u16,
     used: u64,
 }
+
+/// Guest data that is contiguous in the file: bytes `from..to` of a write go to `host`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Piece {
+    host: u64,
+    from: usize,
+    to: usize,
+}
+
+/// The file grows by as much as it has, within these bounds, before long runs are written into it: a write that
+/// makes a file longer keeps all others of the file waiting.
+const GROW: std::ops::RangeInclusive<u64> = (1 << 20)..=(64 << 20);
 
 /// Where clusters come from.
 #[derive(Debug)]
@@ -77,6 +90,8 @@ pub(crate) struct Writer {
     /// The file is in use as it is: data is durable before a table names it, a table before the L1 table does.
     pub(super) ordered: bool,
     clock: u64,
+    /// The file was made ready for writes below this.
+    reserved: u64,
     /// Bytes of data written.
     pub(super) written: u64,
 }
@@ -113,6 +128,7 @@ impl Writer {
             max_tables: max_tables.max(2),
             ordered: false,
             clock: 0,
+            reserved: 0,
             written: 0,
         }
     }
@@ -145,57 +161,64 @@ impl Writer {
 
     /// Writes `data` at guest offset `offset`, both aligned to 2 KiB but for the disk's end.
     pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
-        self.check_range(offset, data.len() as u64)?;
-        let mut rest = data;
+        let pieces = self.place(offset, data.len() as u64)?;
+        write_pieces(&self.file, &pieces, data).map(drop)
+    }
+
+    /// Finds the place of `length` bytes at guest offset `offset`, aligned as in [`Writer::write`], and notes in
+    /// the tables that they are there. The caller then writes them with [`write_pieces`], and before that neither
+    /// completes the file nor places anything that overlaps.
+    pub(crate) fn place(&mut self, offset: u64, length: u64) -> Result<Vec<Piece>> {
+        let end = self.check_range(offset, length)?;
+        self.grow(length)?;
+        let mut pieces: Vec<Piece> = Vec::new();
         let mut at = offset;
-        while !rest.is_empty() {
-            let length = (L2_SPAN - at % L2_SPAN).min(rest.len() as u64);
-            let (part, behind) = rest.split_at(to_usize(length, "write")?);
-            self.write_in_table(at, part)?;
-            at += length;
-            rest = behind;
+        while at < end {
+            let until = end.min(at - at % L2_SPAN + L2_SPAN);
+            self.place_in_table(at, until, offset, &mut pieces)?;
+            at = until;
         }
-        self.written += data.len() as u64;
+        self.written += length;
+        Ok(pieces)
+    }
+
+    fn grow(&mut self, length: u64) -> Result<()> {
+        let needed = self.space.end + length.next_multiple_of(CLUSTER);
+        if length >= direct::MIN as u64 && needed > self.reserved {
+            self.reserved = needed + self.space.end.clamp(*GROW.start(), *GROW.end());
+            self.file.reserve(self.space.end, self.reserved - self.space.end)?;
+        }
         Ok(())
     }
 
-    /// Writes data that one L2 table maps. What is contiguous in the file goes out in one call.
-    fn write_in_table(&mut self, offset: u64, data: &[u8]) -> Result<()> {
-        let index = self.load(offset)?;
-        let file = Arc::clone(&self.file);
+    /// Places guest bytes `from..to`, which one L2 table maps, of a write that begins at `base`.
+    fn place_in_table(&mut self, from: u64, to: u64, base: u64, pieces: &mut Vec<Piece>) -> Result<()> {
+        let index = self.load(from)?;
         let Some(table) = self.tables.get_mut(&index) else { return Err(Error::Poisoned) };
-        let mut run: Option<(u64, usize)> = None; // host offset and index into data of a contiguous run
-        let mut pos = 0;
-        while pos < data.len() {
-            let guest = offset + pos as u64;
+        let mut guest = from;
+        while guest < to {
             let inside = guest % CLUSTER;
-            let length = (CLUSTER - inside).min((data.len() - pos) as u64);
+            let until = to.min(guest - inside + CLUSTER);
             let slot = to_usize(guest % L2_SPAN / CLUSTER, "L2 index")?;
             let entry = &mut table.entries[slot];
             if entry.host == 0 {
                 entry.host = self.space.take();
             }
-            let touched = bits(inside, inside + length);
+            let touched = bits(inside, inside + (until - guest));
             if entry.data & touched != touched {
                 entry.zero &= !touched;
                 entry.data |= touched;
             }
             table.dirty |= 1 << (slot / ENTRIES_PER_PAGE);
             let host = entry.host + inside;
-            match run {
-                Some((start, from)) if start + (pos - from) as u64 == host => {}
-                Some((start, from)) => {
-                    file.write_at(&data[from..pos], start)?;
-                    run = Some((host, pos));
-                }
-                None => run = Some((host, pos)),
+            let (start, end) = (to_usize(guest - base, "write")?, to_usize(until - base, "write")?);
+            match pieces.last_mut() {
+                Some(last) if last.host + (last.to - last.from) as u64 == host => last.to = end,
+                _ => pieces.push(Piece { host, from: start, to: end }),
             }
-            pos += to_usize(length, "write")?;
+            guest = until;
         }
-        match run {
-            Some((start, from)) => write_padded(&file, &data[from..], start),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Makes a run read as zeros. Space that it held is given back.
@@ -410,13 +433,19 @@ fn write_back(file: &Handle, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
+/// Writes `data` to where it was placed, what is contiguous in one call. How many bytes wait in the page cache.
+///
 /// The last subcluster of a disk can be cut short: the rest of it is zeros, so that a disk that grows later
 /// does not show what an earlier use of the cluster left.
-fn write_padded(file: &Handle, data: &[u8], host: u64) -> Result<()> {
-    file.write_at(data, host)?;
-    let tail = (SUBCLUSTER - data.len() as u64 % SUBCLUSTER) % SUBCLUSTER;
-    if tail > 0 {
-        file.write_at(&vec![0; to_usize(tail, "padding")?], host + data.len() as u64)?;
+pub(crate) fn write_pieces(file: &Handle, pieces: &[Piece], data: &[u8]) -> Result<u64> {
+    let mut cached = 0;
+    for Piece { host, from, to } in pieces {
+        let bytes = &data[*from..*to];
+        cached += file.write_run(bytes, *host)?;
+        let tail = (SUBCLUSTER - bytes.len() as u64 % SUBCLUSTER) % SUBCLUSTER;
+        if tail > 0 {
+            file.write_at(&vec![0; to_usize(tail, "padding")?], host + bytes.len() as u64)?;
+        }
     }
-    Ok(())
+    Ok(cached)
 }
