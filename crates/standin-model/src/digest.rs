@@ -8,6 +8,10 @@
 //!
 //! The sender, the receiver, the store's layers and `standin store check` all use these and no other digest.
 
+mod many;
+
+pub use many::digests;
+
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;

@@ -20,6 +20,7 @@ mod codec;
 use crate::error::Error;
 use crate::frame::{HEADER_LEN, Header, Kind, check_block_header};
 use bytes::{Bytes, BytesMut};
+use standin_model::digest::digests;
 use standin_model::{BlockDigest, is_zero_data};
 
 /// Longest block of data, in bytes before compression. A run of zeros may be longer.
@@ -170,7 +171,7 @@ pub fn encode(
     if is_zero_data(&data) {
         return zero(stream, offset, header.length);
     }
-    let digests = data.chunks(granule as usize).map(BlockDigest::of).collect();
+    let digests = digests(&data, granule as usize);
     let compressed = match compression {
         Compression::Off => None,
         Compression::Zstd(level) => codec::compress(&data, level),
@@ -267,13 +268,13 @@ impl ReceivedBlock {
         if !whole {
             return Err(corrupt(header.offset, "its length does not match its header"));
         }
-        let mut offset = header.offset;
-        for (granule, digest) in data.chunks(header.granule as usize).zip(&self.digests) {
-            if BlockDigest::of(granule) != *digest {
-                return Err(corrupt(offset, "the data does not match its digest"));
+        let found = digests(&data, header.granule as usize);
+        match found.iter().zip(&self.digests).position(|(found, told)| found != told) {
+            Some(at) => {
+                let offset = header.offset + at as u64 * u64::from(header.granule);
+                Err(corrupt(offset, "the data does not match its digest"))
             }
-            offset += granule.len() as u64;
+            None => Ok(data),
         }
-        Ok(data)
     }
 }

@@ -18,7 +18,7 @@ use crate::error::WorkError;
 use crate::messages::{LayerKind, MAX_NODES, Reply, Request};
 use bytes::Bytes;
 use standin_hypervisor::{DiskReader, Extent, Mark};
-use standin_model::digest::{BlockDigest, tree};
+use standin_model::digest::{BlockDigest, digests, tree};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -197,7 +197,7 @@ async fn read_group(
     }
     let step = usize::try_from(granule).unwrap_or(usize::MAX);
     let hash = move || {
-        let leaves = data.chunks(step).map(BlockDigest::of).collect();
+        let leaves = digests(&data, step);
         Group { index, leaves, data: Some(Bytes::from(data)) }
     };
     tokio::task::spawn_blocking(hash).await.map_err(|_| WorkError::Cancelled)
