@@ -1,13 +1,14 @@
 //! Waits for a job: shows its progress, survives a restart of the daemon, and lets the job go on at Ctrl-C.
 
 use super::Session;
+use super::vm::path;
 use crate::api::types::{Outcome, WatchQuery};
 use crate::args::Wait;
 use crate::exit::Failure;
 use crate::output::progress::Progress;
 use crate::output::table;
-use standin_model::JobState;
-use standin_model::view::JobView;
+use standin_model::view::{JobView, StatusView};
+use standin_model::{JobState, JobType};
 use std::time::{Duration, Instant};
 
 /// A daemon that is being restarted is back by then.
@@ -25,6 +26,13 @@ pub(super) async fn finish(
     let Some(job) = &outcome.job else {
         return session.style.print(&outcome, |_| done.to_owned());
     };
+    if !wait.no_wait
+        && let Some(why) = waits_for_the_vm(session, job).await
+    {
+        return session.style.print(job, |job| {
+            format!("{why}\nThe job goes on; follow it with `standin jobs {} --watch`", job.id)
+        });
+    }
     if wait.no_wait {
         return session.style.print(job, |job| {
             format!("job {}: {}; follow it with `standin jobs {} --watch`", job.id, job.job_type, job.id)
@@ -32,6 +40,21 @@ pub(super) async fn finish(
     }
     let job = to_the_end(session, job.clone()).await?;
     conclude(session, &job, |_| done.to_owned())
+}
+
+/// What a job waits for that no waiting here brings about: a copy begins when its VM runs, be it in a year.
+async fn waits_for_the_vm(session: &Session, job: &JobView) -> Option<String> {
+    let begins = match job.job_type {
+        JobType::StartInitialReplication => "the first copy begins",
+        JobType::Resynchronize => "the comparison begins",
+        _ => return None,
+    };
+    let vm = job.vm.as_ref().filter(|_| !job.state.is_final())?;
+    // Only for this sentence: a daemon that cannot say it now is waited for as ever.
+    let view: StatusView = session.client.get(&path(vm.as_str(), "/status")).await.ok()?;
+    (view.power.as_deref() == Some("off")).then(|| {
+        format!("{vm} is off, so nothing is sent yet: {begins} when it runs (`standin vm start {vm}`)")
+    })
 }
 
 /// Prints a job that has ended and makes the ending of the verb of it.

@@ -25,6 +25,22 @@ async fn a_verb_waits_for_its_job_and_shows_its_progress() {
 }
 
 #[tokio::test]
+async fn a_copy_of_a_vm_that_is_off_is_not_waited_for_and_says_what_starts_it() {
+    let world = World::new(Scripted { off: true, plan: Plan::Stays, ..Scripted::default() });
+    for line in ["replicate web --to b", "resync web"] {
+        let ran = world.run(line).await;
+        assert_eq!(ran.status, 0, "{line}: {}", ran.stderr);
+        assert!(
+            ran.stdout.contains("web is off") && ran.stdout.contains("standin vm start web"),
+            "{}",
+            ran.stdout
+        );
+    }
+    let ran = world.run("replicate web --to b --json").await;
+    assert_eq!((ran.status, &ran.json()["return_code"]), (0, &serde_json::Value::Null));
+}
+
+#[tokio::test]
 async fn with_json_the_job_is_printed_once_as_it_ended() {
     let world = World::new(Scripted::default());
     for line in [

@@ -49,6 +49,8 @@ pub struct Scripted {
     pub no_jobs: bool,
     /// A store check finds damage.
     pub damaged: bool,
+    /// The VM is off.
+    pub off: bool,
     /// Operations take this long.
     pub slow: Duration,
     /// What it was asked, in order.
@@ -298,7 +300,8 @@ impl Service for Scripted {
         if let Some(vm) = vm {
             self.show_vm(vm).await?;
         }
-        Ok(vec![status_view()])
+        let power = if self.off { "off" } else { "running" };
+        Ok(vec![StatusView { power: Some(power.to_owned()), ..status_view() }])
     }
 
     async fn points(&self, vm: &VmRef) -> Result<Vec<PointView>> {
