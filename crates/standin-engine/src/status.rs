@@ -174,7 +174,8 @@ pub(crate) fn primary_status(snapshot: &Snapshot, current: &Statistics, pending:
     let error = record.last_error.as_ref();
     let interval_s = record.settings.interval_s;
     let judged = inputs(Side::Primary, record.state, interval_s, last_transfer, error, current);
-    let (health, issues) = health::assess(&judged, Timestamp::now());
+    let (health, mut issues) = health::assess(&judged, Timestamp::now());
+    issues.extend(waits_for_the_vm(snapshot));
     let (done, total) = snapshot.progress;
     StatusView {
         vm: record.name.clone(),
@@ -203,6 +204,20 @@ pub(crate) fn primary_status(snapshot: &Snapshot, current: &Statistics, pending:
         statistics: Some(current.clone()),
         disks: record.disks.iter().map(|disk| disk.name.clone()).collect(),
     }
+}
+
+/// What the health cannot know: a copy does not go on because there is nothing that could be read.
+fn waits_for_the_vm(snapshot: &Snapshot) -> Option<health::HealthIssue> {
+    let what = match snapshot.record.state {
+        ReplicationState::WaitingForInitialReplication => "the first copy",
+        ReplicationState::Resynchronizing => "the resynchronization",
+        _ => return None,
+    };
+    (!snapshot.running).then(|| health::HealthIssue {
+        severity: Health::Warning,
+        message: format!("the VM is off, and {what} goes on when it runs"),
+        remedy: "Start it: `standin vm start VM`.".to_owned(),
+    })
 }
 
 /// The view of a replica, with the counters of the window of now.

@@ -201,11 +201,17 @@ pub(super) async fn admit(
 }
 
 fn failed_over(record: &ReplicaRecord) -> Refusal {
+    let remedy = if record.state == ReplicationState::Committed {
+        "Do not run the VM on this host: it runs on the replica host for good. Here, `standin unreplicate VM` and \
+         `standin vm remove VM` forget it; its old disks stay."
+    } else {
+        "Do not run the VM on this host. Revert the failover on the replica host (`standin failover VM \
+         --revert`) to go on replicating, or commit it there."
+    };
     Refusal::new(
         ReturnCode::InvalidState,
         format!("VM {} has failed over to the replica host (state {})", record.name, record.state),
-        "Do not run the VM on this host. Revert the failover on the replica host (`standin failover VM \
-         --revert`) to go on replicating, or commit it there.",
+        remedy,
     )
 }
 
@@ -247,8 +253,12 @@ pub(super) fn released(record: &mut Locked<'_>) -> Result<(), Refusal> {
     let refusal = Refusal::new(
         ReturnCode::InvalidState,
         format!("the primary has removed the replication of VM {}", record.name),
-        "Its recovery points are still here: fail over to one, or remove the replica with `standin unreplicate \
-         VM`.",
+        if record.last_point_at.is_some() {
+            "Its recovery points are still here: fail over to one, or remove the replica with `standin unreplicate \
+             VM`."
+        } else {
+            "It has no recovery point: remove the replica with `standin unreplicate VM`."
+        },
     );
     if record.last_point_at.is_some() {
         record.step(Event::RetryExhausted)?;
