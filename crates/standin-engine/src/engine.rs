@@ -3,6 +3,7 @@
 
 use crate::inventory::Inventory;
 use crate::jobs::Jobs;
+use crate::network::SiteNetworks;
 use crate::messages::DiskShape;
 use crate::primary::config_files::ConfigFiles;
 use crate::primary::session::Dialer;
@@ -12,6 +13,7 @@ use crate::replica::{HostShared, ReplicaHost, ReplicaVm, failover, session};
 use crate::service::Service;
 use jiff::Timestamp;
 use standin_hypervisor::{Hypervisor, PowerState, StartOptions, Tracker, VmInfo};
+use standin_model::network::NetworkSettings;
 use standin_model::settings::RelationshipSettings;
 use standin_model::state::{ReplicationState, after_restart};
 use standin_model::stats::{Monitor, Window};
@@ -54,6 +56,8 @@ pub struct EngineConfig {
     pub runtime_dir: PathBuf,
     /// Serial logs of VMs that failed over.
     pub log_dir: PathBuf,
+    /// How VMs that failed over are connected.
+    pub networks: SiteNetworks,
     /// Bytes a second that merging may write; 0 for no bound.
     pub merge_bytes_per_s: u64,
     /// Cycles and copies side by side.
@@ -126,6 +130,7 @@ impl Engine {
             service: Arc::clone(&service),
             runtime_dir: config.runtime_dir,
             log_dir: config.log_dir,
+            networks: config.networks,
             merge_bytes_per_s: config.merge_bytes_per_s,
             shutdown: shutdown.clone(),
         })
@@ -315,6 +320,7 @@ impl Engine {
             failures: 0,
             statistics: Monitor::new(self.shared.service.get().monitoring, Timestamp::now()),
             job: None,
+            network: NetworkSettings::default(),
             start_at: None,
             last_kind: None,
             created_at: Some(Timestamp::now()),
@@ -469,12 +475,15 @@ impl Engine {
                 ));
             }
         }
+        if let Some(replica) = &replica {
+            failover::before_start(replica).await;
+        }
         self.hypervisor
             .start(vm, StartOptions::default())
             .await
             .map_err(|error| hypervisor_refusal(&error))?;
         if let Some(replica) = &replica {
-            failover::fill_overlays(replica);
+            failover::runs(replica).await;
         }
         Ok(())
     }
@@ -498,6 +507,7 @@ impl Engine {
 
     /// Stops sessions, cycles and upkeep, and waits for their end. VMs run on.
     pub async fn shutdown(&self) {
+        self.shared.jobs.stop();
         self.replicas.stop().await;
         self.shared.shutdown.cancel();
         self.tasks.close();

@@ -23,6 +23,7 @@ pub mod inventory;
 pub mod jobs;
 pub mod manage;
 pub mod messages;
+pub mod network;
 pub mod overview;
 pub mod primary;
 pub mod records;
@@ -32,4 +33,5 @@ pub mod status;
 
 pub use engine::{Enable, Engine, EngineConfig, Parts};
 pub use overview::Relationship;
+pub use network::SiteNetworks;
 pub use primary::Command;

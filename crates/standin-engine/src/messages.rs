@@ -23,6 +23,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use standin_model::digest::BlockDigest;
+use standin_model::network::NetworkSettings;
 use standin_model::point::PointKind;
 use standin_model::settings::RelationshipSettings;
 use standin_model::{DiskName, Epoch, Generation, PointId, Refusal, VmId, VmName};
@@ -59,6 +60,9 @@ pub struct Offer {
     pub disks: Vec<DiskShape>,
     /// The settings, of which the replica uses retention and granularity.
     pub settings: RelationshipSettings,
+    /// What the VM's network cards get at a failover.
+    #[serde(default)]
+    pub network: NetworkSettings,
 }
 
 /// A file that travels with a recovery point.

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use standin_hypervisor::Tracker;
 use standin_model::auth::AuthorizationEntry;
 use standin_model::job::JobRecord;
+use standin_model::network::{AppliedNetwork, NetworkSettings};
 use standin_model::point::PointKind;
 use standin_model::service::AllowedAuthentication;
 use standin_model::settings::RelationshipSettings;
@@ -84,6 +85,20 @@ pub struct PrimaryRecord {
     /// When the relationship was made.
     #[serde(default)]
     pub created_at: Option<Timestamp>,
+    /// What the VM's network cards get at a failover; the replica has it too.
+    #[serde(default)]
+    pub network: NetworkSettings,
+}
+
+/// What became of the network settings at a failover.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NetworkRecord {
+    /// The settings it is about.
+    pub settings: NetworkSettings,
+    /// How far they are.
+    pub applied: AppliedNetwork,
+    /// The guest's agent did not answer: the next start hands them over by a disk.
+    pub agent_silent: bool,
 }
 
 /// A failover under way or done.
@@ -103,6 +118,9 @@ pub struct FailoverRecord {
     pub start: bool,
     /// The instant of the cut of the point.
     pub point_at: Timestamp,
+    /// The network settings; `None` before the VM is started, and without any.
+    #[serde(default)]
+    pub network: Option<NetworkRecord>,
 }
 
 /// The replica's side of a relationship.
@@ -138,6 +156,12 @@ pub struct ReplicaRecord {
     pub last_error: Option<LastError>,
     /// Counters of the monitoring window.
     pub statistics: Monitor,
+    /// What the VM's network cards get at a failover, as it was set on this host.
+    #[serde(default)]
+    pub network: NetworkSettings,
+    /// The same, as it was set on the primary.
+    #[serde(default)]
+    pub primary_network: NetworkSettings,
 }
 
 /// What was set of [`standin_model::ServiceSettings`].

@@ -19,7 +19,7 @@ use standin_model::digest::BlockDigest;
 use standin_model::{DiskName, Epoch, Generation, PointId, Policy, RecoveryPoint, VmId};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -134,6 +134,15 @@ impl Replica {
     pub fn point(&self, id: PointId) -> Result<RecoveryPoint> {
         let found = self.points().into_iter().find(|point| point.id == id);
         found.ok_or(Error::UnknownPoint { vm: self.inner.vm, point: id })
+    }
+
+    /// The directory of the VM's configuration at a point, if the point has one. Not to be written to: points share
+    /// these files.
+    #[must_use]
+    pub fn config_directory(&self, id: PointId) -> Option<PathBuf> {
+        let manifest = self.manifest();
+        let epoch = manifest.point(id)?.config_epoch?;
+        Some(self.inner.layout.config_dir(epoch))
     }
 
     /// Changes the manifest: durable first, then visible. When it fails before the new file has its name,

@@ -10,7 +10,7 @@ use anyhow::Context;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use standin_engine::engine::hypervisor_refusal;
-use standin_engine::{Command, Enable, Engine, EngineConfig, Parts, jobs, status};
+use standin_engine::{Command, Enable, Engine, EngineConfig, Parts, SiteNetworks, jobs, status};
 use standin_hypervisor::definition::VmDefinition;
 use standin_hypervisor::qemu::{self, QemuDriver, QemuOptions};
 use standin_model::auth::AuthorizationEntry;
@@ -61,6 +61,7 @@ pub async fn build_service(config: Config) -> anyhow::Result<Arc<dyn Service>> {
             scratch_dir: config.scratch_dir.clone(),
             runtime_dir: config.runtime_dir.clone(),
             log_dir,
+            networks: SiteNetworks { map: config.network_map.clone(), ..SiteNetworks::default() },
             merge_bytes_per_s: config.merge_bytes_per_s,
             max_parallel: config.max_cycles,
             window: window(&config),

@@ -3,6 +3,7 @@
 
 use crate::records::PrimaryRecord;
 use jiff::Timestamp;
+use standin_model::network::NetworkSettings;
 use standin_model::settings::RelationshipSettings;
 use standin_model::{JobId, Refusal, ReturnCode};
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub enum Command {
     ResetStatistics,
     /// Change the settings.
     Modify(Box<RelationshipSettings>),
+    /// Change what the VM's network cards get at a failover.
+    Network(Box<NetworkSettings>),
     /// End the relationship on this side and, if it can be reached, on the other.
     Remove,
 }

@@ -2,13 +2,14 @@
 //! then decided at once by the task that owns the relationship. What takes time is a job.
 
 use super::handle::Command;
-use super::task::{Task, Work};
+use super::task::Task;
 use crate::error::{WorkError, chain};
 use crate::jobs::NewJob;
 use crate::messages::Request;
 use crate::records;
 use jiff::Timestamp;
 use standin_model::job::JobType;
+use standin_model::network::NetworkSettings;
 use standin_model::settings::RelationshipSettings;
 use standin_model::state::{self, Event, Facts, Method, ReplicationState, Side};
 use standin_model::{JobId, Refusal, ReturnCode};
@@ -31,6 +32,7 @@ impl Task {
             Command::Resynchronize => self.begin_resync().map(Some),
             Command::CancelInitial | Command::CancelResynchronize => self.cancel_work().map(|()| None),
             Command::Modify(settings) => self.modify(*settings).await.map(|()| None),
+            Command::Network(settings) => self.set_network(*settings).await.map(|()| None),
             Command::Remove => self.remove().await.map(|()| None),
         }
     }
@@ -47,10 +49,11 @@ impl Task {
             Command::Resynchronize => Method::Resynchronize,
             Command::CancelResynchronize => Method::RequestCancelResynchronization,
             Command::Modify(_) => Method::ModifyReplicationSettings,
+            Command::Network(_) => Method::SetFailoverNetworkAdapterSettings,
             Command::Remove => Method::RemoveReplicationRelationship,
         };
         let facts = Facts { initial_done: self.record.last_point_at.is_some(), has_extended: false };
-        state::request_with(Side::Primary, self.record.state, method, facts)
+        state::request_for(&self.record.name, Side::Primary, self.record.state, method, facts)
     }
 
     /// A host that comes back after a failover has an older generation: it learns that here, before the VM runs
@@ -88,6 +91,9 @@ impl Task {
         let id = self.begin_job(JobType::StartInitialReplication, "initial replication", true)?;
         self.record.job = Some(id);
         self.record.start_at = at;
+        if let Some(job) = self.job.as_ref().filter(|_| at.is_some()) {
+            job.suspend();
+        }
         self.apply(Event::StartInitial);
         self.schedule.at_once();
         self.save_or_refuse()?;
@@ -156,6 +162,9 @@ impl Task {
             Some(_) => self.cancel_running(),
             None => self.give_point_up(),
         }
+        if let Some(job) = self.job.as_ref().filter(|job| self.record.job == Some(job.id())) {
+            job.suspend();
+        }
         self.save_or_refuse()
     }
 
@@ -169,6 +178,9 @@ impl Task {
         };
         self.apply(event);
         self.record.failures = 0;
+        if let Some(job) = self.job.as_ref().filter(|_| self.record.start_at.is_none()) {
+            job.go_on();
+        }
         self.schedule.at_once();
         self.save_or_refuse()
     }
@@ -180,37 +192,78 @@ impl Task {
         }
         self.cancel_running();
         if self.running.is_none() {
-            let work = match self.record.state {
-                ReplicationState::WaitingForInitialReplication => Work::Initial,
-                _ => Work::Resynchronize,
-            };
-            self.was_cancelled(work);
+            self.was_cancelled(self.waiting_for());
         }
         self.save_or_refuse()
     }
 
-    async fn modify(&mut self, settings: RelationshipSettings) -> Result<(), Refusal> {
+    /// Changes the settings here. The replica learns them at once, or with the next session: they are part of what opens
+    /// one.
+    async fn modify(&mut self, mut settings: RelationshipSettings) -> Result<(), Refusal> {
         settings.validate()?;
+        let known = &self.record.settings.disks;
+        let same_disks =
+            settings.disks.len() == known.len() && settings.disks.iter().all(|disk| known.contains(disk));
+        if !settings.disks.is_empty() && !same_disks {
+            return Err(Refusal::new(
+                ReturnCode::NotSupported,
+                format!("the set of disks of VM {} that replicate cannot be changed", self.record.name),
+                "Remove the replication and enable it again with the other disks.",
+            ));
+        }
+        // Their order numbers the streams of data.
+        settings.disks = known.clone();
         if settings.granularity != self.record.settings.granularity {
             return Err(Refusal::new(
                 ReturnCode::NotSupported,
-                "the granularity of a relationship cannot be changed",
+                format!("the granularity of the change tracking of VM {} cannot be changed", self.record.name),
                 "Remove the replication and enable it again with the other granularity.",
             ));
         }
         let told = Request::Settings(Box::new(settings.clone()));
-        if let Some(worker) = &mut self.worker {
-            worker.tell(&self.record, &told).await.map_err(|error| error.refusal())?;
-        } else {
-            return Err(Refusal::new(
-                ReturnCode::InUse,
-                format!("a cycle of VM {} is under way", self.record.name),
-                "Try again in a moment.",
-            ));
+        match &mut self.worker {
+            None => self.offer_again = true,
+            Some(worker) => match tokio::time::timeout(GREETING, worker.tell(&self.record, &told)).await {
+                Ok(Ok(())) => {}
+                // The replica does not take these settings; anything else is of the link, or of its state now.
+                Ok(Err(error)) if error.is_lasting() => return Err(error.refusal()),
+                Ok(Err(error)) => {
+                    tracing::info!(vm = %self.record.name, error = %chain(&error), "the replica learns the settings later");
+                }
+                Err(_) => worker.hang_up(),
+            },
         }
-        self.schedule.set_interval(Duration::from_secs(u64::from(settings.interval_s)));
-        self.record.settings = settings;
-        self.save_or_refuse()
+        let before = std::mem::replace(&mut self.record.settings, settings);
+        if let Err(refusal) = self.save_or_refuse() {
+            self.record.settings = before;
+            return Err(refusal);
+        }
+        self.schedule.set_interval(Duration::from_secs(u64::from(self.record.settings.interval_s)));
+        Ok(())
+    }
+
+    /// Keeps the network settings here, and has the replica learn them: they are part of what opens a session.
+    /// A replica that cannot be reached now learns them with the next session.
+    async fn set_network(&mut self, settings: NetworkSettings) -> Result<(), Refusal> {
+        settings.validate()?;
+        let before = std::mem::replace(&mut self.record.network, settings);
+        if let Err(refusal) = self.save_or_refuse() {
+            self.record.network = before;
+            return Err(refusal);
+        }
+        let Some(worker) = &mut self.worker else {
+            self.offer_again = true;
+            return Ok(());
+        };
+        worker.hang_up();
+        match tokio::time::timeout(GREETING, worker.head(&self.record)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                tracing::info!(vm = %self.record.name, error = %chain(&error), "the replica learns the network settings later");
+            }
+            Err(_) => worker.hang_up(),
+        }
+        Ok(())
     }
 
     async fn remove(&mut self) -> Result<(), Refusal> {

@@ -97,6 +97,8 @@ pub(super) struct Task {
     /// What was stored last, and when.
     saved: (Essence, Instant),
     pub(super) removed: bool,
+    /// What a session is opened with changed while the worker was away: the next piece of work opens a new one.
+    pub(super) offer_again: bool,
 }
 
 /// Starts the task of a relationship. `worker` may bring the session that made it. The returned future ends
@@ -128,6 +130,7 @@ pub fn spawn(shared: Shared, record: PrimaryRecord, worker: Option<Worker>) -> (
         schedule,
         snapshot,
         removed: false,
+        offer_again: false,
     };
     let ended = tokio::spawn(task.run(inbox));
     (Handle { commands, snapshot: seen }, ended)
@@ -143,6 +146,7 @@ impl Task {
             self.start_due_work();
             self.publish();
             let wake = self.wake_at();
+            let idle = self.job.as_ref().filter(|_| self.running.is_none()).map(JobHandle::cancelled);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -155,6 +159,7 @@ impl Task {
                     drop(answer.send(decided));
                 }
                 event = events.recv() => self.vm_event(event).await,
+                () = cancelled(idle) => self.was_cancelled(self.waiting_for()),
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
@@ -175,8 +180,13 @@ impl Task {
     fn wake_at(&self) -> Instant {
         match &self.running {
             Some(_) => Instant::now() + PROGRESS,
-            // Due, and not started: the state or the VM does not allow it; a command or an event will wake.
-            None if self.schedule.is_due() => Instant::now() + IDLE,
+            // Due, and not started: the state or the VM does not allow it; a command or an event will wake. So will the
+            // clock, which is looked at again and again because it may be set.
+            None if self.schedule.is_due() => {
+                let planned = self.record.start_at.map(|at| at.duration_since(Timestamp::now()));
+                let wait = planned.and_then(|wait| Duration::try_from(wait).ok()).unwrap_or(IDLE);
+                Instant::now() + wait.clamp(Duration::from_millis(1), IDLE)
+            }
             None => self.schedule.next_at(),
         }
     }
@@ -188,7 +198,7 @@ impl Task {
         }
         let due = self.schedule.is_due();
         match self.record.state {
-            ReplicationState::WaitingForInitialReplication if due => Some(Work::Initial),
+            ReplicationState::WaitingForInitialReplication if due && !self.is_planned() => Some(Work::Initial),
             ReplicationState::Resynchronizing if due => Some(Work::Resynchronize),
             // Critical before the first point: it is still the initial replication that is tried again.
             ReplicationState::Critical if self.record.last_point_at.is_none() => due.then_some(Work::Initial),
@@ -200,6 +210,11 @@ impl Task {
             }
             _ => None,
         }
+    }
+
+    /// The initial replication is for later.
+    fn is_planned(&self) -> bool {
+        self.record.start_at.is_some_and(|at| at > Timestamp::now())
     }
 
     fn application_due(&self) -> bool {
@@ -218,17 +233,17 @@ impl Task {
             None => CancellationToken::new(),
         };
         let progress = self.job.as_ref().map_or_else(Arc::default, JobHandle::progress);
+        self.record.start_at = None;
+        if let Some(job) = &self.job {
+            job.go_on();
+        }
         let order =
             Order { record: self.record.clone(), progress: Arc::clone(&progress), cancel: cancel.clone() };
         let slots = Arc::clone(&self.shared.slots);
         let task = tokio::spawn(async move {
             // Never closed, so the only way this fails is a daemon that is going down.
             let Ok(_slot) = slots.acquire_owned().await else { return (worker, Err(WorkError::Cancelled)) };
-            let result = match work {
-                Work::Initial => worker.initial(&order).await,
-                Work::Cycle { application } => worker.cycle(&order, application).await,
-                Work::Resynchronize => worker.resynchronize(&order).await,
-            };
+            let result = carry_out(&mut worker, work, &order).await;
             (worker, result)
         });
         if matches!(work, Work::Cycle { .. }) {
@@ -241,11 +256,22 @@ impl Task {
     async fn finished(&mut self, done: (Option<Worker>, Result<Sealed, WorkError>)) {
         let Some(running) = self.running.take() else { return };
         let (worker, result) = done;
-        self.worker = Some(worker.unwrap_or_else(|| Worker::new(self.shared.tools.clone())));
+        let mut worker = worker.unwrap_or_else(|| Worker::new(self.shared.tools.clone()));
+        if std::mem::take(&mut self.offer_again) {
+            worker.hang_up();
+        }
+        self.worker = Some(worker);
         self.roll_statistics();
         match result {
             Ok(sealed) => self.succeeded(running.work, &sealed),
-            Err(error) => self.failed(running.work, error, running.started.elapsed()),
+            Err(error) => {
+                if matches!(running.work, Work::Cycle { .. }) {
+                    let dirty = running.progress.total.load(Ordering::Relaxed);
+                    let pending = &mut self.record.statistics.current.pending_bytes;
+                    *pending = dirty.max(*pending);
+                }
+                self.failed(running.work, error, running.started.elapsed());
+            }
         }
         self.save_if_needed();
     }
@@ -366,7 +392,15 @@ impl Task {
         let exhausted = self.record.failures >= CRITICAL_AFTER || error.is_lasting();
         let event = if exhausted { Event::RetryExhausted } else { Event::TransportFailed };
         if self.record.state != ReplicationState::Resynchronizing {
-            self.apply(event);
+            return self.apply(event);
+        }
+        // A comparison is tried for as long as that can help.
+        if error.is_lasting() {
+            self.apply(Event::RetryExhausted);
+            self.record.job = None;
+            if let Some(job) = self.job.take() {
+                job.fail(error.refusal());
+            }
         }
     }
 
@@ -387,15 +421,20 @@ impl Task {
         let by_job = self.job.as_ref().is_some_and(|job| job.cancelled().is_cancelled());
         if by_job {
             match (work, self.record.state) {
-                (Work::Initial, ReplicationState::WaitingForInitialReplication) => {
+                (Work::Initial, state) => {
+                    if state != ReplicationState::WaitingForInitialReplication {
+                        self.apply(Event::ResumeInitial);
+                    }
                     self.apply(Event::InitialCancelled);
                 }
-                (Work::Resynchronize, ReplicationState::Resynchronizing) => {
+                (Work::Resynchronize, state) if state != ReplicationState::WaitingToStartResynchronization => {
                     self.apply(Event::ResyncCancelled);
                 }
-                _ => {}
+                (Work::Resynchronize, _) => {}
+                (Work::Cycle { .. }, _) => self.point_wanted = None,
             }
             self.record.job = None;
+            self.record.start_at = None;
             if let Some(job) = self.job.take() {
                 job.terminate();
             }
@@ -406,6 +445,18 @@ impl Task {
     }
 
     /// The point that was asked for does not come now: its job must not wait for a day on which it might.
+    /// What the job that waits, or is paused, would go on with.
+    pub(super) fn waiting_for(&self) -> Work {
+        use ReplicationState as S;
+        match self.record.state {
+            _ if self.record.job.is_none() => Work::Cycle { application: false },
+            S::Resynchronizing | S::ResynchronizationSuspended | S::WaitingToStartResynchronization => {
+                Work::Resynchronize
+            }
+            _ => Work::Initial,
+        }
+    }
+
     pub(super) fn give_point_up(&mut self) {
         self.point_wanted = None;
         if self.record.job.is_none()
@@ -472,6 +523,7 @@ impl Task {
     fn count(&mut self, sealed: &Sealed, missed: u64) {
         let statistics = &mut self.record.statistics.current;
         statistics.missed(missed);
+        statistics.pending_bytes = 0;
         let Some(point) = &sealed.point else { return };
         statistics.succeeded(Cycle {
             at: Timestamp::now(),
@@ -524,6 +576,27 @@ impl Task {
             }
         }
         self.publish();
+    }
+}
+
+async fn carry_out(worker: &mut Worker, work: Work, order: &Order) -> Result<Sealed, WorkError> {
+    // What made it critical may need a person: a cycle must not find lost marks first, and begin a comparison that
+    // cannot end either.
+    if order.record.state == ReplicationState::Critical {
+        worker.check_disks(&order.record).await?;
+    }
+    match work {
+        Work::Initial => worker.initial(order).await,
+        Work::Cycle { application } => worker.cycle(order, application).await,
+        Work::Resynchronize => worker.resynchronize(order).await,
+    }
+}
+
+/// Fires when somebody cancels the job for which nothing runs now: it waits, or is paused.
+async fn cancelled(job: Option<CancellationToken>) {
+    match job {
+        Some(token) => token.cancelled_owned().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -449,6 +449,24 @@ impl Worker {
         Ok(Basis { head, mark: best.mark, dirty_bytes: best.dirty_bytes, read_at })
     }
 
+    /// Whether the disks are as the relationship has them; a look at the VM, without the replica.
+    ///
+    /// # Errors
+    /// [`WorkError::DiskChanged`] for one that was resized; [`WorkError::NotRunning`].
+    pub(super) async fn check_disks(&self, record: &PrimaryRecord) -> Result<(), WorkError> {
+        let inspected = self.tools.hypervisor.inspect(record.vm).await;
+        let info = inspected.map_err(WorkError::hypervisor(format!("look at VM {}", record.name)))?;
+        if info.power == PowerState::Off {
+            return Err(WorkError::NotRunning);
+        }
+        for shape in &record.disks {
+            if let Some(disk) = info.disks.iter().find(|disk| disk.name == shape.name) {
+                same_size(shape, disk.size)?;
+            }
+        }
+        Ok(())
+    }
+
     /// A VM that is off has no marks to show; that is no loss.
     async fn check_running(&self, record: &PrimaryRecord) -> Result<(), WorkError> {
         let info = self
@@ -554,6 +572,7 @@ fn offer(record: &PrimaryRecord) -> Offer {
         generation: record.generation,
         disks: record.disks.clone(),
         settings: record.settings.clone(),
+        network: record.network.clone(),
     }
 }
 

@@ -7,6 +7,7 @@ use super::vm::{Locked, ReplicaVm};
 use crate::messages::{DiskShape, Offer, RefusedReply};
 use crate::records::{self, ReplicaRecord};
 use jiff::Timestamp;
+use standin_model::network::NetworkSettings;
 use standin_model::settings::MAX_DISKS;
 use standin_model::state::{Event, ReplicationState};
 use standin_model::stats::{Monitor, Window};
@@ -86,6 +87,7 @@ fn check_offer(offer: &Offer) -> Result<(), Refusal> {
     let wrong =
         |message: String, remedy: &str| Err(Refusal::new(ReturnCode::InvalidParameter, message, remedy));
     offer.settings.validate()?;
+    offer.network.validate()?;
     if offer.disks.is_empty() || offer.disks.len() > MAX_DISKS {
         return wrong(
             format!("{} disks of VM {} cannot be replicated", offer.disks.len(), offer.name),
@@ -154,6 +156,8 @@ fn new_record(
         last_point_at: None,
         last_error: None,
         statistics: Monitor::new(window, Timestamp::now()),
+        network: NetworkSettings::default(),
+        primary_network: offer.network.clone(),
     }
 }
 
@@ -175,16 +179,7 @@ pub(super) async fn admit(
         generation: None,
         failed_over: false,
     })?;
-    if record.state.is_failed_over() {
-        let refusal = failed_over(&record);
-        return Err(refuse(&record, refusal));
-    }
-    if matches!(record.state, ReplicationState::Suspended | ReplicationState::Disabled) {
-        let refusal = Refusal::new(
-            ReturnCode::InvalidState,
-            format!("the replica of VM {} is in state {}", record.name, record.state),
-            "Resume it on the replica host: `standin resume VM`.",
-        );
+    if let Some(refusal) = takes_nothing(&record) {
         return Err(refuse(&record, refusal));
     }
     if let Err(refusal) = same_shape(&record, offer) {
@@ -192,12 +187,31 @@ pub(super) async fn admit(
     }
     // A revert leaves the replica ahead of its primary; both go on with the newer number.
     let generation = record.generation.max(offer.generation);
-    if record.generation != generation || record.settings != offer.settings {
+    if let Err(refusal) = offer.network.validate() {
+        return Err(refuse(&record, refusal));
+    }
+    let same = record.settings == offer.settings && record.primary_network == offer.network;
+    if record.generation != generation || !same {
         record.generation = generation;
         record.settings = offer.settings.clone();
+        record.primary_network = offer.network.clone();
         record.save().map_err(|refusal| refuse(&record, refusal))?;
     }
     Ok(generation)
+}
+
+/// Why a replica in this state takes nothing from its primary; `None` when it does.
+pub(super) fn takes_nothing(record: &ReplicaRecord) -> Option<Refusal> {
+    if record.state.is_failed_over() {
+        return Some(failed_over(record));
+    }
+    matches!(record.state, ReplicationState::Suspended | ReplicationState::Disabled).then(|| {
+        Refusal::new(
+            ReturnCode::InvalidState,
+            format!("the replica of VM {} is in state {}", record.name, record.state),
+            "Resume it on the replica host: `standin resume VM`.",
+        )
+    })
 }
 
 fn failed_over(record: &ReplicaRecord) -> Refusal {

@@ -11,6 +11,7 @@
 
 use super::admission::file_path;
 use super::layer::{blocking, refusal_of};
+use super::network;
 use super::vm::{Locked, ReplicaVm};
 use crate::jobs::{JobHandle, NewJob};
 use crate::messages::ConfigFileInfo;
@@ -45,6 +46,7 @@ pub async fn initiate(vm: &Arc<ReplicaVm>, point: Option<PointId>, start: bool) 
         job: Some(id),
         start,
         point_at: chosen.created_at,
+        network: None,
     });
     record.step(Event::StartFailover)?;
     drop(record);
@@ -192,6 +194,7 @@ fn definition(vm: &ReplicaVm, overlay: &Overlay, point: &RecoveryPoint) -> Resul
         disk.backing = (made.backing == Backing::Map).then(|| vm.exports.backing(&overlay.id, &disk.name));
     }
     carry_files(vm, overlay, point, &mut definition, &files)?;
+    vm.shared.networks.map.apply(&mut definition);
     // Arguments are commands to QEMU on this host; the primary may send disks, not commands.
     if !definition.extra_args.is_empty() {
         tracing::warn!(
@@ -253,6 +256,7 @@ fn nvram(directory: &Path, kept: &Path) -> Result<std::path::PathBuf, Refusal> {
 
 async fn start_vm(vm: &Arc<ReplicaVm>) -> Result<(), Refusal> {
     let record = vm.snapshot();
+    network::prepare(vm).await;
     vm.shared.hypervisor.start(record.vm, StartOptions::default()).await.map_err(|error| {
         failed(
             &format!("VM {} has failed over, but it could not be started", record.name),
@@ -260,8 +264,19 @@ async fn start_vm(vm: &Arc<ReplicaVm>) -> Result<(), Refusal> {
             format!("{} Then: `standin vm start {}`.", error.remedy(), record.name),
         )
     })?;
-    fill_overlays(vm);
+    runs(vm).await;
     Ok(())
+}
+
+/// Before a VM that has failed over is started.
+pub async fn before_start(vm: &Arc<ReplicaVm>) {
+    network::prepare(vm).await;
+}
+
+/// What is to be done once the VM runs.
+pub async fn runs(vm: &Arc<ReplicaVm>) {
+    network::started(vm).await;
+    fill_overlays(vm);
 }
 
 /// An overlay on a served point is filled in the background until it stands alone, so that the guest no longer
@@ -407,6 +422,7 @@ pub async fn after_restart(vm: &Arc<ReplicaVm>) -> Result<(), Refusal> {
             let running = vm.shared.hypervisor.inspect(vm.id()).await;
             if running.is_ok_and(|info| info.power != PowerState::Off) {
                 fill_overlays(vm);
+                network::started(vm).await;
             }
             if record.state == ReplicationState::Committed {
                 finish_commit(vm, failover.overlay).await?;

@@ -5,6 +5,7 @@ use super::layer::refusal_of;
 use super::upkeep;
 use super::vm::ReplicaVm;
 use crate::jobs::Jobs;
+use crate::network::SiteNetworks;
 use crate::records::{self, ReplicaRecord, Tables};
 use crate::service::Service;
 use standin_hypervisor::Hypervisor;
@@ -36,6 +37,8 @@ pub struct HostShared {
     pub runtime_dir: PathBuf,
     /// Serial logs of VMs that failed over.
     pub log_dir: PathBuf,
+    /// How VMs that failed over are connected.
+    pub networks: SiteNetworks,
     /// Bytes a second that merging may write; 0 for no bound.
     pub merge_bytes_per_s: u64,
     /// The daemon stops.

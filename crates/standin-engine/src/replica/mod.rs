@@ -6,6 +6,7 @@ pub mod failover;
 mod files;
 pub mod host;
 pub mod layer;
+mod network;
 pub mod session;
 mod upkeep;
 pub mod vm;

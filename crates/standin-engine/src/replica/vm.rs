@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 /// A VM that this host is the replica of.
 pub struct ReplicaVm {
     /// What all replicas of the host share.
-    pub(super) shared: HostShared,
+    pub(crate) shared: HostShared,
     /// Its disks.
     pub(super) store: Replica,
     record: tokio::sync::Mutex<ReplicaRecord>,
@@ -215,7 +215,7 @@ impl Locked<'_> {
     /// The model's refusal.
     pub fn allow(&self, method: Method) -> Result<(), Refusal> {
         let facts = Facts { initial_done: self.record.last_point_at.is_some(), has_extended: false };
-        state::request_with(Side::Replica, self.record.state, method, facts)
+        state::request_for(&self.record.name, Side::Replica, self.record.state, method, facts)
     }
 
     /// Takes a step of the table and stores it.

@@ -247,6 +247,7 @@ async fn only_a_host_of_the_same_trust_group_may_send_for_a_vm() {
             generation: Generation(1),
             disks: record.disks.clone(),
             settings: record.settings.clone(),
+            network: record.network.clone(),
         };
         let opened = dialer.open(&world.link.address(), offer).await.map(|_| ()).map_err(|e| e.refusal());
         match may {

@@ -2,7 +2,7 @@
 //! runtime without a word is the nearest thing to SIGKILL within one process.
 
 use crate::link::Link;
-use standin_engine::{Command, Engine, EngineConfig, Parts};
+use standin_engine::{Command, Engine, EngineConfig, Parts, SiteNetworks};
 use standin_hypervisor::Hypervisor;
 use standin_hypervisor::fake::FakeHypervisor;
 use standin_model::auth::AuthorizationEntry;
@@ -56,6 +56,8 @@ pub struct Host {
     state: State,
     /// How the store works after the next start.
     pub store: StoreOptions,
+    /// How VMs that fail over to it are connected after the next start.
+    pub networks: SiteNetworks,
     up: Option<Up>,
 }
 
@@ -78,7 +80,7 @@ impl Host {
     /// A host that is down. `dir` is its own.
     pub fn new(name: &'static str, dir: PathBuf, identity: Identity, state: State) -> Self {
         let fake = FakeHypervisor::new();
-        Self { name, dir, fake, identity, state, store: StoreOptions::default(), up: None }
+        Self { name, dir, fake, identity, state, store: StoreOptions::default(), networks: SiteNetworks::default(), up: None }
     }
 
     pub async fn start(&mut self) {
@@ -126,6 +128,7 @@ impl Host {
                 scratch_dir: make("scratch"),
                 runtime_dir: make("run"),
                 log_dir: make("log"),
+                networks: self.networks.clone(),
                 merge_bytes_per_s: 0,
                 max_parallel: 4,
                 window: Window::default(),

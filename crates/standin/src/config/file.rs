@@ -2,6 +2,7 @@
 
 use super::{Certificates, KvmUse, LogFormat};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The whole file.
@@ -22,6 +23,7 @@ pub(super) struct File {
     pub limits: Limits,
     pub qemu: Qemu,
     pub monitoring: Monitoring,
+    pub network_map: BTreeMap<String, String>,
 }
 
 /// `[tls]`: the operator's own certificates.

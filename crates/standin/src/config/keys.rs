@@ -24,6 +24,7 @@ pub(super) const KEYS: [(&str, &[&str]); 6] = [
             "limits",
             "qemu",
             "monitoring",
+            "network_map",
         ],
     ),
     ("tls", &["certificate", "key", "trust"]),
@@ -32,6 +33,9 @@ pub(super) const KEYS: [(&str, &[&str]); 6] = [
     ("qemu", &["binary", "kvm"]),
     ("monitoring", &["start", "interval"]),
 ];
+
+/// Tables with keys of the operator's choice.
+const MAPS: [&str; 1] = ["network_map"];
 
 /// Checks that `text` is TOML and that every key is known.
 ///
@@ -50,7 +54,10 @@ fn check_table(text: &str, name: &str, table: &DeTable<'_>) -> Result<(), (usize
         if !known.contains(&key.get_ref().as_ref()) {
             return Err((line_of(text, key.span().start), unknown(name, key.get_ref(), known)));
         }
-        if let (true, DeValue::Table(inner)) = (name.is_empty(), value.get_ref()) {
+        // The keys of a map are names of the operator's own.
+        if let (true, DeValue::Table(inner)) =
+            (name.is_empty() && !MAPS.contains(&key.get_ref().as_ref()), value.get_ref())
+        {
             check_table(text, key.get_ref(), inner)?;
         }
     }

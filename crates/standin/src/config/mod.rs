@@ -19,6 +19,7 @@ mod keys;
 
 use crate::units;
 use file::File;
+use standin_hypervisor::NetworkMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -154,6 +155,8 @@ pub struct Config {
     pub monitoring_start: Duration,
     /// How long the monitoring window is: 1 h to 7 days.
     pub monitoring_interval: Duration,
+    /// Which network here stands for which of a primary's, for VMs that fail over to this host.
+    pub network_map: NetworkMap,
 }
 
 impl Config {
@@ -216,6 +219,9 @@ impl Config {
             within("monitoring.interval", file.monitoring.interval, "12h", 3600, 604_800).map_err(value)?;
         let shutdown_grace =
             within("limits.shutdown_grace", file.limits.shutdown_grace, "10s", 0, 600).map_err(value)?;
+        let network_map = file.network_map.iter().map(|(from, to)| (from.as_str(), to.as_str()));
+        let network_map =
+            NetworkMap::parse(network_map).map_err(|why| value(format!("network_map: {why}")))?;
         let max_cycles = file.limits.max_cycles.unwrap_or(4);
         if !(1..=1024).contains(&max_cycles) {
             return Err(value(format!("limits.max_cycles: {max_cycles} is out of range, use 1 to 1024")));
@@ -241,6 +247,7 @@ impl Config {
             kvm: file.qemu.kvm.unwrap_or_default(),
             monitoring_start: clock(file.monitoring.start.as_deref().unwrap_or("09:00")).map_err(value)?,
             monitoring_interval,
+            network_map,
             data_dir,
             runtime_dir,
         })

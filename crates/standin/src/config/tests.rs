@@ -66,6 +66,7 @@ fn the_sample_changes_nothing_and_names_every_key() {
     defaults.socket_group = sample.socket_group.clone();
     defaults.qemu_binary = sample.qemu_binary.clone();
     defaults.certificates = sample.certificates.clone();
+    defaults.network_map = sample.network_map.clone();
     assert_eq!(sample, defaults, "a value shown in the sample is not the default");
 }
 
@@ -164,4 +165,20 @@ fn own_certificates_replace_the_built_in_ones() {
             trust: expected("ca.crt")
         }
     );
+}
+
+#[test]
+fn networks_are_mapped_by_names_of_the_operators_own_and_nonsense_is_refused() {
+    let config = parse("[network_map]\n\"br-prod\" = \"br-dr\"\nuser = \"none\"").unwrap();
+    let network = |text: &str| standin_hypervisor::NicKind::Bridge { bridge: text.into() };
+    assert_eq!(config.network_map.here(&network("br-prod")), network("br-dr"));
+    assert_eq!(config.network_map.here(&network("other")), network("other"));
+    for (text, says) in [
+        ("[network_map]\nbr0 = 7", "line 2"),
+        ("[network_map]\nbr0 = \"a b\"", "network_map"),
+        ("[network_map]\nbr0 = \"vlan:7\"", "tap:NAME"),
+        ("network_map = \"br0\"", "line 1"),
+    ] {
+        assert!(complaint(text).contains(says), "{}", complaint(text));
+    }
 }

@@ -1,0 +1,232 @@
+//! Failover network settings: what a VM's network cards get when it runs on its replica. Set on either host, card by
+//! card; what the primary has travels with each session, and what was set on the replica goes before it there.
+//! [`crate::replica::network`] applies them.
+
+use crate::engine::{Engine, hypervisor_refusal};
+use crate::primary::Command;
+use crate::replica::ReplicaVm;
+use standin_hypervisor::{NetworkMap, NicDefinition, VmDefinition};
+use standin_model::network::{
+    Adapter, AdapterId, AdapterView, AppliedNetwork, MAX_ADAPTERS, NetworkChange, NetworkSettings,
+    NetworkView, SettingsOrigin,
+};
+use standin_model::state::Method;
+use standin_model::{Refusal, ReturnCode, VmId, VmName};
+use std::time::Duration;
+
+/// How long a guest's agent may take to answer after the VM was started: an emulated guest boots slowly.
+const AGENT_PATIENCE: Duration = Duration::from_secs(300);
+
+/// How VMs that fail over to this host are connected.
+#[derive(Debug, Clone)]
+pub struct SiteNetworks {
+    /// Which network here stands for which of the primary's.
+    pub map: NetworkMap,
+    /// How long a guest's agent may take to answer after the start.
+    pub agent_patience: Duration,
+}
+
+impl Default for SiteNetworks {
+    fn default() -> Self {
+        Self { map: NetworkMap::default(), agent_patience: AGENT_PATIENCE }
+    }
+}
+
+/// The cards of a VM and what they get, from either side's record.
+struct Side {
+    name: VmName,
+    nics: Vec<NicDefinition>,
+    /// What was set on this host.
+    here: NetworkSettings,
+    /// What came from the primary.
+    primary: NetworkSettings,
+    /// On the replica: what its networks are here.
+    map: Option<NetworkMap>,
+    applied: Option<AppliedNetwork>,
+}
+
+impl Engine {
+    /// `Msvm_FailoverNetworkAdapterSettingData` of a VM, on either side: its cards, what each gets at a failover, and
+    /// what became of it at the one that is in force.
+    ///
+    /// # Errors
+    /// 32775 for a VM that does not replicate, 32779 for an unknown one.
+    pub async fn network(&self, vm: VmId) -> Result<NetworkView, Refusal> {
+        Ok(view(vm, self.side(vm).await?))
+    }
+
+    /// `SetFailoverNetworkAdapterSettings`, on either side: all of the changes or none. Durable on return; set on the
+    /// primary, the replica learns it at once or with the next session.
+    ///
+    /// # Errors
+    /// 32773 for settings that cannot be and for a card that the VM does not have or that is not named where it has
+    /// several; 32775 for a VM that does not replicate, 32779 for an unknown one.
+    pub async fn set_network(&self, vm: VmId, changes: Vec<NetworkChange>) -> Result<NetworkView, Refusal> {
+        let side = self.side(vm).await?;
+        let settings = changed(vm, &side, changes)?;
+        match self.replicas().find(vm) {
+            Some(replica) => {
+                let mut record = replica.lock().await;
+                record.allow(Method::SetFailoverNetworkAdapterSettings)?;
+                let before = std::mem::replace(&mut record.network, settings);
+                if let Err(refusal) = record.save() {
+                    record.network = before;
+                    return Err(refusal);
+                }
+                drop(record);
+                replica.mirror().await;
+            }
+            None => drop(self.ask(vm, Command::Network(Box::new(settings))).await?),
+        }
+        self.network(vm).await
+    }
+
+    async fn side(&self, vm: VmId) -> Result<Side, Refusal> {
+        if let Some(replica) = self.replicas().find(vm) {
+            return replica_side(&replica).await;
+        }
+        let info = self.hypervisor().inspect(vm).await.map_err(|error| hypervisor_refusal(&error))?;
+        let Some(handle) = self.primary(vm) else {
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                format!("VM {} does not replicate", info.name),
+                "Enable its replication with `standin replicate VM --to HOST`; then set what it gets at a failover.",
+            ));
+        };
+        let record = handle.snapshot().record;
+        Ok(Side {
+            name: record.name,
+            nics: info.definition.nics,
+            here: record.network,
+            primary: NetworkSettings::default(),
+            map: None,
+            applied: None,
+        })
+    }
+}
+
+async fn replica_side(replica: &ReplicaVm) -> Result<Side, Refusal> {
+    let record = replica.snapshot();
+    // Once it has failed over its networks are those of here already.
+    let (definition, map) = match replica.shared.hypervisor.inspect(record.vm).await {
+        Ok(info) => (Some(info.definition), NetworkMap::default()),
+        Err(_) => (newest_definition(replica).await?, replica.shared.networks.map.clone()),
+    };
+    Ok(Side {
+        name: record.name,
+        nics: definition.map(|definition| definition.nics).unwrap_or_default(),
+        here: record.network,
+        primary: record.primary_network,
+        map: Some(map),
+        applied: record.failover.and_then(|failover| failover.network).map(|network| network.applied),
+    })
+}
+
+/// The VM as it was at its newest recovery point; `None` before the first one.
+async fn newest_definition(replica: &ReplicaVm) -> Result<Option<VmDefinition>, Refusal> {
+    let store = replica.store().clone();
+    crate::replica::layer::blocking(move || {
+        let newest = store.points().into_iter().max_by_key(|point| point.epoch);
+        let Some(file) = newest.and_then(|point| store.config_directory(point.id)) else { return Ok(None) };
+        let unreadable = |why: String| {
+            let message = format!("the VM's definition at its newest recovery point cannot be read: {why}");
+            Refusal::new(ReturnCode::Failed, message, "Run `standin store check VM`.")
+        };
+        let text =
+            std::fs::read_to_string(file.join("vm.toml")).map_err(|error| unreadable(error.to_string()))?;
+        VmDefinition::from_toml(&text).map(Some).map_err(|error| unreadable(error.to_string()))
+    })
+    .await
+}
+
+fn adapter(vm: VmId, nic: &NicDefinition) -> Adapter {
+    Adapter::new(vm, nic.name.clone(), nic.address(vm))
+}
+
+/// What is set on this host after the changes.
+fn changed(vm: VmId, side: &Side, changes: Vec<NetworkChange>) -> Result<NetworkSettings, Refusal> {
+    let mut settings = side.here.clone();
+    for change in changes {
+        let name = named(vm, side, change.adapter.as_deref())?;
+        match change.settings {
+            Some(new) => drop(settings.0.insert(name, new)),
+            None => drop(settings.0.remove(&name)),
+        }
+    }
+    settings.validate()?;
+    Ok(settings)
+}
+
+/// The name of the card that is meant.
+fn named(vm: VmId, side: &Side, wanted: Option<&str>) -> Result<String, Refusal> {
+    let invalid =
+        |message: String, remedy: String| Refusal::new(ReturnCode::InvalidParameter, message, remedy);
+    let cards: Vec<Adapter> = side.nics.iter().map(|nic| adapter(vm, nic)).collect();
+    let list =
+        cards.iter().map(|card| format!("{} ({})", card.name, card.mac)).collect::<Vec<_>>().join(", ");
+    match (wanted, &cards[..]) {
+        (None, [only]) => Ok(only.name.clone()),
+        (None, []) => Err(invalid(
+            format!("VM {} has no network card that is known here", side.name),
+            "Give it one in its definition ([[nics]]); on the replica it is known with the first recovery point."
+                .to_owned(),
+        )),
+        (None, _) => Err(invalid(
+            format!("VM {} has {} network cards", side.name, cards.len()),
+            format!("Name one with --adapter: {list}."),
+        )),
+        (Some(text), _) => {
+            let card = cards.iter().find(|card| card.is_named(text)).map(|card| card.name.clone());
+            // What a card had that the VM no longer has can still be cleared.
+            let former = || side.here.0.contains_key(text).then(|| text.to_owned());
+            card.or_else(former).ok_or_else(|| {
+                let shown: String = text.chars().take(64).collect();
+                let remedy = if list.is_empty() { "It has none that is known here".to_owned() } else { list.clone() };
+                invalid(format!("VM {} has no network card {shown:?}", side.name), format!("Its cards: {remedy}."))
+            })
+        }
+    }
+}
+
+fn view(vm: VmId, side: Side) -> NetworkView {
+    let all = side.primary.overlaid(&side.here);
+    let with_settings = |name: &str, mut card: AdapterView| {
+        card.settings = all.0.get(name).cloned();
+        card.origin =
+            card.settings.as_ref().map(|_| match side.map.is_some() && !side.here.0.contains_key(name) {
+                true => SettingsOrigin::Primary,
+                false => SettingsOrigin::Here,
+            });
+        card
+    };
+    let mut adapters: Vec<AdapterView> = side
+        .nics
+        .iter()
+        .map(|nic| {
+            let card = AdapterView {
+                name: nic.name.clone(),
+                id: AdapterId::of(vm, &nic.name),
+                mac: Some(nic.address(vm)),
+                network: Some(nic.kind.to_string()),
+                failover_network: side.map.as_ref().map(|map| map.here(&nic.kind).to_string()),
+                settings: None,
+                origin: None,
+            };
+            with_settings(&nic.name, card)
+        })
+        .collect();
+    let former = all.0.keys().filter(|name| side.nics.iter().all(|nic| nic.name != **name));
+    adapters.extend(former.take(MAX_ADAPTERS).map(|name| {
+        let card = AdapterView {
+            name: name.clone(),
+            id: AdapterId::of(vm, name),
+            mac: None,
+            network: None,
+            failover_network: None,
+            settings: None,
+            origin: None,
+        };
+        with_settings(name, card)
+    }));
+    NetworkView { vm: side.name, id: vm, adapters, applied: side.applied }
+}
