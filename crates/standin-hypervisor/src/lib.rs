@@ -23,6 +23,7 @@ pub mod agent;
 pub mod definition;
 pub mod error;
 pub mod fake;
+pub mod local;
 pub mod nocloud;
 pub mod probe;
 pub mod qemu;
@@ -34,6 +35,7 @@ pub use definition::{
     NicDefinition, NicKind, VmDefinition,
 };
 pub use error::Error;
+pub use local::LocalDisk;
 pub use seam::{
     Accelerator, Consistency, CutRequest, DiskInfo, DiskReader, Extent, GuestNic, Hypervisor, LiveRequest,
     Mark, MarkStatus, PowerState, Result, StartOptions, Tracker, View, ViewInfo, VmConfig, VmEvent, VmInfo,
