@@ -113,6 +113,8 @@ impl Class {
 pub struct Schema {
     classes: Vec<Class>,
     by_name: std::collections::HashMap<String, usize>,
+    /// Of each class, itself and those derived from it, in their order.
+    families: Vec<Vec<usize>>,
 }
 
 impl Schema {
@@ -121,13 +123,28 @@ impl Schema {
     pub fn new(classes: Vec<Class>) -> Self {
         let by_name =
             classes.iter().enumerate().map(|(at, class)| (class.name.to_ascii_lowercase(), at)).collect();
-        Self { classes, by_name }
+        let mut schema = Self { families: vec![Vec::new(); classes.len()], classes, by_name };
+        for at in 0..schema.classes.len() {
+            let mut next = Some(at);
+            while let Some(base) = next.take() {
+                // A class that is its own base, in a schema of a client's making, ends the walk.
+                if schema.families[base].last() != Some(&at) {
+                    schema.families[base].push(at);
+                    next = schema.classes[base].superclass.as_deref().and_then(|name| schema.position(name));
+                }
+            }
+        }
+        schema
+    }
+
+    fn position(&self, name: &str) -> Option<usize> {
+        self.by_name.get(&name.to_ascii_lowercase()).copied()
     }
 
     /// The class of that name.
     #[must_use]
     pub fn class(&self, name: &str) -> Option<&Class> {
-        self.by_name.get(&name.to_ascii_lowercase()).and_then(|at| self.classes.get(*at))
+        self.position(name).and_then(|at| self.classes.get(at))
     }
 
     /// Every class.
@@ -139,18 +156,15 @@ impl Schema {
     /// Whether `class` is `base` or derived from it.
     #[must_use]
     pub fn is_a(&self, class: &str, base: &str) -> bool {
-        let mut next = Some(class);
-        while let Some(name) = next {
-            if same_name(name, base) {
-                return true;
-            }
-            next = self.class(name).and_then(|class| class.superclass.as_deref());
+        match (self.position(class), self.position(base)) {
+            (Some(class), Some(base)) => class == base || self.families[base].binary_search(&class).is_ok(),
+            _ => same_name(class, base),
         }
-        false
     }
 
     /// `base` and every class derived from it.
     pub fn family<'a>(&'a self, base: &'a str) -> impl Iterator<Item = &'a Class> {
-        self.classes.iter().filter(move |class| self.is_a(&class.name, base))
+        let family = self.position(base).map(|at| self.families[at].as_slice()).unwrap_or_default();
+        family.iter().filter_map(|at| self.classes.get(*at))
     }
 }
