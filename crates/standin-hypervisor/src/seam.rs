@@ -26,6 +26,7 @@
 
 use crate::definition::VmDefinition;
 use crate::error::Error;
+use crate::local::LocalDisk;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -232,6 +233,11 @@ pub trait DiskReader: Send + Sync {
 
     /// All of `offset..offset+length` as runs of data and of zeros, ascending.
     async fn allocation(&self, offset: u64, length: u64) -> Result<Vec<Extent>>;
+
+    /// The same disk for threads that may block, where that is the shorter way. Calls of both kinds may be mixed.
+    fn local(&self) -> Option<std::sync::Arc<LocalDisk>> {
+        None
+    }
 }
 
 /// An open view of a VM's disks at one instant (a cut), or of the running disks (live).

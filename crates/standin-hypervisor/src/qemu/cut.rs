@@ -112,6 +112,7 @@ pub(crate) async fn exported(
             target: Target::unix(socket, names.item(Kind::Export, index)),
             size: disk.size,
             changed: since.map(|_| !is_idle),
+            local: None,
         }
     };
     Ok(disks.iter().enumerate().map(offer).collect())

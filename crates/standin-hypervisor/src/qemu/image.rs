@@ -135,7 +135,11 @@ fn in_use(file: &Path) -> String {
 /// after `RAW_LOCK_PERM_BASE`, see `block/file-posix.c` in QEMU and `/proc/locks` in proc(5). Takes no lock. `false`
 /// where that cannot be told; a start finds it out then.
 fn is_written(file: &Path) -> bool {
-    let Ok(metadata) = fs::metadata(file) else { return false };
+    fs::metadata(file).is_ok_and(|metadata| holds_lock(&metadata))
+}
+
+/// The same for a file that is open here.
+pub(crate) fn holds_lock(metadata: &fs::Metadata) -> bool {
     let Ok(locks) = fs::read_to_string("/proc/locks") else { return false };
     let (device, inode) = (metadata.dev(), metadata.ino());
     let owner = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(device), rustix::fs::minor(device));

@@ -34,6 +34,8 @@ pub(crate) struct LiveDisk {
     pub size: u64,
     /// The guest cannot write.
     pub read_only: bool,
+    /// A raw file that QEMU reads and writes through the page cache: whoever reads the file sees what it does.
+    pub plain_file: bool,
     /// Marks can be persistent.
     pub keeps_marks: bool,
     /// Every bitmap of the node.
@@ -132,7 +134,7 @@ fn owned(vm: &Vm, nodes: &[Value]) -> Vec<LiveDisk> {
     let definition = vm.definition();
     let disks = definition.disks.iter().filter_map(|disk| {
         let node = find(nodes, &names::disk_node(&disk.name))?;
-        Some(LiveDisk { path: disk.file.clone(), ..live_disk(disk.name.clone(), node) })
+        Some(LiveDisk { path: disk.file.clone(), ..live_disk(disk.name.clone(), node, nodes) })
     });
     disks.collect()
 }
@@ -141,7 +143,18 @@ fn find<'a>(nodes: &'a [Value], name: &str) -> Option<&'a Value> {
     nodes.iter().find(|node| json::text(node, "node-name") == name)
 }
 
-fn live_disk(name: DiskName, node: &Value) -> LiveDisk {
+/// See [`LiveDisk::plain_file`]. With options (an offset, a layer of encryption) QEMU shows no plain name.
+fn plain_file(node: &Value, nodes: &[Value]) -> bool {
+    let shown = json::text(node, "file");
+    let direct = |node: &Value| node.pointer("/cache/direct").and_then(Value::as_bool) != Some(false);
+    let same = || nodes.iter().filter(|other| json::text(other, "file") == shown);
+    json::text(node, "drv") == "raw"
+        && shown.starts_with('/')
+        && same().any(|other| json::text(other, "drv") == "file")
+        && !same().any(direct)
+}
+
+fn live_disk(name: DiskName, node: &Value, nodes: &[Value]) -> LiveDisk {
     let image = node.get("image").unwrap_or(&Value::Null);
     LiveDisk {
         name,
@@ -150,6 +163,7 @@ fn live_disk(name: DiskName, node: &Value) -> LiveDisk {
         format: json::text(node, "drv").to_owned(),
         size: json::number(image, "virtual-size"),
         read_only: json::flag(node, "ro"),
+        plain_file: plain_file(node, nodes),
         keeps_marks: keeps_marks(image) && !json::flag(node, "ro"),
         bitmaps: bitmaps(node),
     }
@@ -190,7 +204,7 @@ async fn adopted(qmp: &Qmp, nodes: &[Value]) -> Result<Vec<LiveDisk>, Error> {
         }
         let Some(node) = find(nodes, &node) else { continue };
         let name = unique(disk_name(device, disks.len()), &disks)?;
-        disks.push(live_disk(name, node));
+        disks.push(live_disk(name, node, nodes));
     }
     Ok(disks)
 }

@@ -3,16 +3,19 @@
 
 use super::Shared;
 use super::cut::{self, leftovers, plain_config, require_mark};
+use super::image;
 use super::inventory::{Inventory, LiveDisk};
 use super::machine::Vm;
 use super::marks;
 use super::names::{Kind, Names};
 use super::nbd;
-use super::view::{Context, Parts, QemuView};
+use super::view::{Context, Exported, Parts, QemuView};
 use crate::error::Error;
 use crate::seam::{LiveRequest, View, ViewInfo};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Starts the mark and opens the disks.
@@ -59,12 +62,28 @@ async fn build(shared: &Shared, context: &Context, request: &LiveRequest) -> Res
         cut::export(machine, &id, &disk.node, disk, bitmap.clone()).await?;
     }
     let config = plain_config(vm.definition());
+    let exported = cut::exported(context, &socket, &disks, request.since).await?;
     Ok(Parts {
         info: ViewInfo { at, application_consistent: false, freeze_error: None, config },
-        disks: cut::exported(context, &socket, &disks, request.since).await?,
+        disks: exported
+            .into_iter()
+            .zip(&disks)
+            .map(|(offer, disk)| Exported { local: local(disk), ..offer })
+            .collect(),
         reserve: 0,
         events,
     })
+}
+
+/// The image itself, where reading it is the same as asking QEMU; see [`crate::local`].
+fn local(disk: &LiveDisk) -> Option<(File, PathBuf)> {
+    if !disk.plain_file {
+        return None;
+    }
+    let file = File::open(&disk.path).ok()?;
+    let metadata = file.metadata().ok()?;
+    let same = metadata.is_file() && metadata.len() == disk.size && image::holds_lock(&metadata);
+    same.then(|| (file, disk.path.clone()))
 }
 
 fn transaction(names: &Names, disks: &[LiveDisk], request: &LiveRequest) -> Result<Vec<Value>, Error> {

@@ -78,6 +78,7 @@ mod tests {
             format: "qcow2".into(),
             size: 1 << 20,
             read_only: false,
+            plain_file: false,
             keeps_marks: true,
             bitmaps,
         }

@@ -2,10 +2,12 @@
 //! for data, for allocation, for the dirty bitmap. QEMU loses step when one connection has two contexts.
 
 use crate::error::Error;
+use crate::local::LocalDisk;
 use crate::seam::{DiskReader, Extent};
 use async_trait::async_trait;
 use bytes::Bytes;
 use standin_nbd::{Client, FLAG_DIRTY, FLAG_ZERO, StatusExtent, Target};
+use std::sync::Arc;
 use tokio::sync::{Mutex, watch};
 
 /// The reader of a disk.
@@ -14,6 +16,7 @@ pub(crate) struct Reader {
     target: Target,
     size: u64,
     failure: watch::Receiver<Option<String>>,
+    local: Option<Arc<LocalDisk>>,
     data: Connection,
     allocation: Connection,
     dirty: Dirty,
@@ -54,6 +57,7 @@ impl Reader {
             target,
             size,
             failure,
+            local: None,
             data: connection(None),
             allocation: connection(Some(standin_nbd::CONTEXT_ALLOCATION.to_owned())),
             dirty: match changes {
@@ -62,6 +66,11 @@ impl Reader {
                 Changes::In(bitmap) => Dirty::Bitmap(connection(Some(standin_nbd::dirty_context(bitmap)))),
             },
         }
+    }
+
+    /// The same reader, with a shorter way to the data.
+    pub fn with_local(self, local: Option<LocalDisk>) -> Self {
+        Self { local: local.map(Arc::new), ..self }
     }
 
     /// Once the view has failed nothing that was read is to be believed.
@@ -161,6 +170,10 @@ impl DiskReader for Reader {
     async fn allocation(&self, offset: u64, length: u64) -> Result<Vec<Extent>, Error> {
         let found = self.status(&self.allocation, "read the allocation of", (offset, length)).await?;
         Ok(extents(offset, &found, |flags| Some(flags & FLAG_ZERO != 0)))
+    }
+
+    fn local(&self) -> Option<Arc<LocalDisk>> {
+        self.local.clone()
     }
 }
 

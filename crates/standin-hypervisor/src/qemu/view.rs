@@ -7,11 +7,13 @@ use super::reader::{Changes, Reader};
 use super::scratch::{self, Watch};
 use super::teardown;
 use crate::error::Error;
+use crate::local::LocalDisk;
 use crate::qmp::Event;
 use crate::seam::{DiskReader, View, ViewInfo};
 use async_trait::async_trait;
 use standin_model::DiskName;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,6 +82,8 @@ pub(crate) struct Exported {
     pub size: u64,
     /// Whether anything changed since the request's `since`; `None` if it had none.
     pub changed: Option<bool>,
+    /// The image, where it may be read past QEMU, and its name.
+    pub local: Option<(File, PathBuf)>,
 }
 
 /// The parts of a view that [`QemuView::open`] puts together.
@@ -114,7 +118,8 @@ impl QemuView {
                 Some(false) => Changes::Nothing,
                 Some(true) => Changes::In(&frozen),
             };
-            let reader = Reader::new(disk.target, disk.size, changes, failure.clone());
+            let local = disk.local.map(|(file, path)| LocalDisk::new(file, &path, failure.clone()));
+            let reader = Reader::new(disk.target, disk.size, changes, failure.clone()).with_local(local);
             (disk.name, Arc::new(reader))
         });
         let readers = readers.collect();

@@ -58,9 +58,27 @@ fn a_path_behind_options_is_found() {
 fn a_disk_that_cannot_be_tracked_says_why() {
     let name = DiskName::new("a").expect("a name");
     let mut node = value!({ "node-name": "n", "drv": "vmdk", "image": { "virtual-size": 1024 } });
-    assert!(problem(&live_disk(name.clone(), &node)).expect("vmdk").contains("vmdk"));
+    assert!(problem(&live_disk(name.clone(), &node, &[])).expect("vmdk").contains("vmdk"));
     node["drv"] = value!("raw");
-    assert_eq!(problem(&live_disk(name.clone(), &node)), None);
+    assert_eq!(problem(&live_disk(name.clone(), &node, &[])), None);
     node["ro"] = value!(true);
-    assert!(problem(&live_disk(name, &node)).expect("read-only").contains("read-only"));
+    assert!(problem(&live_disk(name, &node, &[])).expect("read-only").contains("read-only"));
+}
+
+#[test]
+fn only_a_raw_file_behind_the_page_cache_is_read_past_qemu() {
+    let node = |name: &str, driver: &str, file: &str, direct: bool| value!({ "node-name": name, "drv": driver, "file": file, "cache": { "direct": direct } });
+    let plain = |nodes: &[Value]| plain_file(&nodes[0], nodes);
+    let file = node("f", "file", "/a", false);
+    assert!(plain(&[node("n", "raw", "/a", false), file.clone()]));
+    assert!(!plain(&[node("n", "raw", "/a", false), node("f", "file", "/a", true)]), "O_DIRECT below");
+    assert!(!plain(&[node("n", "raw", "/a", true), file.clone()]), "O_DIRECT");
+    assert!(!plain(&[node("n", "qcow2", "/a", false), file.clone()]), "another format");
+    assert!(!plain(&[node("n", "raw", "/a", false), node("f", "host_device", "/a", false)]), "a device");
+    let hidden = r#"json:{"driver": "raw", "offset": 512, "file": {"driver": "file", "filename": "/a"}}"#;
+    assert!(!plain(&[node("n", "raw", hidden, false), file]), "an offset");
+    assert!(
+        !plain(&[value!({ "node-name": "n", "drv": "raw", "file": "/a" })]),
+        "nothing is known of its cache"
+    );
 }
