@@ -91,7 +91,10 @@ impl SmallFs {
                 result => return result.context("take the free space"),
             }
         }
-        bail!("the free space of {} changed each of {FILL_TRIES} times that it was to be taken", self.path.display())
+        bail!(
+            "the free space of {} changed each of {FILL_TRIES} times that it was to be taken",
+            self.path.display()
+        )
     }
 
     /// Gives back what [`Self::fill`] took.

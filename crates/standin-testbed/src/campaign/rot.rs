@@ -32,9 +32,14 @@ pub fn flip_and_heal(scene: &mut Scene<'_>, step: &Step) -> Result<()> {
     let (path, offset) = flip(scene.world, disk, step.choice >> 1)?;
     scene.trace.say(format!("flipped a bit of {path} at {offset}"));
     let after = views(scene.world, disk)?;
-    let changed: BTreeSet<String> =
-        before.iter().filter(|(id, sum)| after.get(*id) != Some(*sum)).map(|(id, _)| id.clone()).collect();
-    let bad = bad_points(scene.world)?;
+    let verdicts = verdicts(scene.world)?;
+    // Retention goes on meanwhile: only points that were there throughout can be compared.
+    let changed: BTreeSet<String> = before
+        .iter()
+        .filter(|(id, sum)| after.get(*id).is_some_and(|now| now != *sum) && verdicts.contains_key(*id))
+        .map(|(id, _)| id.clone())
+        .collect();
+    let bad = bad_of(&verdicts);
     for id in changed.difference(&bad) {
         scene.trace.violation(format!("point {id} shows the flipped bit and `store check` calls it good"));
     }
@@ -63,10 +68,20 @@ pub fn flip_and_heal(scene: &mut Scene<'_>, step: &Step) -> Result<()> {
 /// # Errors
 /// When the check cannot be run.
 pub fn bad_points(world: &World) -> Result<BTreeSet<String>> {
+    Ok(bad_of(&verdicts(world)?))
+}
+
+fn bad_of(verdicts: &BTreeMap<String, bool>) -> BTreeSet<String> {
+    verdicts.iter().filter(|(_, good)| !**good).map(|(id, _)| id.clone()).collect()
+}
+
+/// Every point that `store check` knows, and whether it calls it good.
+fn verdicts(world: &World) -> Result<BTreeMap<String, bool>> {
     let report = check(world)?;
     let points = report["points"].as_array().context("store check printed no points")?;
-    let bad = points.iter().filter(|point| point["good"] != Value::Bool(true));
-    Ok(bad.filter_map(|point| point["id"].as_str().map(str::to_owned)).collect())
+    let verdict =
+        |point: &Value| Some((point["id"].as_str()?.to_owned(), point["good"] == Value::Bool(true)));
+    Ok(points.iter().filter_map(verdict).collect())
 }
 
 /// What `store check` says of the replica. It ends with another status than 0 when something is bad.
