@@ -13,23 +13,37 @@
 
 #![forbid(unsafe_code)]
 
+pub mod arguments;
+pub mod broker;
 pub mod caller;
 pub mod class;
+pub mod context;
 pub mod datetime;
+mod datetime_text;
+pub mod embedded;
 pub mod error;
 pub mod instance;
+pub mod memory;
+pub mod mof_instance;
 pub mod operations;
 pub mod path;
+mod path_text;
+pub mod qualifier;
 pub mod source;
+mod text;
 pub mod value;
+pub mod wql;
+pub mod xml;
 
 pub use caller::{Caller, Role};
 pub use class::{Class, MethodDecl, ParameterDecl, PropertyDecl, Qualifier, Schema};
+pub use context::Context;
 pub use datetime::Datetime;
 pub use error::{CimError, StatusCode};
 pub use instance::{Instance, Property};
 pub use operations::{AssociationFilter, MethodAnswer, MethodCall, Named, Operations, QueryAnswer, RawValue};
 pub use path::{Key, KeyValue, Keys, Namespace, ObjectPath};
+pub use qualifier::{QualifierDecl, QualifierScope};
 pub use source::{InstanceSource, Narrow};
 pub use value::{CimType, TypedValue, Value};
 
