@@ -14,6 +14,7 @@ use standin_engine::{Command, Enable, Engine, EngineConfig, Parts, SiteNetworks,
 use standin_hypervisor::definition::VmDefinition;
 use standin_hypervisor::qemu::{self, QemuDriver, QemuOptions};
 use standin_model::auth::AuthorizationEntry;
+use standin_model::network::{NetworkChange, NetworkView};
 use standin_model::stats::Window;
 use standin_model::view::{AuthView, CheckView, JobView, PointView, StatusView, VmView};
 use standin_model::{AuthId, JobId, PointId, Refusal, ReturnCode, VmId};
@@ -351,6 +352,14 @@ impl Service for EngineService {
         let id = self.id(vm).await?;
         let job = self.engine.commit(id).await?;
         self.outcome(Some(job))
+    }
+
+    async fn network(&self, vm: &VmRef) -> Result<NetworkView> {
+        self.engine.network(self.id(vm).await?).await
+    }
+
+    async fn set_network(&self, vm: &VmRef, changes: Vec<NetworkChange>) -> Result<NetworkView> {
+        self.engine.set_network(self.id(vm).await?, changes).await
     }
 
     async fn resync(&self, vm: &VmRef) -> Result<Outcome> {

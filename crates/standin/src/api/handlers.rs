@@ -7,13 +7,14 @@ use super::extract::{Answer, Body, Query, Raw, Refused, answer};
 use super::select;
 use super::service::{Result, Service};
 use super::types::{
-    AdoptRequest, AuthRequest, CheckRequest, ConnectionTestRequest, Done, FailoverRequest, HostView, Outcome,
-    PointRequest, ReplicateRequest, StopRequest, VmRef, WatchQuery, invalid,
+    AdoptRequest, AuthRequest, CheckRequest, ConnectionTestRequest, Done, FailoverRequest, HostView,
+    NetworkRequest, Outcome, PointRequest, ReplicateRequest, StopRequest, VmRef, WatchQuery, invalid,
 };
 use axum::Json;
 use axum::extract::{FromRequestParts, Path, State};
 use axum::http::{StatusCode, request::Parts};
 use axum::response::{IntoResponse, Response};
+use standin_model::network::NetworkView;
 use standin_model::settings::RelationshipSettings;
 use standin_model::view::{AuthView, CheckView, JobView, PointView, StatusView, VmView};
 use standin_model::{JobId, Refusal, ReturnCode};
@@ -293,6 +294,19 @@ pub(super) async fn failover(
     let start = request.start;
     let go = move |service: Arc<dyn Service>| async move { service.failover(&vm, point, start).await };
     Ok(Started(context.change(CHANGE_LIMIT, go).await?))
+}
+
+pub(super) async fn network(State(context): State<Context>, Target(vm): Target) -> Answer<NetworkView> {
+    answer(context.ask(context.service.network(&vm)).await?)
+}
+
+pub(super) async fn set_network(
+    State(context): State<Context>,
+    Target(vm): Target,
+    Body(request): Body<NetworkRequest>,
+) -> Answer<NetworkView> {
+    let set = |service: Arc<dyn Service>| async move { service.set_network(&vm, request.changes).await };
+    answer(context.change(CHANGE_LIMIT, set).await?)
 }
 
 /// Handlers of `POST /v1/vms/{vm}/<verb>` that take no body.

@@ -194,6 +194,7 @@ fn router(context: Context, admission: Admission) -> Router {
         .route("/unreplicate", post(h::unreplicate))
         .route("/status", get(h::status))
         .route("/points", get(h::points).post(h::take_point))
+        .route("/network", get(h::network).post(h::set_network))
         .route("/suspend", post(h::suspend))
         .route("/resume", post(h::resume))
         .route("/resync", post(h::resync))

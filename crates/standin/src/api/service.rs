@@ -11,6 +11,7 @@
 use super::types::{AdoptRequest, AuthRequest, HostView, Outcome, PeerAddress, ReplicateOrder, VmRef};
 use async_trait::async_trait;
 use standin_hypervisor::definition::VmDefinition;
+use standin_model::network::{NetworkChange, NetworkView};
 use standin_model::view::{AuthView, CheckView, JobView, PointView, StatusView, VmView};
 use standin_model::{AuthId, JobId, PointId, Refusal};
 use std::time::Duration;
@@ -92,6 +93,12 @@ pub trait Service: Send + Sync + 'static {
 
     /// Keeps a failover for good.
     async fn commit_failover(&self, vm: &VmRef) -> Result<Outcome>;
+
+    /// The network cards of a VM and what each gets at a failover.
+    async fn network(&self, vm: &VmRef) -> Result<NetworkView>;
+
+    /// Changes what network cards get at a failover: all of it or nothing.
+    async fn set_network(&self, vm: &VmRef, changes: Vec<NetworkChange>) -> Result<NetworkView>;
 
     /// Compares and sends what differs.
     async fn resync(&self, vm: &VmRef) -> Result<Outcome>;

@@ -4,6 +4,7 @@
 use crate::config::DEFAULT_PORT;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use standin_model::network::NetworkChange;
 use standin_model::retention::{Policy, Tier};
 use standin_model::settings::RelationshipSettings;
 use standin_model::view::JobView;
@@ -104,6 +105,14 @@ impl fmt::Display for PeerAddress {
         let (open, close) = if self.host.contains(':') { ("[", "]") } else { ("", "") };
         write!(f, "{open}{}{close}:{}", self.host, self.port)
     }
+}
+
+/// Body of `POST /v1/vms/{vm}/network`: all of it is done, or nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkRequest {
+    /// One for each card that changes.
+    pub changes: Vec<NetworkChange>,
 }
 
 /// Body of `POST /v1/vms/{vm}/replicate`. What is left out is the daemon's default.

@@ -2,10 +2,12 @@
 //! beyond its spelling; [`crate::cli`] turns the structs into requests. Help texts live here only.
 
 mod admin;
+mod network;
 mod replication;
 mod vm;
 
 pub use admin::{Auth, AuthAdd, AuthVerb, Enroll, Pki, PkiInit, PkiVerb, Serve, Store, StoreVerb};
+pub use network::Network;
 pub use replication::{Failover, Jobs, JobsVerb, Point, Replicate, Status, TargetVm, WaitingVm};
 pub use vm::{Adopt, Stop, Vm, VmVerb};
 
@@ -98,6 +100,8 @@ pub enum Verb {
     Point(Point),
     /// On the replica: fail over to a recovery point, revert that, or commit it
     Failover(Failover),
+    /// What a VM's network cards get at a failover: addresses, gateways, DNS servers
+    Network(Network),
     /// Running and recent jobs
     Jobs(Jobs),
     /// Compare a replica with its VM and send what differs; recovery points stay
@@ -160,6 +164,10 @@ mod tests {
             "standin failover web --point latest --start",
             "standin failover web --revert",
             "standin failover web --commit --no-wait",
+            "standin network web",
+            "standin network web --adapter lan --address 192.0.2.5/24 --address 2001:db8::5/64 --dns 192.0.2.53",
+            "standin network web --dhcp --json",
+            "standin network web --adapter 52:54:00:12:34:56 --clear",
             "standin jobs",
             "standin jobs 6f2c --watch",
             "standin jobs cancel 6f2c",
@@ -188,6 +196,9 @@ mod tests {
             "standin vm adopt --name web",
             "standin vm stop web --timeout never",
             "standin jobs 6f2c cancel",
+            "standin network web --address 192.0.2.5",
+            "standin network web --address 192.0.2.0/24",
+            "standin network web --clear --dhcp",
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");

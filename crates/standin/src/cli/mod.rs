@@ -3,6 +3,7 @@
 
 mod admin;
 mod jobs;
+mod network;
 mod pki;
 mod replication;
 mod vm;
@@ -113,6 +114,7 @@ async fn verb_of_a_client(verb: Verb, session: &Session) -> Result<(), Failure> 
         }
         Verb::Point(point) => replication::point(session, point).await,
         Verb::Failover(failover) => replication::failover(session, failover).await,
+        Verb::Network(network) => network::run(session, network).await,
         Verb::Jobs(jobs) => jobs::run(session, jobs).await,
         // Taken care of by the caller, which needs the configuration for them.
         Verb::Serve(_) | Verb::Pki(_) | Verb::Enroll(_) => Ok(()),

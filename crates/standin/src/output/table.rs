@@ -18,7 +18,7 @@ pub struct Look {
 }
 
 impl Look {
-    fn table<const N: usize>(self, headings: [&str; N]) -> Table {
+    pub(super) fn table<const N: usize>(self, headings: [&str; N]) -> Table {
         let mut table = Table::new();
         table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(headings.map(|heading| {
@@ -40,7 +40,7 @@ impl Look {
         }
     }
 
-    fn when(self, at: Option<Timestamp>) -> String {
+    pub(super) fn when(self, at: Option<Timestamp>) -> String {
         at.map_or_else(|| "-".to_owned(), |at| units::when(at, self.now))
     }
 
@@ -55,7 +55,7 @@ impl Look {
     }
 }
 
-fn finish(table: &mut Table, right: &[usize]) -> String {
+pub(super) fn finish(table: &mut Table, right: &[usize]) -> String {
     for index in right {
         if let Some(column) = table.column_mut(*index) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -371,13 +371,13 @@ pub fn checks(checks: &[CheckView]) -> String {
 }
 
 /// Lines of a name and a value, and blocks of text after them.
-struct Details {
+pub(super) struct Details {
     lines: Vec<(String, String)>,
     blocks: Vec<String>,
 }
 
 impl Details {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { lines: Vec::new(), blocks: Vec::new() }
     }
 
@@ -386,12 +386,12 @@ impl Details {
         self
     }
 
-    fn block(&mut self, text: &str) -> &mut Self {
+    pub(super) fn block(&mut self, text: &str) -> &mut Self {
         self.blocks.push(text.to_owned());
         self
     }
 
-    fn finish(&self) -> String {
+    pub(super) fn finish(&self) -> String {
         let width = self.lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         let lines = self.lines.iter().map(|(name, value)| format!("{name:<width$}  {value}"));
         let mut text = lines.collect::<Vec<_>>().join("\n");

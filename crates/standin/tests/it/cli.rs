@@ -248,3 +248,37 @@ async fn vms_are_listed_shown_started_stopped_adopted_and_removed() {
         ]
     );
 }
+
+#[tokio::test]
+async fn network_shows_the_cards_and_sends_a_change_as_it_was_typed() {
+    let world = World::new(Scripted::default());
+    let ran = world.run("network web").await;
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    for part in [
+        "lan",
+        "52:54:00:12:34:56",
+        "bridge:br-prod, here bridge:br-dr",
+        "192.0.2.5/24",
+        "on the primary",
+        "as it is",
+        "lan: gateways 192.0.2.1",
+        "applied: ens3 of the guest has the settings of lan, by ifupdown",
+    ] {
+        assert!(ran.stdout.contains(part), "{part:?} is missing in\n{}", ran.stdout);
+    }
+    let set = "network web --adapter lan --address 192.0.2.7/255.255.255.0 --gateway 192.0.2.1 --json";
+    assert_eq!(world.run(set).await.json()["adapters"][1]["settings"], serde_json::Value::Null);
+    assert_eq!(world.run("network web --adapter lan --clear").await.status, 0);
+    let asked = world.service.asked();
+    assert_eq!(asked[0], "network web");
+    let (what, changes) = asked[1].split_once(": ").unwrap();
+    assert_eq!(what, "set network web");
+    let changes: serde_json::Value = serde_json::from_str(changes).unwrap();
+    let settings = serde_json::json!({ "dhcp4": false, "dhcp6": false, "addresses": ["192.0.2.7/24"],
+        "gateways": ["192.0.2.1"], "dns": [] });
+    assert_eq!(changes, serde_json::json!([{ "adapter": "lan", "settings": settings }]));
+    assert_eq!(asked[2], r#"set network web: [{"adapter":"lan","settings":null}]"#);
+    let ran = world.run("network web --gateway 192.0.2.1").await;
+    assert_eq!((ran.status, world.service.asked().len()), (3, 3), "{}", ran.stderr);
+    assert!(ran.stderr.contains("what to do: "), "{}", ran.stderr);
+}

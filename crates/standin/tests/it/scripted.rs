@@ -5,6 +5,10 @@ use jiff::Timestamp;
 use standin::api::service::{Result, Service};
 use standin::api::types::{AdoptRequest, AuthRequest, HostView, Outcome, PeerAddress, ReplicateOrder, VmRef};
 use standin_hypervisor::definition::VmDefinition;
+use standin_model::network::{
+    AdapterId, AdapterSettings, AdapterView, AppliedNetwork, ApplyState, ApplyWay, NetworkChange,
+    NetworkView, SettingsOrigin,
+};
 use standin_model::view::{AuthView, CheckView, JobView, PointCheckView, PointView, StatusView, VmView};
 use standin_model::{
     AuthId, Epoch, Generation, Health, JobId, JobRecord, JobState, JobType, PointId, PointKind, Refusal,
@@ -139,6 +143,39 @@ pub fn vm_view(name: VmName) -> VmView {
         disks: Vec::new(),
         mode: ReplicationMode::Primary,
         state: ReplicationState::Replicating,
+    }
+}
+
+pub fn network_view() -> NetworkView {
+    let card = |name: &str, mac: &str| AdapterView {
+        name: name.to_owned(),
+        id: AdapterId::of(vm_id(), name),
+        mac: Some(mac.parse().expect("a hardware address")),
+        network: Some("bridge:br-prod".to_owned()),
+        failover_network: Some("bridge:br-dr".to_owned()),
+        settings: None,
+        origin: None,
+    };
+    let settings = AdapterSettings {
+        addresses: vec!["192.0.2.5/24".parse().expect("an address")],
+        gateways: vec!["192.0.2.1".parse().expect("an address")],
+        ..AdapterSettings::default()
+    };
+    let set = Some(settings);
+    let origin = Some(SettingsOrigin::Primary);
+    NetworkView {
+        vm: web(),
+        id: vm_id(),
+        adapters: vec![
+            AdapterView { settings: set, origin, ..card("lan", "52:54:00:12:34:56") },
+            card("dmz", "52:54:00:12:34:57"),
+        ],
+        applied: Some(AppliedNetwork {
+            state: ApplyState::Applied,
+            way: Some(ApplyWay::GuestAgent),
+            message: "ens3 of the guest has the settings of lan, by ifupdown".to_owned(),
+            at: at(0),
+        }),
     }
 }
 
@@ -338,6 +375,17 @@ impl Service for Scripted {
     async fn commit_failover(&self, vm: &VmRef) -> Result<Outcome> {
         self.note(format!("commit {vm}"))?;
         Ok(self.outcome(JobType::CommitFailover))
+    }
+
+    async fn network(&self, vm: &VmRef) -> Result<NetworkView> {
+        self.note(format!("network {vm}"))?;
+        Ok(network_view())
+    }
+
+    async fn set_network(&self, vm: &VmRef, changes: Vec<NetworkChange>) -> Result<NetworkView> {
+        let changes = serde_json::to_string(&changes).expect("writes");
+        self.note(format!("set network {vm}: {changes}"))?;
+        Ok(network_view())
     }
 
     async fn resync(&self, vm: &VmRef) -> Result<Outcome> {
