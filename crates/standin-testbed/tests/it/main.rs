@@ -6,6 +6,7 @@ mod adoption;
 mod application;
 mod campaign;
 mod enrolment;
+mod failover_network;
 mod images;
 mod judged;
 mod network;
