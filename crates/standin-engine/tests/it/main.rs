@@ -2,10 +2,13 @@
 
 mod control;
 mod copy;
+mod crashes;
 mod cycles;
 mod failover;
 mod host;
 mod link;
+mod manage;
+mod network;
 mod resync;
 mod upkeep;
 mod world;
