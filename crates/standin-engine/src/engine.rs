@@ -3,8 +3,8 @@
 
 use crate::inventory::Inventory;
 use crate::jobs::Jobs;
-use crate::network::SiteNetworks;
 use crate::messages::DiskShape;
+use crate::network::SiteNetworks;
 use crate::primary::config_files::ConfigFiles;
 use crate::primary::session::Dialer;
 use crate::primary::{self, Command, Shared, Tools, Worker};
@@ -269,6 +269,7 @@ impl Engine {
         found.extend(vms.iter().filter(|info| info.name == *name).map(|info| info.id));
         found.extend(self.primaries().iter().filter(|p| p.record.name == *name).map(|p| p.record.vm));
         found.extend(self.replicas.list().iter().filter(|vm| vm.snapshot().name == *name).map(|vm| vm.id()));
+        found.extend(self.replicas.missing().iter().filter(|vm| vm.name == *name).map(|vm| vm.vm));
         found.sort_unstable();
         found.dedup();
         match found[..] {
@@ -389,6 +390,9 @@ impl Engine {
         if let Some(replica) = self.replicas.find(vm) {
             return Ok(replica);
         }
+        if let Some(refusal) = self.replicas.disks_missing(vm) {
+            return Err(refusal);
+        }
         match self.hypervisor.inspect(vm).await {
             Ok(info) => Err(crate::replica::vm::no_replica(info.name.as_str())),
             Err(error) => Err(hypervisor_refusal(&error)),
@@ -425,9 +429,10 @@ impl Engine {
     /// # Errors
     /// 32775 in the wrong state.
     pub async fn remove(&self, vm: VmId) -> Result<(), Refusal> {
-        match self.replicas.find(vm) {
-            Some(_) => self.replicas.remove(vm).await,
-            None => self.ask(vm, Command::Remove).await.map(|_| ()),
+        let received = self.replicas.find(vm).is_some() || self.replicas.disks_missing(vm).is_some();
+        match received {
+            true => self.replicas.remove(vm).await,
+            false => self.ask(vm, Command::Remove).await.map(|_| ()),
         }
     }
 

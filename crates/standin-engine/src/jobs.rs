@@ -5,11 +5,11 @@
 //! Called by the engine's tasks (through [`JobHandle`]) and by the management interfaces (through [`Jobs`]).
 
 use jiff::Timestamp;
-use standin_model::job::{JobRecord, JobType};
+use standin_model::job::{JobRecord, JobState, JobType};
 use standin_model::{JobId, Refusal, ReturnCode, VmId, VmName};
 use standin_state::{StateError, Typed};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,8 @@ pub struct Jobs {
     entries: Mutex<HashMap<JobId, Arc<Entry>>>,
     table: Typed<JobRecord>,
     owner: String,
+    /// The daemon stops: work that is cut off was not at fault.
+    stopping: AtomicBool,
 }
 
 /// What a job is to be.
@@ -51,7 +53,8 @@ impl Jobs {
             let entry = Entry { record: watch::Sender::new(record), cancel: CancellationToken::new() };
             entries.insert(id, Arc::new(entry));
         }
-        Ok(Arc::new(Self { entries: Mutex::new(entries), table, owner }))
+        let stopping = AtomicBool::new(false);
+        Ok(Arc::new(Self { entries: Mutex::new(entries), table, owner, stopping }))
     }
 
     /// Records a new job, durably, and hands it to the one who does the work.
@@ -117,6 +120,12 @@ impl Jobs {
         Ok(())
     }
 
+    /// The daemon stops: from now on a job whose worker is gone was interrupted, and one that the next process takes up
+    /// stays as it is.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
     fn forget_old(&self) {
         let now = Timestamp::now();
         let old: Vec<JobId> = self
@@ -165,7 +174,8 @@ pub struct Progress {
     pub total: AtomicU64,
 }
 
-/// The worker's end of a job. Dropped without an end, the job fails with that as its reason.
+/// The worker's end of a job. Dropped without an end, the job fails with that as its reason; when the daemon stops, it was
+/// interrupted, or is left to the next process if that takes it up.
 pub struct JobHandle {
     id: JobId,
     entry: Arc<Entry>,
@@ -204,6 +214,30 @@ impl JobHandle {
             }
             changed
         });
+    }
+
+    /// The job stands still until [`Self::go_on`], also across a restart.
+    pub fn suspend(&self) {
+        self.change(JobState::Running, |record| drop(record.suspend()));
+    }
+
+    /// The job is at work again.
+    pub fn go_on(&self) {
+        self.change(JobState::Suspended, |record| drop(record.start(Timestamp::now())));
+    }
+
+    fn change(&self, from: JobState, change: impl FnOnce(&mut JobRecord)) {
+        let changed = self.entry.record.send_if_modified(|record| {
+            let fits = record.state == from;
+            if fits {
+                change(record);
+            }
+            fits
+        });
+        let record = self.entry.record.borrow().clone();
+        if changed && let Err(refusal) = self.jobs.save(&record) {
+            tracing::error!(job = %self.id, error = %refusal, "the state of a job could not be recorded");
+        }
     }
 
     /// Remembers something that went wrong on the way; the job goes on.
@@ -267,7 +301,17 @@ impl JobHandle {
 
 impl Drop for JobHandle {
     fn drop(&mut self) {
-        if self.released || self.entry.record.borrow().state.is_final() {
+        let (job_type, ended) = {
+            let record = self.entry.record.borrow();
+            (record.job_type, record.state.is_final())
+        };
+        if self.released || ended {
+            return;
+        }
+        if self.jobs.stopping.load(Ordering::SeqCst) {
+            if !job_type.survives_restart() {
+                self.end(|record| record.interrupted(Timestamp::now()));
+            }
             return;
         }
         self.end(|record| {

@@ -5,14 +5,17 @@ use crate::engine::Engine;
 use crate::inventory::Vms;
 use crate::messages::DiskShape;
 use crate::primary;
+use crate::records::{LastError, ReplicaRecord};
 use crate::replica::ReplicaVm;
 use crate::status::{accelerator, power, primary_status, replica_status};
 use jiff::Timestamp;
 use standin_hypervisor::VmInfo;
 use standin_model::settings::RelationshipSettings;
+use standin_model::state::ReplicationState;
 use standin_model::stats::Monitor;
 use standin_model::view::StatusView;
-use standin_model::{AuthId, JobId, PointId, PointKind, Side, VmId};
+use standin_model::{AuthId, JobId, PointId, PointKind, Refusal, Side, VmId};
+use standin_store::Point;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -57,9 +60,13 @@ impl Engine {
     /// The relationship of a VM on this host; `None` when it has none here. No I/O: a few microseconds.
     #[must_use]
     pub fn relationship(&self, vm: VmId) -> Option<Relationship> {
-        let found = match self.replicas().find(vm) {
-            Some(replica) => self.of_replica(&replica),
-            None => self.of_primary(&self.primary(vm)?.snapshot()),
+        let found = if let Some(replica) = self.replicas().find(vm) {
+            self.of_replica(&replica)
+        } else if let Some(primary) = self.primary(vm) {
+            self.of_primary(&primary.snapshot())
+        } else {
+            let missing = self.replicas().missing().into_iter().find(|record| record.vm == vm)?;
+            self.of_missing(missing)
         };
         Some(with_power(found, self.inventory().get(vm).as_deref()))
     }
@@ -70,6 +77,7 @@ impl Engine {
         let vms = self.vms();
         let replicas = self.replicas().list();
         let mut all: Vec<Relationship> = replicas.iter().map(|replica| self.of_replica(replica)).collect();
+        all.extend(self.replicas().missing().into_iter().map(|record| self.of_missing(record)));
         all.extend(self.primaries().iter().map(|snapshot| self.of_primary(snapshot)));
         all.sort_by(|a, b| (&a.status.vm, a.status.id).cmp(&(&b.status.vm, b.status.id)));
         all.into_iter()
@@ -116,16 +124,36 @@ impl Engine {
     }
 
     fn of_replica(&self, replica: &ReplicaVm) -> Relationship {
-        let record = replica.snapshot();
-        let statistics = self.rolled(&record.statistics);
         let manifest = replica.store().manifest();
-        let newest = manifest.points.last();
+        self.of_record(replica.snapshot(), &manifest.points, Some(manifest.created_at))
+    }
+
+    /// A replica whose disks are not there is shown with that as its error.
+    fn of_missing(&self, mut record: ReplicaRecord) -> Relationship {
+        if !record.state.is_failed_over() {
+            record.state = ReplicationState::Critical;
+        }
+        if let Some(refusal) = self.replicas().disks_missing(record.vm) {
+            let Refusal { message, remedy, .. } = refusal;
+            record.last_error = Some(LastError { at: Timestamp::now(), message, remedy });
+        }
+        self.of_record(record, &[], None)
+    }
+
+    fn of_record(
+        &self,
+        record: ReplicaRecord,
+        points: &[Point],
+        created_at: Option<Timestamp>,
+    ) -> Relationship {
+        let statistics = self.rolled(&record.statistics);
+        let newest = points.last();
         let failover = record.failover.as_ref();
         Relationship {
-            status: replica_status(&record, &manifest, &statistics.current),
+            status: replica_status(&record, points, &statistics.current),
             side: Side::Replica,
             disks: record.disks.clone(),
-            created_at: Some(manifest.created_at),
+            created_at,
             last_kind: newest.map(|point| point.kind),
             last_replication_at: record.last_received_at,
             last_apply_at: newest.map(|point| point.received_at),

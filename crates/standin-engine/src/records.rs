@@ -112,8 +112,11 @@ pub struct FailoverRecord {
     pub overlay: String,
     /// The state to go back to when it fails or is reverted.
     pub prior: ReplicationState,
-    /// The job that does it.
+    /// The job that does it; after that, the one that reverts or commits it.
     pub job: Option<JobId>,
+    /// It is being reverted: what has begun to go must go, also after a restart.
+    #[serde(default)]
+    pub reverting: bool,
     /// Start the VM when the failover is done.
     pub start: bool,
     /// The instant of the cut of the point.

@@ -47,6 +47,9 @@ impl Engine {
         if let Some(replica) = self.replicas().find(vm) {
             return (ReplicationMode::Replica, replica.snapshot().state);
         }
+        if self.replicas().disks_missing(vm).is_some() {
+            return (ReplicationMode::Replica, ReplicationState::Critical);
+        }
         match self.primary(vm) {
             Some(handle) => (ReplicationMode::Primary, handle.snapshot().record.state),
             None => (ReplicationMode::None, ReplicationState::Disabled),
@@ -118,6 +121,7 @@ impl Engine {
         let mut ids: Vec<VmId> = vms.iter().map(|info| info.id).collect();
         ids.extend(self.primaries().iter().map(|primary| primary.record.vm));
         ids.extend(self.replicas().list().iter().map(|replica| replica.id()));
+        ids.extend(self.replicas().missing().iter().map(|record| record.vm));
         ids.sort_unstable();
         ids.dedup();
         let mut all = Vec::with_capacity(ids.len());
@@ -223,10 +227,9 @@ fn waits_for_the_vm(snapshot: &Snapshot) -> Option<health::HealthIssue> {
 /// The view of a replica, with the counters of the window of now.
 pub(crate) fn replica_status(
     record: &ReplicaRecord,
-    manifest: &standin_store::Manifest,
+    points: &[standin_store::Point],
     current: &Statistics,
 ) -> StatusView {
-    let points = &manifest.points;
     let newest = points.last();
     let application = points
         .iter()

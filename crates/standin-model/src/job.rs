@@ -19,6 +19,16 @@ pub const MAX_ERRORS: usize = 32;
 coded! {
     /// `JobType` of an `Msvm_ConcreteJob` of the replication service.
     pub enum JobType {
+        /// The VM starts, by a management protocol.
+        StartVm = 12, "Start virtual machine";
+        /// The plug is pulled.
+        PowerOffVm = 13, "Power off virtual machine";
+        /// The guest is asked to shut down.
+        ShutDownVm = 16, "Shut down virtual machine";
+        /// The guest's processors stop.
+        PauseVm = 26, "Pause virtual machine";
+        /// They go on.
+        ResumeVm = 27, "Resume virtual machine";
         /// ModifyServiceSettings.
         ModifyServiceSettings = 90, "Modify service settings";
         /// CreateReplicationRelationship.
@@ -109,6 +119,23 @@ coded! {
         Killed = 9, "Killed";
         /// Failed.
         Exception = 10, "Exception";
+    }
+}
+
+impl JobType {
+    /// The daemon goes on with an unfinished job of this type at its next start, under the same id: what it has done
+    /// is durable, and the record of its VM says what is left to do.
+    #[must_use]
+    pub const fn survives_restart(self) -> bool {
+        matches!(
+            self,
+            Self::StartInitialReplication
+                | Self::SendInitialReplica
+                | Self::Resynchronize
+                | Self::InitiateFailover
+                | Self::RevertFailover
+                | Self::CommitFailover
+        )
     }
 }
 

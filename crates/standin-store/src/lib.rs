@@ -54,7 +54,7 @@ pub use config::ConfigFile;
 pub use error::{Error, Result};
 pub use io::CrashPoint;
 pub use layer::{Kind, LayerWriter};
-pub use manifest::{Backing, Manifest, Purpose};
+pub use manifest::{Backing, Manifest, Point, Purpose};
 pub use merge::{MergeBudget, MergeOutcome};
 pub use overlay::{Overlay, OverlayDisk, OverlayRequest};
 pub use reader::{Extent, PointReader};

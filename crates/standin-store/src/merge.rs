@@ -20,7 +20,6 @@ use crate::runs::overlay;
 use crate::sidecar::{Shape, Sidecar, write_file};
 use standin_model::{DiskName, Epoch};
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
 
 /// L2 tables in memory.
 const TABLES: usize = 64;
@@ -30,15 +29,14 @@ const CHUNK: u64 = 1 << 20;
 /// How much one step may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MergeBudget {
-    /// Bytes copied in one step, about.
+    /// Bytes copied in one step, about. How long the caller waits before the next step decides how much of the disk's
+    /// time merging takes.
     pub max_bytes: u64,
-    /// The step takes as long as copying at this speed would; 0 is unbounded.
-    pub bytes_per_s: u64,
 }
 
 impl Default for MergeBudget {
     fn default() -> Self {
-        Self { max_bytes: 16 << 20, bytes_per_s: 0 }
+        Self { max_bytes: 16 << 20 }
     }
 }
 
@@ -86,16 +84,6 @@ impl Replica {
     /// # Errors
     /// [`Error::NoSpace`] and others; the replica is as it was, and the next step begins the merge anew.
     pub fn merge_step(&self, budget: &MergeBudget) -> Result<MergeOutcome> {
-        let started = Instant::now();
-        let outcome = self.step(budget);
-        if let (Ok(MergeOutcome::Progress { copied }), 1..) = (&outcome, budget.bytes_per_s) {
-            let due = Duration::from_millis(copied.saturating_mul(1000) / budget.bytes_per_s);
-            std::thread::sleep(due.saturating_sub(started.elapsed()).min(Duration::from_secs(10)));
-        }
-        outcome
-    }
-
-    fn step(&self, budget: &MergeBudget) -> Result<MergeOutcome> {
         // A check that reads all layers holds it for long; merging can wait.
         let Ok(mut slot) = self.inner.merging.try_lock() else { return Ok(MergeOutcome::Idle) };
         let manifest = self.manifest();

@@ -211,7 +211,7 @@ impl Store {
         self.shared.replicas.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// Forgets a replica; its files stay or go.
+    /// Forgets a replica; its files stay or go. Where its directory is gone already, only the memory of it goes.
     ///
     /// # Errors
     /// [`Error::UnknownVm`]; [`Error::Busy`] while a layer is written, or when files that an overlay needs
@@ -221,6 +221,10 @@ impl Store {
         let replica = replicas.get(&vm).cloned().ok_or(Error::UnknownVm(vm))?;
         if replica.inner.writing.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(Error::Busy { vm, what: "a layer is being written".into() });
+        }
+        if !replica.directory().exists() {
+            replicas.remove(&vm);
+            return Ok(());
         }
         let manifest = replica.manifest();
         if let Some(overlay) = manifest.overlays.first().filter(|_| disks == RemoveDisks::Delete) {

@@ -216,7 +216,10 @@ impl Task {
         if settings.granularity != self.record.settings.granularity {
             return Err(Refusal::new(
                 ReturnCode::NotSupported,
-                format!("the granularity of the change tracking of VM {} cannot be changed", self.record.name),
+                format!(
+                    "the granularity of the change tracking of VM {} cannot be changed",
+                    self.record.name
+                ),
                 "Remove the replication and enable it again with the other granularity.",
             ));
         }

@@ -5,18 +5,18 @@
 //!    |= work   |======== work ====|  <- one slot missed: work was still running when it began
 //! ```
 
+use standin_model::Backoff;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The shortest wait after a failure.
-const RETRY_MIN: Duration = Duration::from_secs(1);
-/// The longest.
-const RETRY_MAX: Duration = Duration::from_secs(60);
+/// The longest sleep: the clock of the host may stand still with it.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// Slots of one relationship.
 #[derive(Debug)]
 pub struct Schedule {
     interval: Duration,
+    retry: Backoff,
     /// The beginning of the slot whose work runs or ran last.
     slot: Instant,
     next: Instant,
@@ -27,13 +27,13 @@ impl Schedule {
     #[must_use]
     pub fn new(interval: Duration) -> Self {
         let now = Instant::now();
-        Self { interval, slot: now, next: now }
+        Self { interval, retry: Backoff::default(), slot: now, next: now }
     }
 
     /// When the next slot begins, or the next try after a failure.
     #[must_use]
     pub fn next_at(&self) -> Instant {
-        self.next.max(Instant::now() + Duration::from_millis(1)).min(Instant::now() + RETRY_MAX)
+        self.next.max(Instant::now() + Duration::from_millis(1)).min(Instant::now() + LONGEST_SLEEP)
     }
 
     /// The next slot has begun.
@@ -63,9 +63,7 @@ impl Schedule {
     /// Work failed for the `failures`th time in a row: the next try waits longer each time, at most a minute,
     /// with a jitter so that all relationships of a host do not knock at once.
     pub fn failed(&mut self, failures: u32) {
-        let exponent = failures.saturating_sub(1).min(6);
-        let wait = (RETRY_MIN * 2_u32.pow(exponent)).min(RETRY_MAX);
-        self.next = Instant::now() + wait.mul_f64(rand::random_range(0.75..1.25));
+        self.next = Instant::now() + self.retry.wait(failures.saturating_sub(1), rand::random());
     }
 
     /// Changes the length of the slots from the next one on.
@@ -105,13 +103,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn retries_wait_longer_each_time_and_at_most_a_minute_and_a_quarter() {
+    async fn retries_wait_longer_each_time_and_at_most_a_minute() {
         let mut schedule = Schedule::new(Duration::from_secs(5));
         let mut last = Duration::ZERO;
         for failures in 1..=20 {
             schedule.failed(failures);
             let wait = schedule.next - Instant::now();
-            assert!(wait <= RETRY_MAX.mul_f64(1.25), "{wait:?}");
+            assert!(wait <= Duration::from_secs(60), "{wait:?}");
             if failures == 1 || failures == 6 {
                 assert!(wait > last);
                 last = wait;

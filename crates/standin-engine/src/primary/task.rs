@@ -198,7 +198,9 @@ impl Task {
         }
         let due = self.schedule.is_due();
         match self.record.state {
-            ReplicationState::WaitingForInitialReplication if due && !self.is_planned() => Some(Work::Initial),
+            ReplicationState::WaitingForInitialReplication if due && !self.is_planned() => {
+                Some(Work::Initial)
+            }
             ReplicationState::Resynchronizing if due => Some(Work::Resynchronize),
             // Critical before the first point: it is still the initial replication that is tried again.
             ReplicationState::Critical if self.record.last_point_at.is_none() => due.then_some(Work::Initial),
@@ -427,7 +429,9 @@ impl Task {
                     }
                     self.apply(Event::InitialCancelled);
                 }
-                (Work::Resynchronize, state) if state != ReplicationState::WaitingToStartResynchronization => {
+                (Work::Resynchronize, state)
+                    if state != ReplicationState::WaitingToStartResynchronization =>
+                {
                     self.apply(Event::ResyncCancelled);
                 }
                 (Work::Resynchronize, _) => {}

@@ -24,7 +24,10 @@ const SECTOR: u64 = 512;
 const MAX_DISK: u64 = 64 << 40;
 
 /// The refusal for a VM of which this host has no replica.
-pub(super) fn unknown(offer: &Offer) -> Refusal {
+pub(super) fn unknown(host: &ReplicaHost, offer: &Offer) -> Refusal {
+    if let Some(missing) = host.disks_missing(offer.vm) {
+        return missing;
+    }
     Refusal::new(
         ReturnCode::FileNotFound,
         format!("this host has no replica of VM {}", offer.name),
@@ -44,6 +47,9 @@ pub(super) async fn create(
     let _one_at_a_time = host.creating.lock().await;
     if let Some(vm) = host.find(offer.vm) {
         return existing(vm, peer, offer);
+    }
+    if let Some(refusal) = host.disks_missing(offer.vm) {
+        return Err(refusal);
     }
     if let Ok(info) = host.shared.hypervisor.inspect(offer.vm).await {
         return Err(Refusal::new(

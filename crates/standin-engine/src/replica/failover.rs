@@ -44,6 +44,7 @@ pub async fn initiate(vm: &Arc<ReplicaVm>, point: Option<PointId>, start: bool) 
         overlay: format!("failover-{}", short(id)),
         prior: record.state,
         job: Some(id),
+        reverting: false,
         start,
         point_at: chosen.created_at,
         network: None,
@@ -306,14 +307,36 @@ pub fn fill_overlays(vm: &Arc<ReplicaVm>) {
 /// # Errors
 /// 32775 unless failed over and not committed.
 pub async fn revert(vm: &Arc<ReplicaVm>) -> Result<JobId, Refusal> {
-    let record = vm.lock().await;
+    let mut record = vm.lock().await;
     record.allow(Method::RevertFailover)?;
     let job = begin_job(vm, &record, JobType::RevertFailover, "revert of the failover")?;
-    drop(record);
     let id = job.id();
+    belongs_to(&mut record, id, true)?;
+    drop(record);
     let vm = Arc::clone(vm);
     tokio::spawn(async move { job.finish(carry_out_revert(&vm).await) });
     Ok(id)
+}
+
+/// Notes the job that reverts or commits the failover, so that a restart goes on with it.
+fn belongs_to(record: &mut Locked<'_>, job: JobId, reverting: bool) -> Result<(), Refusal> {
+    let Some(failover) = &mut record.failover else { return Ok(()) };
+    if failover.reverting && !reverting {
+        let name = record.name.clone();
+        return Err(Refusal::new(
+            ReturnCode::InUse,
+            format!("the failover of VM {name} is being reverted"),
+            "Wait for that job; if it has failed, `standin failover VM --revert` goes on with it.",
+        ));
+    }
+    let before = (failover.job.replace(job), std::mem::replace(&mut failover.reverting, reverting));
+    let saved = record.save();
+    if saved.is_err()
+        && let Some(failover) = &mut record.failover
+    {
+        (failover.job, failover.reverting) = before;
+    }
+    saved
 }
 
 async fn carry_out_revert(vm: &ReplicaVm) -> Result<(), Refusal> {
@@ -369,9 +392,10 @@ async fn undo(vm: &ReplicaVm, overlay: &str) -> Result<(), Refusal> {
 /// # Errors
 /// 32775 unless failed over and not committed.
 pub async fn commit(vm: &Arc<ReplicaVm>) -> Result<JobId, Refusal> {
-    let record = vm.lock().await;
+    let mut record = vm.lock().await;
     record.allow(Method::CommitFailover)?;
     let job = begin_job(vm, &record, JobType::CommitFailover, "commit of the failover")?;
+    belongs_to(&mut record, job.id(), false)?;
     drop(record);
     let id = job.id();
     let vm = Arc::clone(vm);
@@ -395,40 +419,81 @@ async fn finish_commit(vm: &ReplicaVm, overlay: String) -> Result<(), Refusal> {
 }
 
 /// Takes up what an earlier process left: a failover in the middle goes back, one that is done is served again,
-/// a commit is finished.
+/// a revert and a commit are finished. Their jobs end as the work does.
 ///
 /// # Errors
 /// What stood in the way; the VM's disks are whole.
 pub async fn after_restart(vm: &Arc<ReplicaVm>) -> Result<(), Refusal> {
     let record = vm.snapshot();
     let Some(failover) = record.failover else { return Ok(()) };
+    let job = failover.job.and_then(|id| vm.shared.jobs.resume(id));
     match record.state {
         ReplicationState::FailoverInProgress => {
-            undo(vm, &failover.overlay).await?;
-            let mut record = vm.lock().await;
-            record.failover = None;
-            record.step(Event::FailoverFailed { before: failover.prior })
+            let undone = give_up(vm, &failover).await;
+            if let Some(job) = job {
+                job.interrupted();
+            }
+            undone
         }
-        ReplicationState::Recovered | ReplicationState::Committed => {
-            let overlays = vm.store().overlays();
-            let Some(overlay) = overlays.into_iter().find(|known| known.id == failover.overlay) else {
-                return Err(Refusal::new(
-                    ReturnCode::FileNotFound,
-                    format!("the overlay {} of VM {} is gone", failover.overlay, record.name),
-                    "Revert the failover and fail over again.",
-                ));
+        ReplicationState::Recovered if failover.reverting => end(job, carry_out_revert(vm).await),
+        ReplicationState::Recovered => {
+            let done = match serve_again(vm, &failover).await {
+                Err(refusal) => Err(refusal),
+                Ok(running) => match job.as_ref().and_then(|job| type_of(vm, job)) {
+                    Some(JobType::CommitFailover) => carry_out_commit(vm).await,
+                    // It was asked for with the failover, and had not come about.
+                    Some(JobType::InitiateFailover) if failover.start && !running => start_vm(vm).await,
+                    _ => Ok(()),
+                },
             };
-            serve_maps(vm, &overlay, failover.point).await?;
-            let running = vm.shared.hypervisor.inspect(vm.id()).await;
-            if running.is_ok_and(|info| info.power != PowerState::Off) {
-                fill_overlays(vm);
-                network::started(vm).await;
-            }
-            if record.state == ReplicationState::Committed {
-                finish_commit(vm, failover.overlay).await?;
-            }
-            Ok(())
+            end(job, done)
+        }
+        ReplicationState::Committed => {
+            let done = match serve_again(vm, &failover).await {
+                Err(refusal) => Err(refusal),
+                Ok(_) => finish_commit(vm, failover.overlay).await,
+            };
+            end(job, done)
         }
         _ => Ok(()),
     }
+}
+
+fn type_of(vm: &ReplicaVm, job: &JobHandle) -> Option<JobType> {
+    vm.shared.jobs.watch(job.id()).map(|seen| seen.borrow().job_type)
+}
+
+/// Ends a job that a restart went on with.
+fn end(job: Option<JobHandle>, result: Result<(), Refusal>) -> Result<(), Refusal> {
+    if let Some(job) = job {
+        job.finish(result.clone());
+    }
+    result
+}
+
+/// A failover that the end of the daemon cut off.
+async fn give_up(vm: &ReplicaVm, failover: &FailoverRecord) -> Result<(), Refusal> {
+    undo(vm, &failover.overlay).await?;
+    let mut record = vm.lock().await;
+    record.failover = None;
+    record.step(Event::FailoverFailed { before: failover.prior })
+}
+
+/// Serves the disks of a failover again, and tells whether its VM runs.
+async fn serve_again(vm: &Arc<ReplicaVm>, failover: &FailoverRecord) -> Result<bool, Refusal> {
+    let overlays = vm.store().overlays();
+    let Some(overlay) = overlays.into_iter().find(|known| known.id == failover.overlay) else {
+        return Err(Refusal::new(
+            ReturnCode::FileNotFound,
+            format!("the overlay {} of VM {} is gone", failover.overlay, vm.snapshot().name),
+            "Revert the failover and fail over again.",
+        ));
+    };
+    serve_maps(vm, &overlay, failover.point).await?;
+    let running = vm.shared.hypervisor.inspect(vm.id()).await.is_ok_and(|info| info.power != PowerState::Off);
+    if running {
+        fill_overlays(vm);
+        network::started(vm).await;
+    }
+    Ok(running)
 }

@@ -15,7 +15,7 @@ use standin_model::{AuthId, Refusal, ReturnCode, VmId};
 use standin_state::StateError;
 use standin_store::{RemoveDisks, Store};
 use standin_wire::PeerIdentity;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio_util::sync::CancellationToken;
@@ -49,6 +49,8 @@ pub struct HostShared {
 pub struct ReplicaHost {
     pub(super) shared: HostShared,
     vms: Mutex<HashMap<VmId, Held>>,
+    /// Replicas whose disks are in no storage location: one is not mounted, or somebody removed them.
+    missing: Mutex<BTreeMap<VmId, ReplicaRecord>>,
     entries: RwLock<Vec<AuthorizationEntry>>,
     pub(super) creating: tokio::sync::Mutex<()>,
 }
@@ -68,6 +70,7 @@ impl ReplicaHost {
         let host = Arc::new(Self {
             shared: shared.clone(),
             vms: Mutex::default(),
+            missing: Mutex::default(),
             entries: RwLock::new(entries),
             creating: tokio::sync::Mutex::default(),
         });
@@ -77,8 +80,9 @@ impl ReplicaHost {
                 continue;
             }
             let Some(store) = shared.store.get(record.vm) else {
-                tracing::error!(vm = %record.name, "the disks of this replica are not in any storage \
-                    location; mount the location and restart, or remove the replica");
+                tracing::error!(vm = %record.name, location = %record.location.display(), "the disks of this replica \
+                    are not in any storage location; mount the location and restart, or remove the replica");
+                host.lock_missing().insert(record.vm, record);
                 continue;
             };
             host.restore(store, record).await;
@@ -158,6 +162,33 @@ impl ReplicaHost {
         all
     }
 
+    /// Replicas of this host whose disks were in no storage location when the daemon started.
+    #[must_use]
+    pub fn missing(&self) -> Vec<ReplicaRecord> {
+        self.lock_missing().values().cloned().collect()
+    }
+
+    /// The refusal for a replica whose disks are not there; `None` for any other VM.
+    #[must_use]
+    pub fn disks_missing(&self, vm: VmId) -> Option<Refusal> {
+        let missing = self.lock_missing();
+        let record = missing.get(&vm)?;
+        Some(Refusal::new(
+            ReturnCode::FileNotFound,
+            format!(
+                "the disks of the replica of VM {} are not in its storage location {}",
+                record.name,
+                record.location.display()
+            ),
+            "Mount the storage location on the replica host and restart its daemon; if the disks are gone for good, \
+             remove the replica there (`standin unreplicate VM`).",
+        ))
+    }
+
+    fn lock_missing(&self) -> std::sync::MutexGuard<'_, BTreeMap<VmId, ReplicaRecord>> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A layer was sealed: there may be something to merge.
     pub(crate) fn upkeep(&self, vm: &ReplicaVm) {
         if let Some(held) = self.lock().get(&vm.id()) {
@@ -170,7 +201,7 @@ impl ReplicaHost {
     /// # Errors
     /// 32775 while a failover runs, or when the record cannot be removed.
     pub async fn remove(&self, id: VmId) -> Result<(), Refusal> {
-        let Some(vm) = self.find(id) else { return Ok(()) };
+        let Some(vm) = self.find(id) else { return self.forget_missing(id) };
         vm.end_session().await;
         let mut record = vm.lock().await;
         record.allow(standin_model::Method::RemoveReplicationRelationship)?;
@@ -191,6 +222,18 @@ impl ReplicaHost {
         }
         records::delete(&self.shared.tables.replicas, id)?;
         self.lock().remove(&id);
+        Ok(())
+    }
+
+    /// A replica without its disks: only the record is there to be removed.
+    fn forget_missing(&self, id: VmId) -> Result<(), Refusal> {
+        let mut missing = self.lock_missing();
+        if let Some(record) = missing.get(&id) {
+            tracing::warn!(vm = %record.name, location = %record.location.display(),
+                "a replica is removed whose disks were not there; if they come back, it is found again by its manifest");
+            records::delete(&self.shared.tables.replicas, id)?;
+            missing.remove(&id);
+        }
         Ok(())
     }
 

@@ -134,7 +134,8 @@ impl Session {
                 self.open_session(vm, &offer).await.map(Some)
             }
             Request::Open(offer) => {
-                let vm = self.host.find(offer.vm).ok_or_else(|| plain(admission::unknown(&offer)))?;
+                let vm =
+                    self.host.find(offer.vm).ok_or_else(|| plain(admission::unknown(&self.host, &offer)))?;
                 self.open_session(vm, &offer).await.map(Some)
             }
             other => self.in_session(other).await.map_err(plain),
@@ -307,13 +308,16 @@ impl Session {
     fn superseded(&self) -> RefusedReply {
         let vm = self.open.as_ref().map(|open| open.vm.snapshot());
         let name = vm.as_ref().map(|record| record.name.to_string()).unwrap_or_default();
+        // The state says why, if it is why; what is left is a change of who may send, and a newer session.
+        let reason = vm.as_ref().and_then(admission::takes_nothing);
         RefusedReply {
-            refusal: Refusal::new(
-                ReturnCode::InvalidState,
-                format!("the replica of VM {name} takes nothing from this session any more"),
-                "Look at `standin status` on the replica host: it was suspended or failed over, or a newer \
-                 session took over.",
-            ),
+            refusal: reason.unwrap_or_else(|| {
+                Refusal::new(
+                    ReturnCode::InvalidState,
+                    format!("the replica of VM {name} takes nothing from this session any more"),
+                    "It connects again by itself; if it is refused then, that refusal says why.",
+                )
+            }),
             generation: vm.as_ref().map(|record| record.generation),
             failed_over: vm.is_some_and(|record| record.state.is_failed_over()),
         }

@@ -64,7 +64,7 @@ async fn merge(vm: &ReplicaVm, stop: &CancellationToken) {
     while !stop.is_cancelled() {
         let store = vm.store().clone();
         let begun = std::time::Instant::now();
-        let budget = MergeBudget { max_bytes: PIECE, bytes_per_s: 0 };
+        let budget = MergeBudget { max_bytes: PIECE };
         let step = blocking(move || store.merge_step(&budget).map_err(|error| refusal_of(&error))).await;
         match step {
             Ok(MergeOutcome::Idle) => return,

@@ -83,7 +83,7 @@ impl Life {
             }
             Act::Merge { steps, bytes } => {
                 for _ in 0..steps {
-                    replica.merge_step(&MergeBudget { max_bytes: bytes, bytes_per_s: 0 }).expect("merges");
+                    replica.merge_step(&MergeBudget { max_bytes: bytes }).expect("merges");
                 }
             }
             Act::Overlay { slot, point } => {

@@ -124,7 +124,7 @@ fn a_chain_under_which_the_base_is_half_merged_still_shows_the_point_to_qemu() {
     rig.layer(&replica, 0, &[change(0, 0, 600, 1)], false).expect("base");
     rig.layer(&replica, 1, &[change(0, 100, 600, 2)], true).expect("delta");
     rig.layer(&replica, 2, &[change(0, 3, 4, 3)], true).expect("delta");
-    let small = standin_store::MergeBudget { max_bytes: 1, bytes_per_s: 0 };
+    let small = standin_store::MergeBudget { max_bytes: 1 };
     for _ in 0..2 {
         replica.merge_step(&small).expect("a step");
     }

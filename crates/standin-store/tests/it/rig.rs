@@ -220,7 +220,7 @@ pub fn request(point: Option<PointId>, epoch: u64) -> SealRequest {
 
 /// Merges until there is nothing to merge; how many layers went.
 pub fn merge_all(replica: &Replica, max_bytes: u64) -> Result<usize> {
-    let budget = standin_store::MergeBudget { max_bytes, bytes_per_s: 0 };
+    let budget = standin_store::MergeBudget { max_bytes };
     let mut merged = 0;
     loop {
         match replica.merge_step(&budget)? {
