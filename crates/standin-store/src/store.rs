@@ -235,10 +235,18 @@ impl Store {
             return Err(Error::Busy { vm, what });
         }
         // A replica that is half removed is not found again.
-        replica.update(|manifest| {
+        let marked = replica.update(|manifest| {
             manifest.detached = true;
             Ok(())
-        })?;
+        });
+        if let Err(error) = marked {
+            // Of one whose directory somebody deleted, or whose disk is gone, there is nothing to be marked.
+            if replica.directory().try_exists().is_ok_and(|there| !there) {
+                replicas.remove(&vm);
+                return Ok(());
+            }
+            return Err(error);
+        }
         replicas.remove(&vm);
         if disks == RemoveDisks::Delete {
             let io = &self.shared.io;

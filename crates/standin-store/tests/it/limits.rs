@@ -152,6 +152,21 @@ fn foreign_files_are_reported_and_left_alone() {
 }
 
 #[test]
+fn a_replica_whose_directory_is_gone_is_forgotten_and_can_be_made_anew() {
+    for disks in [RemoveDisks::Keep, RemoveDisks::Delete] {
+        let home = directory();
+        let store = Store::open(options(home.path())).expect("opens");
+        let spec = spec(&[1 << 20], 4096);
+        let replica = store.create(home.path(), spec.clone()).expect("creates");
+        std::fs::remove_dir_all(replica.directory()).expect("somebody deletes it");
+        drop(replica);
+        store.remove(spec.vm, disks).expect("there is nothing left to be marked");
+        assert!(store.get(spec.vm).is_none());
+        store.create(home.path(), spec).expect("room for a new one");
+    }
+}
+
+#[test]
 fn removing_keeps_or_deletes_the_files_and_a_new_relationship_can_begin() {
     let home = directory();
     let store = Store::open(options(home.path())).expect("opens");
