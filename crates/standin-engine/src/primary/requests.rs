@@ -3,6 +3,7 @@
 
 use super::handle::Command;
 use super::task::Task;
+use super::worker::Worker;
 use crate::error::{WorkError, chain};
 use crate::jobs::NewJob;
 use crate::messages::Request;
@@ -60,7 +61,17 @@ impl Task {
     /// twice. A replica that cannot be asked does not keep the VM from starting: that would make the replica
     /// a single point of failure of the primary.
     async fn greet(&mut self) -> Result<(), Refusal> {
-        let Some(worker) = &mut self.worker else { return Ok(()) };
+        let mut another = Worker::new(self.shared.tools.clone());
+        if self.worker.is_none() {
+            self.look_at_vm().await;
+            if self.vm_running {
+                // The start is refused for that; what works on the VM is not to be disturbed.
+                return Ok(());
+            }
+        }
+        // Work on a VM that has just ended is lost, and holds the worker until it has noticed: not to ask
+        // meanwhile would let a VM that runs on the replica start a second time.
+        let worker = self.worker.as_mut().unwrap_or(&mut another);
         // What an open session was told is of the past: only a new one asks.
         worker.hang_up();
         match tokio::time::timeout(GREETING, worker.head(&self.record)).await {

@@ -483,7 +483,7 @@ impl Task {
         }
     }
 
-    async fn look_at_vm(&mut self) {
+    pub(super) async fn look_at_vm(&mut self) {
         match self.shared.tools.hypervisor.inspect(self.record.vm).await {
             Ok(info) => self.vm_running = info.power != PowerState::Off,
             Err(error) => {

@@ -147,6 +147,19 @@ async fn a_primary_with_an_open_session_asks_before_it_starts_the_vm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_primary_in_the_middle_of_a_cycle_asks_before_it_starts_the_vm() {
+    let world = World::replicating(keep_all()).await;
+    world.write("a", 0, &random(64 * KIB, 7));
+    world.held_cycle(0).await;
+    world.failed_over(None, true).await;
+    world.a.fake.crash(world.vm);
+    let vm = world.vm;
+    let refusal = world.a.call(move |engine| async move { engine.start_vm(vm).await }).await;
+    assert!(refused(refusal, ReturnCode::InvalidState).message.contains("failed over"));
+    world.release();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_fenced_primary_finds_out_by_itself_that_the_failover_was_reverted() {
     let world = World::replicating(every_second()).await;
     world.failed_over(None, false).await;
