@@ -1,0 +1,197 @@
+//! Methods of `Msvm_VirtualSystemManagementService`, as far as the engine has VMs of its own.
+
+use super::call::{Call, cut, invalid, machine_of, missing};
+use super::relationship::text;
+use super::{Answer, Done, Tools, disks, not_here};
+use crate::make::{Make, Out};
+use crate::world::{self, Machine};
+use crate::{ids, settings, system};
+use standin_cim::{Instance, Narrow, ObjectPath, Value, same_name};
+use standin_engine::engine::hypervisor_refusal;
+use standin_hypervisor::definition::{DiskDefinition, DiskFormat, VmDefinition};
+use standin_model::{DiskName, Refusal, ReturnCode, VmId, VmName};
+
+/// Memory of a VM whose settings do not say: Hyper-V's own default.
+const DEFAULT_MEMORY_MIB: u64 = 1024;
+
+/// Calls a method of the service.
+pub async fn service(tools: &Tools, call: &Call) -> Answer {
+    match call.method.as_str() {
+        "DefineSystem" => define(tools, call).await,
+        "DestroySystem" => destroy(tools, call).await,
+        "ModifySystemSettings" => modify(tools, call),
+        "GetSummaryInformation" => summaries(tools, call),
+        "FormatError" => format_error(call),
+        method => Err(not_here("Msvm_VirtualSystemManagementService", method)),
+    }
+}
+
+/// `DefineSystem`: name from the settings; disks, memory and processors from the resources.
+async fn define(tools: &Tools, call: &Call) -> Answer {
+    let settings = call.instance("SystemSettings")?;
+    let name = text(settings, "ElementName")
+        .ok_or_else(|| invalid("the settings have no ElementName", "Set ElementName to the VM's name."))?;
+    let name = VmName::new(name).map_err(|error| {
+        invalid(format!("{} cannot be a VM's name: {error}", cut(name)), "Choose another name.")
+    })?;
+    let mut definition = VmDefinition::new(name, DEFAULT_MEMORY_MIB);
+    if let Some(id) = text(settings, "VirtualSystemIdentifier") {
+        definition.uuid = ids::guid_in(id)
+            .map(VmId)
+            .ok_or_else(|| invalid("VirtualSystemIdentifier is no GUID", "Leave it null, or pass a GUID."))?;
+    }
+    for resource in call.instances("ResourceSettings").unwrap_or_default() {
+        add_resource(&mut definition, resource)?;
+    }
+    definition.validate().map_err(|error| hypervisor_refusal(&error))?;
+    if world::machine(&tools.engine, definition.uuid).is_some() {
+        return Err(Refusal::new(
+            ReturnCode::InUse,
+            format!("VM {} exists", definition.uuid),
+            "Leave VirtualSystemIdentifier null for a new VM.",
+        ));
+    }
+    let id =
+        tools.engine.hypervisor().define(definition).await.map_err(|error| hypervisor_refusal(&error))?;
+    tools.engine.vm_changed(id).await;
+    Ok(Done::with(Out::default().with("ResultingSystem", ids::system_path(id))))
+}
+
+fn add_resource(definition: &mut VmDefinition, resource: &Instance) -> Result<(), Refusal> {
+    let quantity = quantity(resource);
+    match &*resource.class {
+        class if same_name(class, "Msvm_MemorySettingData") => {
+            definition.memory_mib = quantity.unwrap_or(DEFAULT_MEMORY_MIB);
+        }
+        class if same_name(class, "Msvm_ProcessorSettingData") => {
+            definition.vcpus = u32::try_from(quantity.unwrap_or(1))
+                .map_err(|_| invalid("too many processors", "Use 1 to 512."))?;
+        }
+        class if same_name(class, "Msvm_StorageAllocationSettingData") => {
+            definition.disks.push(disk(definition.disks.len(), resource)?);
+        }
+        class => {
+            return Err(Refusal::new(
+                ReturnCode::NotSupported,
+                format!("resources of the class {} cannot be defined here", cut(class)),
+                "Define memory, processors and disks here, and the rest by `standin vm define FILE`.",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn quantity(resource: &Instance) -> Option<u64> {
+    match resource.value("VirtualQuantity")? {
+        Value::Uint64(number) => Some(*number),
+        Value::Uint32(number) => Some(u64::from(*number)),
+        Value::Uint16(number) => Some(u64::from(*number)),
+        Value::Sint64(number) => u64::try_from(*number).ok(),
+        _ => None,
+    }
+}
+
+/// A disk by its image; the format is told by the file's name, because what a guest writes cannot be trusted to tell.
+fn disk(index: usize, resource: &Instance) -> Result<DiskDefinition, Refusal> {
+    let file = disks::host_resource(resource)
+        .ok_or_else(|| invalid("a disk has no HostResource", "Set HostResource to the path of its image."))?;
+    let format = match file.rsplit_once('.').map(|(_, end)| end) {
+        Some(end) if same_name(end, "qcow2") => DiskFormat::Qcow2,
+        Some(end) if ["raw", "img"].iter().any(|raw| same_name(end, raw)) => DiskFormat::Raw,
+        _ if file.starts_with("/dev/") => DiskFormat::Raw,
+        _ => {
+            return Err(invalid(
+                format!("the format of {} cannot be told from its name", cut(file)),
+                "Use a name that ends in .qcow2, .raw or .img, or `standin vm define FILE`.",
+            ));
+        }
+    };
+    let name = text(resource, "ElementName").map_or_else(|| format!("disk{index}"), str::to_owned);
+    let name = DiskName::new(&name).map_err(|error| {
+        invalid(format!("{} cannot be a disk's name: {error}", cut(&name)), "Choose another.")
+    })?;
+    Ok(DiskDefinition::new(name, file, format))
+}
+
+/// `DestroySystem`: forgets a VM that is off and does not replicate. Its disks stay.
+async fn destroy(tools: &Tools, call: &Call) -> Answer {
+    let machine = call.machine_in(tools, "AffectedSystem")?;
+    tools.engine.remove_vm(machine.id).await?;
+    tools.engine.vm_changed(machine.id).await;
+    Ok(Done::default())
+}
+
+/// `ModifySystemSettings`: settings that are as they were are taken; a change is not supported.
+fn modify(tools: &Tools, call: &Call) -> Answer {
+    let wanted = call.instance("SystemSettings")?;
+    let id = text(wanted, "InstanceID").ok_or_else(|| missing("InstanceID of SystemSettings"))?;
+    let machine = ids::guid_in(id).and_then(|guid| world::machine(&tools.engine, VmId(guid)));
+    let machine = machine.ok_or_else(|| super::call::not_found(format!("there is no VM {}", cut(id))))?;
+    let is = settings::realized(&machine);
+    let changed = wanted.properties.iter().find(|property| {
+        property.value.value.is_some() && is.value(&property.name) != property.value.value.as_ref()
+    });
+    match changed {
+        None => Ok(Done::default()),
+        Some(property) => Err(Refusal::new(
+            ReturnCode::NotSupported,
+            format!("{} of VM {} cannot be changed here", property.name, machine.name),
+            "Change the VM's definition file and read it again: `standin vm define FILE`.",
+        )),
+    }
+}
+
+/// `GetSummaryInformation`: of the VMs named, or of all.
+fn summaries(tools: &Tools, call: &Call) -> Answer {
+    let machines = match call.arguments.get("SettingData") {
+        Some(Value::Array(values)) => {
+            values.iter().flatten().map(|value| owner(tools, value)).collect::<Result<Vec<_>, _>>()?
+        }
+        _ => world::machines(&tools.engine, &Narrow::default()),
+    };
+    let summaries = machines.iter().map(|machine| summary(tools, machine)).collect();
+    Ok(Done::with(Out::default().instances("SummaryInformation", summaries)))
+}
+
+fn owner(tools: &Tools, value: &Value) -> Result<Machine, Refusal> {
+    let Value::Reference(path) = value else {
+        return Err(invalid("SettingData is no reference", "Pass paths of Msvm_VirtualSystemSettingData."));
+    };
+    let id = ids::key_text(path, "InstanceID").unwrap_or_default();
+    if let Some(machine) = ids::guid_in(id).and_then(|guid| world::machine(&tools.engine, VmId(guid))) {
+        return Ok(machine);
+    }
+    machine_of(tools, &ObjectPath::new("Msvm_ComputerSystem", ids::system_keys(id.to_owned())))
+}
+
+/// Everything that standin knows of what a summary can have, whichever part was asked for.
+fn summary(tools: &Tools, machine: &Machine) -> Instance {
+    let definition = machine.info.as_ref().map(|info| &info.definition);
+    let own = system::vm(machine);
+    let make = Make::embedded("Msvm_SummaryInformation")
+        .with("InstanceID", ids::microsoft(machine.id, ""))
+        .with("Name", ids::guid(machine.id))
+        .with("ElementName", machine.name.as_str())
+        .with("EnabledState", system::enabled_state(machine.power()))
+        .with("HealthState", 5_u16)
+        .numbers("OperationalStatus", &[2])
+        .maybe("NumberOfProcessors", definition.and_then(|found| u16::try_from(found.vcpus).ok()))
+        .maybe("MemoryUsage", definition.map(|found| found.memory_mib))
+        .with("ReplicationMode", machine.mode().code())
+        .time("CreationTime", machine.relationship.as_ref().and_then(|found| found.created_at))
+        .instances("Snapshots", settings::points(&tools.engine, machine));
+    ["ReplicationState", "ReplicationHealth"]
+        .into_iter()
+        .fold(make, |make, name| make.maybe(name, own.value(name).cloned()))
+        .done()
+}
+
+/// `FormatError`: one text of several errors.
+fn format_error(call: &Call) -> Answer {
+    let errors = call.instances("Errors")?;
+    let texts: Vec<&str> = errors.iter().filter_map(|error| text(error, "Message")).collect();
+    if texts.is_empty() {
+        return Err(invalid("none of the errors has a Message", "Pass Msvm_Error instances."));
+    }
+    Ok(Done::with(Out::default().with("ErrorMessage", texts.join("\n"))))
+}

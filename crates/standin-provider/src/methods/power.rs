@@ -1,0 +1,131 @@
+//! Methods of `Msvm_ComputerSystem`: starting and stopping VMs, and the state of their replication.
+
+use super::call::{Call, invalid, machine_of, missing};
+use super::statistics::own_relationship;
+use super::{Answer, Done, Tools, not_here};
+use crate::world::Machine;
+use standin_engine::Engine;
+use standin_engine::engine::hypervisor_refusal;
+use standin_engine::jobs::NewJob;
+use standin_hypervisor::PowerState;
+use standin_model::{JobType, Refusal, ReturnCode, VmId, VmName};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a guest may take to shut down.
+const SHUT_DOWN: Duration = Duration::from_secs(120);
+
+/// Calls a method of a VM. The host's own instance has none that can be called.
+pub async fn computer_system(tools: &Tools, call: &Call) -> Answer {
+    let machine = machine_of(tools, &call.target)?;
+    match call.method.as_str() {
+        "RequestStateChange" => {
+            let state = call.number("RequestedState").ok_or_else(|| missing("RequestedState"))?;
+            change_power(tools, &machine, state)
+        }
+        "RequestReplicationStateChange" | "RequestReplicationStateChangeEx" => {
+            own_relationship(call, &machine)?;
+            let state = call.number("RequestedState").ok_or_else(|| missing("RequestedState"))?;
+            change_replication(tools, &machine, state).await
+        }
+        method => Err(not_here("Msvm_ComputerSystem", method)),
+    }
+}
+
+/// `RequestReplicationStateChange`.
+async fn change_replication(tools: &Tools, machine: &Machine, state: u16) -> Answer {
+    let engine = &tools.engine;
+    match state {
+        1 => engine.cancel_initial(machine.id).await.map(|()| Done::default()),
+        3 => engine.resume(machine.id).await.map(Done::job),
+        7 => engine.suspend(machine.id).await.map(|()| Done::default()),
+        9 => engine.cancel_resynchronization(machine.id).await.map(|()| Done::default()),
+        2 | 4 => Err(Refusal::new(
+            ReturnCode::NotSupported,
+            "planned failover and becoming a replica are not supported",
+            "See the list of methods in docs/management-api.md.",
+        )),
+        other => Err(invalid(format!("{other} cannot be requested"), "Use 1, 3, 7 or 9.")),
+    }
+}
+
+/// What can be asked of a VM's power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Start,
+    PowerOff,
+    ShutDown,
+    Pause,
+    Resume,
+}
+
+/// `RequestStateChange`: checked at once, done by a job.
+fn change_power(tools: &Tools, machine: &Machine, state: u16) -> Answer {
+    let change = match (state, machine.power()) {
+        (2, PowerState::Off) => Change::Start,
+        (2, PowerState::Paused) => Change::Resume,
+        (3, PowerState::Running | PowerState::Paused) => Change::PowerOff,
+        (4, PowerState::Running) => Change::ShutDown,
+        (9 | 32776, PowerState::Running) => Change::Pause,
+        (2 | 3 | 4 | 9 | 32776, power) => return Err(wrong_state(machine, power)),
+        (6 | 7 | 8 | 10 | 11 | 32768..=65535, _) => {
+            return Err(Refusal::new(
+                ReturnCode::NotSupported,
+                format!("the state {state} is not supported"),
+                "Use 2 (start), 3 (power off), 4 (shut down) or 9 (pause).",
+            ));
+        }
+        _ => return Err(invalid(format!("{state} is no state"), "Use 2, 3, 4 or 9.")),
+    };
+    begin(tools, machine, change)
+}
+
+fn wrong_state(machine: &Machine, power: PowerState) -> Refusal {
+    let is = match power {
+        PowerState::Off => "off",
+        PowerState::Running => "running",
+        PowerState::Paused => "paused",
+    };
+    Refusal::new(
+        ReturnCode::InvalidState,
+        format!("VM {} is {is} already, or cannot get there from {is}", machine.name),
+        "EnabledState of its Msvm_ComputerSystem shows how it is: 2 running, 3 off, 9 paused.",
+    )
+}
+
+fn begin(tools: &Tools, machine: &Machine, change: Change) -> Answer {
+    let (job_type, verb) = match change {
+        Change::Start => (JobType::StartVm, "Start"),
+        Change::PowerOff => (JobType::PowerOffVm, "Power off"),
+        Change::ShutDown => (JobType::ShutDownVm, "Shut down"),
+        Change::Pause => (JobType::PauseVm, "Pause"),
+        Change::Resume => (JobType::ResumeVm, "Resume"),
+    };
+    let name = VmName::new(&machine.name)
+        .map_err(|error| invalid(format!("the VM's name cannot be used: {error}"), "Rename the VM."))?;
+    let job = tools.engine.jobs().begin(NewJob {
+        job_type,
+        vm: Some((machine.id, name)),
+        description: format!("{verb} VM {}", machine.name),
+        cancellable: false,
+    })?;
+    let (id, engine, vm) = (job.id(), Arc::clone(&tools.engine), machine.id);
+    tokio::spawn(async move {
+        let result = perform(&engine, vm, change).await;
+        engine.vm_changed(vm).await;
+        job.finish(result);
+    });
+    Ok(Done::job(Some(id)))
+}
+
+async fn perform(engine: &Engine, vm: VmId, change: Change) -> Result<(), Refusal> {
+    let hypervisor = engine.hypervisor();
+    let result = match change {
+        Change::Start => return engine.start_vm(vm).await,
+        Change::PowerOff => hypervisor.power_off(vm).await,
+        Change::ShutDown => hypervisor.shutdown(vm, SHUT_DOWN).await,
+        Change::Pause => hypervisor.pause(vm).await,
+        Change::Resume => hypervisor.resume(vm).await,
+    };
+    result.map_err(|error| hypervisor_refusal(&error))
+}

@@ -1,0 +1,232 @@
+//! Making, changing, starting and ending relationships.
+
+use super::call::{Call, cut, invalid};
+use super::statistics::own_relationship;
+use super::{Answer, Done, Tools, disks};
+use crate::replication::{BY_CERTIFICATE, PROVIDER, split};
+use crate::world::Machine;
+use standin_cim::{Datetime, Instance, Value, same_name};
+use standin_engine::Enable;
+use standin_model::settings::RelationshipSettings;
+use standin_model::{Refusal, ReturnCode};
+
+/// `InitialReplicationType`: over the network.
+const OVER_THE_NETWORK: u16 = 1;
+/// By export to a directory, and compared with what the replica has already.
+const BY_EXPORT: u16 = 2;
+const SEEDED: u16 = 3;
+
+/// `CreateReplicationRelationship`: to state 1; `StartReplication` begins.
+pub async fn create(tools: &Tools, call: &Call) -> Answer {
+    let machine = call.machine(tools)?;
+    let data = call.instance("ReplicationSettingData")?;
+    if machine.is_replica() {
+        return Err(Refusal::new(
+            ReturnCode::NotSupported,
+            format!("VM {} is a replica here: extended replication is not supported", machine.name),
+            "Create the relationship on the primary host.",
+        ));
+    }
+    check_ways(tools, data)?;
+    let peer = peer(tools, data)?;
+    let settings = settings(&machine, data, RelationshipSettings::default())?;
+    let job = tools.engine.enable(machine.id, Enable { peer, settings, start: false }).await?;
+    Ok(Done::job(job))
+}
+
+/// `ModifyReplicationSettings`: what is null stays as it is.
+pub async fn modify(tools: &Tools, call: &Call) -> Answer {
+    let machine = call.machine(tools)?;
+    let data = call.instance("ReplicationSettingData")?;
+    check_ways(tools, data)?;
+    let Some(before) = machine.relationship.as_ref().map(|found| found.settings.clone()) else {
+        return Err(Refusal::new(
+            ReturnCode::InvalidState,
+            format!("VM {} does not replicate", machine.name),
+            "Create a relationship first: CreateReplicationRelationship.",
+        ));
+    };
+    let settings = settings(&machine, data, before)?;
+    tools.engine.modify(machine.id, settings).await?;
+    Ok(Done::default())
+}
+
+/// `StartReplication`.
+pub async fn start(tools: &Tools, call: &Call) -> Answer {
+    let machine = call.machine(tools)?;
+    match call.number("InitialReplicationType") {
+        Some(OVER_THE_NETWORK) => {}
+        Some(BY_EXPORT | SEEDED) => {
+            return Err(Refusal::new(
+                ReturnCode::NotSupported,
+                "initial replication by export or from a seed is not supported",
+                "Use InitialReplicationType 1, over the network.",
+            ));
+        }
+        Some(other) => {
+            return Err(invalid(format!("{other} is no InitialReplicationType"), "Use 1, over the network."));
+        }
+        None => return Err(super::call::missing("InitialReplicationType")),
+    }
+    let at = match call.arguments.get("StartTime") {
+        None => None,
+        Some(Value::Datetime(Datetime::Instant { at, .. })) => Some(*at),
+        Some(_) => return Err(invalid("StartTime is an interval", "Pass a point in time, or null for now.")),
+    };
+    let job = tools.engine.start_replication(machine.id, at).await?;
+    Ok(Done::job(Some(job)))
+}
+
+/// `RemoveReplicationRelationship`, and the form that names it.
+pub async fn remove(tools: &Tools, call: &Call) -> Answer {
+    let machine = call.machine(tools)?;
+    own_relationship(call, &machine)?;
+    tools.engine.remove(machine.id).await?;
+    Ok(Done::default())
+}
+
+/// `TestReplicationConnection`.
+pub async fn test_connection(tools: &Tools, call: &Call) -> Answer {
+    let host = call
+        .text("RecoveryConnectionPoint")
+        .ok_or_else(|| super::call::missing("RecoveryConnectionPoint"))?;
+    authentication(call.number("AuthenticationType"))?;
+    thumbprint(tools, call.text("CertificateThumbPrint"))?;
+    let peer = address(tools, host, call.number("RecoveryServerPortNumber"))?;
+    tools.engine.test_connection(&peer).await?;
+    Ok(Done::default())
+}
+
+/// How hosts prove who they are: certificates, whatever else a client asks for.
+fn check_ways(tools: &Tools, data: &Instance) -> Result<(), Refusal> {
+    authentication(number(data, "AuthenticationType")?)?;
+    thumbprint(tools, text(data, "CertificateThumbPrint"))?;
+    match text(data, "ReplicationProvider") {
+        Some(provider) if !provider.to_ascii_uppercase().contains(PROVIDER) => Err(Refusal::new(
+            ReturnCode::NotSupported,
+            format!("there is no replication provider {}", cut(provider)),
+            "Leave ReplicationProvider null, or pass the Msvm_ReplicationProvider of this host.",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn authentication(kind: Option<u16>) -> Result<(), Refusal> {
+    match kind {
+        // Null, and the 0 that a fresh instance has.
+        None | Some(0 | BY_CERTIFICATE) => Ok(()),
+        Some(1) => Err(Refusal::new(
+            ReturnCode::NotSupported,
+            "hosts do not authenticate each other by Kerberos",
+            "Use AuthenticationType 2, certificates: `standin enroll` gives a host one.",
+        )),
+        Some(other) => Err(invalid(format!("{other} is no AuthenticationType"), "Use 2, certificates.")),
+    }
+}
+
+/// A client may name the certificate; it is the host's one, or it is not here.
+fn thumbprint(tools: &Tools, wanted: Option<&str>) -> Result<(), Refusal> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let own = super::certificates::thumbprint(&tools.site);
+    let plain: String = wanted.chars().filter(char::is_ascii_hexdigit).collect();
+    if own.as_deref().is_some_and(|own| same_name(own, &plain)) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        ReturnCode::FileNotFound,
+        format!("this host has no certificate with the thumbprint {}", cut(wanted)),
+        "Leave CertificateThumbPrint null, or pass the one that Msvm_ReplicationServiceSettingData shows.",
+    ))
+}
+
+fn peer(tools: &Tools, data: &Instance) -> Result<String, Refusal> {
+    let host = text(data, "RecoveryConnectionPoint").or_else(|| text(data, "RecoveryHostSystem"));
+    let host = host.ok_or_else(|| {
+        invalid(
+            "the settings name no RecoveryConnectionPoint",
+            "Set RecoveryConnectionPoint to the replica's host name or address.",
+        )
+    })?;
+    address(tools, host, number(data, "RecoveryServerPortNumber")?)
+}
+
+/// `host:port`; a port of null or 0 is the usual one. A host with a port of its own is taken as it is.
+fn address(tools: &Tools, host: &str, port: Option<u16>) -> Result<String, Refusal> {
+    let sane = host.len() <= 255 && host.chars().all(|c| c.is_ascii_graphic() && !"/\\@\"'".contains(c));
+    if !sane {
+        return Err(invalid(format!("{} is no host", cut(host)), "Pass a host name or an address."));
+    }
+    let is_v6 = host.parse::<std::net::Ipv6Addr>().is_ok();
+    let (host, given) = if is_v6 { (host, 0) } else { split(host, 0) };
+    let port = match port {
+        Some(port) if port != 0 => port,
+        _ if given != 0 => given,
+        _ => tools.site.port,
+    };
+    Ok(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
+}
+
+/// The settings of an instance over those that hold: null changes nothing.
+fn settings(
+    machine: &Machine,
+    data: &Instance,
+    mut settings: RelationshipSettings,
+) -> Result<RelationshipSettings, Refusal> {
+    if let Some(interval) = number(data, "ReplicationInterval")? {
+        settings.interval_s = u32::from(interval);
+    }
+    if let Some(history) = number(data, "RecoveryHistory")?
+        && u32::from(history) != settings.history
+    {
+        settings.history = u32::from(history);
+        // The simple form was asked for.
+        settings.retention = None;
+    }
+    if let Some(hours) = number(data, "ApplicationConsistentSnapshotInterval")? {
+        settings.application_consistent_hours = u32::from(hours);
+    }
+    if let Some(Value::Boolean(on)) = data.value("CompressionEnabled") {
+        settings.compression = *on;
+    }
+    if let Some(Value::Boolean(on)) = data.value("AutoResynchronizeEnabled") {
+        settings.auto_resync = *on;
+    }
+    if let Some(included) = disks::included(machine, data)? {
+        settings.disks = included;
+    }
+    settings.validate()?;
+    Ok(settings)
+}
+
+/// A text of an instance; `None` when it is null or empty.
+pub fn text<'a>(data: &'a Instance, name: &str) -> Option<&'a str> {
+    match data.value(name) {
+        Some(Value::String(text)) if !text.trim().is_empty() => Some(text.trim()),
+        _ => None,
+    }
+}
+
+/// A number of an instance. Embedded instances carry their types with them, and clients get them wrong.
+pub fn number(data: &Instance, name: &str) -> Result<Option<u16>, Refusal> {
+    let number: i128 = match data.value(name) {
+        None => return Ok(None),
+        Some(Value::Uint8(number)) => i128::from(*number),
+        Some(Value::Uint16(number)) => i128::from(*number),
+        Some(Value::Uint32(number)) => i128::from(*number),
+        Some(Value::Uint64(number)) => i128::from(*number),
+        Some(Value::Sint8(number)) => i128::from(*number),
+        Some(Value::Sint16(number)) => i128::from(*number),
+        Some(Value::Sint32(number)) => i128::from(*number),
+        Some(Value::Sint64(number)) => i128::from(*number),
+        Some(_) => {
+            return Err(Refusal::new(
+                ReturnCode::IncorrectDataType,
+                format!("{name} of {} is no number", data.class),
+                "Use uint16, as the class definition says.",
+            ));
+        }
+    };
+    u16::try_from(number)
+        .map(Some)
+        .map_err(|_| invalid(format!("{name} of {number} is out of range"), "Use 0 to 65535."))
+}
