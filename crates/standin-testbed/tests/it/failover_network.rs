@@ -149,7 +149,10 @@ fn the_agent_gives_a_debian_guest_addresses_that_it_keeps_and_a_revert_takes_the
                 .is_some_and(|message| message.ends_with("by systemd-networkd"))
         })
         .unwrap();
-    assert_eq!(addresses(&rig.b).unwrap(), ["198.51.100.7/25"]);
+    let mut found = addresses(&rig.b).unwrap();
+    // The settings do not speak of IPv6, so what QEMU's router gives the guest is its own affair.
+    found.retain(|address| !address.contains(':'));
+    assert_eq!(found, ["198.51.100.7/25"]);
     eprintln!("by systemd-networkd after {:?}", begun.elapsed());
 
     rig.b.run(&["failover", "debian", "--revert"]).unwrap();

@@ -34,26 +34,44 @@ find_card() {
     done
 }
 
-by_network_manager() {
-    method4=disabled method6=auto set4= set6=
-    [ -z "$addresses4" ] || method4=manual
-    [ "$dhcp4" = no ] || method4=auto
-    [ -z "$addresses6" ] || method6=manual
-    routes=
-    for gateway in $gateways4; do routes="$routes${routes:+,}0.0.0.0/0 $gateway"; done
-    set4=$routes routes=
-    for gateway in $gateways6; do routes="$routes${routes:+,}::/0 $gateway"; done
-    set6=$routes dns4= dns6=
-    for server in $dns; do
-        case $server in *:*) dns6="$dns6 $server" ;; *) dns4="$dns4 $server" ;; esac
+# The gateways of a family as NetworkManager wants them: the first one in place of a route, if there are addresses.
+routes_beyond() {
+    zero=$1 skip=$2 metric=100 routes=
+    shift 2
+    for gateway in "$@"; do
+        if [ "$skip" = yes ]; then
+            skip=no
+            continue
+        fi
+        metric=$((metric + 100))
+        routes="$routes${routes:+,}$zero $gateway $metric"
     done
-    commas() { echo "$*" | tr -s ' ' ','; }
+    echo "$routes"
+}
+first() { echo "${1:-}"; }
+commas() { echo "$*" | tr -s ' ' ','; }
+servers() {
+    for server in $dns; do
+        case $server in
+        *:*) [ "$1" = 4 ] || echo "$server" ;;
+        *) [ "$1" = 6 ] || echo "$server" ;;
+        esac
+    done
+}
+
+# shellcheck disable=SC2086  # lists of addresses are words
+by_network_manager() {
+    method4=disabled method6=auto gateway4= gateway6= static4=no static6=no
+    if [ -n "$addresses4" ]; then method4=manual static4=yes gateway4=$(first $gateways4); fi
+    if [ -n "$addresses6" ]; then method6=manual static6=yes gateway6=$(first $gateways6); fi
+    [ "$dhcp4" = no ] || method4=auto
     nmcli -w 10 connection delete "standin-$plain" >/dev/null 2>&1 || true
     nmcli -w 10 connection add save yes type ethernet con-name "standin-$plain" ifname "$card" \
         802-3-ethernet.mac-address "$mac" connection.autoconnect yes connection.autoconnect-priority 999 \
-        ipv4.method "$method4" ipv4.addresses "$(commas $addresses4)" ipv4.routes "$set4" ipv4.dns "$(commas $dns4)" \
-        ipv6.method "$method6" ipv6.addresses "$(commas $addresses6)" ipv6.routes "$set6" ipv6.dns "$(commas $dns6)" \
-        >/dev/null
+        ipv4.method "$method4" ipv4.addresses "$(commas $addresses4)" ipv4.gateway "$gateway4" \
+        ipv4.routes "$(routes_beyond 0.0.0.0/0 $static4 $gateways4)" ipv4.dns "$(commas $(servers 4))" \
+        ipv6.method "$method6" ipv6.addresses "$(commas $addresses6)" ipv6.gateway "$gateway6" \
+        ipv6.routes "$(routes_beyond ::/0 $static6 $gateways6)" ipv6.dns "$(commas $(servers 6))" >/dev/null
     nmcli -w 45 connection up "standin-$plain" >/dev/null
     echo by NetworkManager
 }
@@ -82,7 +100,7 @@ by_networkd() {
     # First by name: the first file that matches is the one that counts.
     networkd_file >"/etc/systemd/network/00-standin-$plain.network"
     systemctl -q enable systemd-networkd >/dev/null 2>&1
-    ip addr flush dev "$card" scope global
+    for scope in global site; do ip addr flush dev "$card" scope "$scope"; done
     systemctl restart systemd-networkd
     nameservers
     echo by systemd-networkd
@@ -118,6 +136,7 @@ ifupdown_stanzas() {
         [ "$first" = yes ] || continue
         first=no metric=0
         [ -z "$dns" ] || printf '    dns-nameservers %s\n' "$dns"
+        if [ "$family" = inet6 ] && [ -n "$gateways6" ]; then printf '    accept_ra 0\n    autoconf 0\n'; fi
         for gateway in $gateways; do
             metric=$((metric + 100))
             printf '    post-up ip route replace default via %s dev %s onlink metric %s || true\n' \
@@ -130,6 +149,12 @@ by_ifupdown() {
     # A configuration that is still being brought up would fight with this one.
     if have systemctl; then patiently systemctl start networking.service >/dev/null 2>&1 || true; fi
     patiently ifdown --force "$card" >/dev/null 2>&1 || true
+    # Where the gateway is given, no router is to give another one, nor an address.
+    routers=/proc/sys/net/ipv6/conf/$card/accept_ra
+    if [ -n "$addresses6" ] && [ -n "$gateways6" ] && [ -w "$routers" ]; then
+        echo 0 >"$routers"
+        ip -6 route flush dev "$card" proto ra
+    fi
     ip addr flush dev "$card"
     saved=/var/backups/standin-network
     mkdir -p "$saved" /etc/network/interfaces.d
