@@ -12,6 +12,7 @@
 
 pub mod certificate;
 mod der;
+pub mod kerberos;
 mod negotiate;
 pub mod ntlm;
 mod spnego;
@@ -23,7 +24,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
-use negotiate::{Negotiation, Step};
+use kerberos::KerberosError;
+use negotiate::{Against, Negotiation, Step};
 use standin_cim::Caller;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -106,6 +108,7 @@ pub struct Authenticator {
     allow_basic_over_http: bool,
     pub(crate) allow_unsealed_over_http: bool,
     negotiate: bool,
+    kerberos: Option<kerberos::Acceptor>,
 }
 
 /// Whose password is asked for, and why it was refused.
@@ -117,16 +120,23 @@ struct Failure<'f> {
 
 impl Authenticator {
     /// An authenticator of these users. `host_name` is what NTLM's challenge calls this host.
-    #[must_use]
-    pub fn new(settings: &AccessSettings, directory: Directory, host_name: &str) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// [`KerberosError`], when there is a keytab and it cannot be used.
+    pub fn new(
+        settings: &AccessSettings,
+        directory: Directory,
+        host_name: &str,
+    ) -> Result<Self, KerberosError> {
+        Ok(Self {
             directory,
             throttle: Throttle::default(),
             names: ntlm::Names::of_host(host_name),
             allow_basic_over_http: settings.allow_basic_over_http,
             allow_unsealed_over_http: settings.allow_unsealed_over_http,
             negotiate: settings.negotiate,
-        }
+            kerberos: settings.keytab.as_deref().map(kerberos::Acceptor::open).transpose()?,
+        })
     }
 
     /// The users.
@@ -169,7 +179,8 @@ impl Authenticator {
         if text == BY_CERTIFICATE {
             return self.by_certificate(channel).unwrap_or_else(|| self.challenge(channel));
         }
-        let known = ["Negotiate", "NTLM", "Kerberos"].into_iter().find(|name| scheme.eq_ignore_ascii_case(name));
+        let known =
+            ["Negotiate", "NTLM", "Kerberos"].into_iter().find(|name| scheme.eq_ignore_ascii_case(name));
         match known.filter(|_| self.negotiate) {
             Some(scheme) => self.negotiated(channel, state, scheme, rest).await,
             None => self.challenge(channel),
@@ -197,6 +208,9 @@ impl Authenticator {
         let mut offers = Vec::with_capacity(2);
         if self.negotiate {
             offers.push("Negotiate".to_owned());
+            if self.kerberos.is_some() {
+                offers.push("Kerberos".to_owned());
+            }
         }
         if channel.tls.is_some() || self.allow_basic_over_http {
             offers.push("Basic realm=\"standin\", charset=\"UTF-8\"".to_owned());
@@ -260,7 +274,13 @@ impl Authenticator {
                 return refused;
             }
         }
-        match negotiation.step(&token, channel, &self.directory, &self.names) {
+        let against = Against {
+            channel,
+            directory: &self.directory,
+            names: &self.names,
+            kerberos: self.kerberos.as_ref(),
+        };
+        match negotiation.step(&token, against) {
             Ok(Step::Continue { negotiation, reply }) => {
                 state.negotiation = Some(negotiation);
                 Decision::Challenge(vec![format!("{scheme} {}", STANDARD.encode(reply))])

@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod auth;
 pub mod endpoint;
 pub mod listener;
@@ -20,6 +21,7 @@ pub mod settings;
 pub mod throttle;
 pub mod users;
 
+pub use audit::{AuditLog, Audited};
 pub use auth::Authenticator;
 pub use listener::{Listener, ListenerConfig};
 pub use settings::AccessSettings;

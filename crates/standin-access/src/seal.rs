@@ -54,7 +54,10 @@ impl Envelope {
     pub fn read(content_type: &str) -> Option<Self> {
         let (kind, params) = content_type.split_once(';')?;
         let kind = kind.trim();
-        if !["multipart/encrypted", "multipart/x-multi-encrypted"].iter().any(|k| kind.eq_ignore_ascii_case(k)) {
+        if !["multipart/encrypted", "multipart/x-multi-encrypted"]
+            .iter()
+            .any(|k| kind.eq_ignore_ascii_case(k))
+        {
             return None;
         }
         let param = |wanted: &str| {
@@ -154,7 +157,8 @@ impl<'b> Reader<'b> {
     fn original(&mut self) -> Result<(String, usize), SealError> {
         let mut found = None;
         while !self.rest.starts_with(b"--") {
-            let line = self.line().ok_or(SealError::Malformed("the head of the first part cannot be read"))?;
+            let line =
+                self.line().ok_or(SealError::Malformed("the head of the first part cannot be read"))?;
             let value = line.split_once(':').filter(|(name, _)| name.eq_ignore_ascii_case("OriginalContent"));
             if let Some((_, value)) = value {
                 found = Some(read_original(value).ok_or(SealError::Malformed("its OriginalContent"))?);

@@ -93,6 +93,22 @@ impl AccessSettings {
         Ok(())
     }
 
+    /// The same settings, with paths as `absolute` makes them.
+    #[must_use]
+    pub fn with_paths(mut self, absolute: impl Fn(PathBuf) -> PathBuf) -> Self {
+        for path in [
+            &mut self.certificate,
+            &mut self.key,
+            &mut self.client_trust,
+            &mut self.users,
+            &mut self.audit_log,
+            &mut self.keytab,
+        ] {
+            *path = path.take().map(&absolute);
+        }
+        self
+    }
+
     /// The limits of its listeners.
     #[must_use]
     pub fn limits(&self) -> Limits {

@@ -1,15 +1,18 @@
-//! One log-in of one or more steps on one connection: NTLM as it is or within SPNEGO. Which of them it is shows in
-//! the first bytes, whatever the scheme in the header is called.
+//! One log-in of one or more steps on one connection. Which kind it is shows in the first bytes, whatever the scheme in
+//! the header is called.
 //!
 //! ```text
-//!             ┌─ "NTLMSSP\0"        ── raw NTLM ───────────┐
-//! first token ┤                                           ├─> challenge ─> answer ─> user, session keys
-//!             └─ 0x60, SPNEGO       ── NTLM among others ──┘
+//!             ┌─ "NTLMSSP\0"     ── raw NTLM ──────────┐
+//! first token ┤                  ┌─ NTLM ─────────────┴─> challenge ─> answer ─┐
+//!             ├─ 0x60, SPNEGO ───┤                                             ├─> user, session keys
+//!             │                  └─ Kerberos ─────────┬─> ticket ──────────────┘
+//!             └─ 0x60, Kerberos ── bare Kerberos ─────┘
 //! ```
 
+use super::Channel;
+use super::kerberos::{self, TicketError};
 use super::ntlm::{self, NtlmError};
 use super::spnego::{self, Init, Response, State};
-use super::Channel;
 use crate::users::{Directory, User};
 use std::sync::Arc;
 use thiserror::Error;
@@ -27,11 +30,31 @@ pub(crate) enum NegotiateError {
     ListAltered,
     #[error(transparent)]
     Ntlm(#[from] NtlmError),
+    #[error(transparent)]
+    Ticket(#[from] TicketError),
+    #[error("no user has the Kerberos principal {0}; standin user add --principal gives one to somebody")]
+    NoUser(String),
+}
+
+/// What log-ins are checked against.
+#[derive(Clone, Copy)]
+pub(crate) struct Against<'a> {
+    pub channel: &'a Channel,
+    pub directory: &'a Directory,
+    pub names: &'a ntlm::Names,
+    pub kerberos: Option<&'a kerberos::Acceptor>,
+}
+
+impl Against<'_> {
+    fn end_point(&self) -> Option<&[u8]> {
+        self.channel.tls.as_ref()?.end_point.as_deref()
+    }
 }
 
 /// What messages after the log-in are sealed with.
 pub(crate) enum Sealer {
     Ntlm(ntlm::Session),
+    Kerberos(kerberos::Context),
 }
 
 impl Sealer {
@@ -39,6 +62,7 @@ impl Sealer {
     pub fn unseal(&mut self, signature: &[u8], data: Vec<u8>) -> Option<Vec<u8>> {
         match self {
             Self::Ntlm(session) => session.unseal(signature, data),
+            Self::Kerberos(context) => context.unseal(signature, &data),
         }
     }
 
@@ -49,6 +73,7 @@ impl Sealer {
                 let (signature, sealed) = session.seal(data);
                 Some((signature.to_vec(), sealed))
             }
+            Self::Kerberos(context) => context.seal(data),
         }
     }
 }
@@ -98,24 +123,21 @@ impl Negotiation {
     }
 
     /// Takes the client's next token.
-    pub fn step(
-        self,
-        token: &[u8],
-        channel: &Channel,
-        directory: &Directory,
-        names: &ntlm::Names,
-    ) -> Result<Step, NegotiateError> {
+    pub fn step(self, token: &[u8], against: Against<'_>) -> Result<Step, NegotiateError> {
+        let names = against.names;
         if token.starts_with(b"NTLMSSP\0") {
             return match self {
-                Self::Challenged { acceptor, list: None } => {
-                    finish(*acceptor, token, None, None, channel, directory)
-                }
+                Self::Challenged { acceptor, list: None } => finish(*acceptor, token, None, None, against),
                 // Whoever begins again begins again.
                 _ => begin_raw(token, names),
             };
         }
         match (self, token.first()) {
-            (_, Some(0x60)) => begin_spnego(token, names),
+            (_, Some(0x60)) => match spnego::mechanism_of(token) {
+                Some((spnego::KERBEROS, _)) => bare_kerberos(token, against),
+                Some(_) => begin_spnego(token, against),
+                None => Err(NegotiateError::Malformed),
+            },
             (Self::Agreed { list }, Some(0xa1)) => {
                 let response = Response::read(token).ok_or(NegotiateError::Malformed)?;
                 challenge(response.token.ok_or(NegotiateError::Malformed)?, list, names)
@@ -123,7 +145,7 @@ impl Negotiation {
             (Self::Challenged { acceptor, list: Some(list) }, Some(0xa1)) => {
                 let response = Response::read(token).ok_or(NegotiateError::Malformed)?;
                 let answer = response.token.ok_or(NegotiateError::Malformed)?;
-                finish(*acceptor, answer, Some(&list), response.mic, channel, directory)
+                finish(*acceptor, answer, Some(&list), response.mic, against)
             }
             (_, Some(0xa1)) => Err(NtlmError::OutOfOrder.into()),
             _ => Err(NegotiateError::Unknown),
@@ -133,11 +155,47 @@ impl Negotiation {
 
 fn begin_raw(token: &[u8], names: &ntlm::Names) -> Result<Step, NegotiateError> {
     let (acceptor, reply) = ntlm::Acceptor::begin(token, names)?;
-    Ok(Step::Continue { negotiation: Negotiation::Challenged { acceptor: Box::new(acceptor), list: None }, reply })
+    Ok(Step::Continue {
+        negotiation: Negotiation::Challenged { acceptor: Box::new(acceptor), list: None },
+        reply,
+    })
 }
 
-fn begin_spnego(token: &[u8], names: &ntlm::Names) -> Result<Step, NegotiateError> {
+/// The user of a ticket.
+fn user_of_ticket(
+    token: &[u8],
+    against: Against<'_>,
+) -> Result<(Arc<User>, kerberos::Accepted), NegotiateError> {
+    let acceptor = against.kerberos.ok_or(NegotiateError::NoMechanism)?;
+    let accepted = acceptor.accept(token, against.end_point())?;
+    match against.directory.by_principal(&accepted.principal) {
+        Some(user) => Ok((user, accepted)),
+        None => Err(NegotiateError::NoUser(accepted.principal)),
+    }
+}
+
+fn bare_kerberos(token: &[u8], against: Against<'_>) -> Result<Step, NegotiateError> {
+    let (user, accepted) = user_of_ticket(token, against)?;
+    let sealer = accepted.can_seal.then_some(Sealer::Kerberos(accepted.context));
+    Ok(Step::Done { user, proof: "kerberos", sealer, reply: accepted.reply })
+}
+
+/// SPNEGO whose favourite is Kerberos, with the ticket in the first message: nothing is left to negotiate.
+fn spnego_kerberos(mechanism: &[u8], token: &[u8], against: Against<'_>) -> Result<Step, NegotiateError> {
+    let (user, accepted) = user_of_ticket(token, against)?;
+    let reply = spnego::response(State::Completed, Some(mechanism), accepted.reply.as_deref(), None);
+    let sealer = accepted.can_seal.then_some(Sealer::Kerberos(accepted.context));
+    Ok(Step::Done { user, proof: "kerberos", sealer, reply: Some(reply) })
+}
+
+fn begin_spnego(token: &[u8], against: Against<'_>) -> Result<Step, NegotiateError> {
+    let names = against.names;
     let init = Init::read(token).ok_or(NegotiateError::Malformed)?;
+    if let (Some(&first), Some(token), Some(_)) = (init.mechanisms.first(), init.token, against.kerberos) {
+        if first == spnego::KERBEROS || first == spnego::KERBEROS_WINDOWS {
+            return spnego_kerberos(first, token, against);
+        }
+    }
     let position = init.mechanisms.iter().position(|mechanism| *mechanism == spnego::NTLM);
     let list = List { der: init.list.to_vec(), must_sign: position != Some(0) };
     match (position, init.token) {
@@ -164,14 +222,12 @@ fn finish(
     answer: &[u8],
     list: Option<&List>,
     mic: Option<&[u8]>,
-    channel: &Channel,
-    directory: &Directory,
+    against: Against<'_>,
 ) -> Result<Step, NegotiateError> {
     let name = ntlm::Acceptor::claimed(answer)?;
-    let user = directory.by_name(&name);
+    let user = against.directory.by_name(&name);
     let hash = user.as_ref().and_then(|user| user.nt_hash.as_ref());
-    let end_point = channel.tls.as_ref().and_then(|tls| tls.end_point.as_deref());
-    let proven = acceptor.finish(answer, hash, end_point.map(ntlm::bindings_of))?;
+    let proven = acceptor.finish(answer, hash, against.end_point().map(ntlm::bindings_of))?;
     let mut session = proven.session;
     let reply = match (list, mic) {
         (None, _) => None,

@@ -58,9 +58,12 @@ impl Connection {
         let limits = &self.shared.config.limits;
         let path = parts.uri.path();
         let Some(endpoint) = self.shared.endpoints.iter().find(|endpoint| endpoint.serves(path)) else {
-            return self.after_draining(incoming, &parts.headers, plain(404, "there is nothing at this path")).await;
+            return self
+                .after_draining(incoming, &parts.headers, plain(404, "there is nothing at this path"))
+                .await;
         };
-        let said = parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let said =
+            parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         if said.is_some_and(|said| said > limits.body as u64) {
             return closing(refusal(endpoint, Refused::TooLong));
         }
@@ -122,7 +125,8 @@ impl Connection {
                 return endpoint_reply(endpoint.refusal(403, reason));
             }
             (None, None) if self.must_seal(known.proof) => {
-                let reason = "over HTTP messages have to be sealed and this log-in did not ask for it; use HTTPS";
+                let reason =
+                    "over HTTP messages have to be sealed and this log-in did not ask for it; use HTTPS";
                 return endpoint_reply(endpoint.refusal(403, reason));
             }
             (None, _) => {}
@@ -134,8 +138,13 @@ impl Connection {
             endpoint.protocol(),
             self.channel.from,
         );
-        let request =
-            Request { method: parts.method, path: parts.uri.path().to_owned(), headers: parts.headers, body, caller };
+        let request = Request {
+            method: parts.method,
+            path: parts.uri.path().to_owned(),
+            headers: parts.headers,
+            body,
+            caller,
+        };
         let response = endpoint.call(request).await;
         let reply = match (envelope, state.sealer()) {
             (Some(envelope), Some(sealer)) => {
@@ -151,9 +160,7 @@ impl Connection {
 
     /// Basic over HTTP was allowed by name; what NTLM and Kerberos protect on HTTP they protect by sealing.
     fn must_seal(&self, proof: &str) -> bool {
-        self.channel.tls.is_none()
-            && proof != "basic"
-            && !self.shared.authenticator.allow_unsealed_over_http
+        self.channel.tls.is_none() && proof != "basic" && !self.shared.authenticator.allow_unsealed_over_http
     }
 
     /// A request of nobody: an endpoint may answer it anyway, else 401.

@@ -70,7 +70,10 @@ impl TlsIdentity {
     }
 
     /// Does the handshake.
-    pub(super) async fn accept(&self, stream: TcpStream) -> std::io::Result<(TlsStream<TcpStream>, TlsFacts)> {
+    pub(super) async fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> std::io::Result<(TlsStream<TcpStream>, TlsFacts)> {
         self.look();
         let loaded = Arc::clone(&self.loaded.read().unwrap_or_else(PoisonError::into_inner));
         let stream = TlsAcceptor::from(Arc::clone(&loaded.config)).accept(stream).await?;

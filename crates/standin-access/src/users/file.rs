@@ -66,7 +66,9 @@ pub enum UsersError {
         reason: String,
     },
     /// There is a user of that name.
-    #[error("the user {0} is there already; change the password with standin user passwd, or remove him first")]
+    #[error(
+        "the user {0} is there already; change the password with standin user passwd, or remove him first"
+    )]
     Exists(String),
     /// There is no user of that name.
     #[error("there is no user {0}; standin user list shows all")]
@@ -213,8 +215,7 @@ impl UsersFile {
             let at = position(users, name)?;
             let user = &mut users[at];
             user.password = Some(hash);
-            user.nt_hash =
-                ntlm.unwrap_or(user.nt_hash.is_some()).then(|| NtHash::of(password));
+            user.nt_hash = ntlm.unwrap_or(user.nt_hash.is_some()).then(|| NtHash::of(password));
             Ok(user.clone())
         })
     }
@@ -330,7 +331,8 @@ impl Entry {
             .ok_or_else(|| format!("the role {:?} is none of viewer, operator, administrator", self.role))?;
         let password = self.password.as_deref().map(PasswordHash::parse).transpose();
         let password = password.map_err(|error| format!("its password: {error}"))?;
-        let nt_hash = self.nt_hash.as_deref().map(|text| NtHash::parse(text).ok_or("its nt_hash is not 32 digits"));
+        let nt_hash =
+            self.nt_hash.as_deref().map(|text| NtHash::parse(text).ok_or("its nt_hash is not 32 digits"));
         let certificates = self.certificates.iter().map(String::as_str);
         Ok(User {
             name: self.name.into(),
@@ -346,7 +348,9 @@ impl Entry {
 fn user_of(new: NewUser) -> Result<User, UsersError> {
     let password = new.password.as_deref();
     if password.is_none() && new.certificates.is_empty() && new.principal.is_none() {
-        return Err(UsersError::Refused("a user without a password needs a certificate or a principal".to_owned()));
+        return Err(UsersError::Refused(
+            "a user without a password needs a certificate or a principal".to_owned(),
+        ));
     }
     if new.ntlm && password.is_none() {
         return Err(UsersError::Refused("NTLM needs a password".to_owned()));
@@ -368,7 +372,9 @@ fn parse_certificates<'t>(texts: impl Iterator<Item = &'t str>) -> Result<Vec<Ce
         .take(MAX_CERTIFICATES + 1)
         .map(|text| {
             CertificateMatch::parse(text).ok_or_else(|| {
-                format!("{text:?} is neither the SHA-256 of a certificate nor a subject as CN=alice, O=Example")
+                format!(
+                    "{text:?} is neither the SHA-256 of a certificate nor a subject as CN=alice, O=Example"
+                )
             })
         })
         .collect();
@@ -383,7 +389,11 @@ fn parse_certificates<'t>(texts: impl Iterator<Item = &'t str>) -> Result<Vec<Ce
 fn checked_principal(text: String) -> Result<String, String> {
     let whole = text.len() <= 256 && !text.chars().any(|c| c.is_whitespace() || c.is_control());
     let realm = text.rsplit_once('@').is_some_and(|(name, realm)| !name.is_empty() && !realm.is_empty());
-    if whole && realm { Ok(text) } else { Err(format!("{text:?} is no Kerberos principal as alice@EXAMPLE.ORG")) }
+    if whole && realm {
+        Ok(text)
+    } else {
+        Err(format!("{text:?} is no Kerberos principal as alice@EXAMPLE.ORG"))
+    }
 }
 
 fn position(users: &[User], name: &str) -> Result<usize, UsersError> {

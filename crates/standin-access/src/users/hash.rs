@@ -185,9 +185,18 @@ mod tests {
         for (text, error) in [
             ("", HashError::Malformed),
             ("secret", HashError::Malformed),
-            ("$argon2i$v=19$m=4096,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8", HashError::Malformed),
-            ("$argon2id$v=19$m=4096,t=0,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8", HashError::Malformed),
-            ("$argon2id$v=19$m=4294967295,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y", HashError::TooCostly),
+            (
+                "$argon2i$v=19$m=4096,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8",
+                HashError::Malformed,
+            ),
+            (
+                "$argon2id$v=19$m=4096,t=0,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8",
+                HashError::Malformed,
+            ),
+            (
+                "$argon2id$v=19$m=4294967295,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y",
+                HashError::TooCostly,
+            ),
             ("$argon2id$v=19$m=4096,t=99,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y", HashError::TooCostly),
         ] {
             assert_eq!(PasswordHash::parse(text), Err(error), "{text}");

@@ -24,7 +24,9 @@ pub enum NtlmError {
     TooOld,
     #[error("the client does not offer 128 bit keys with extended session security")]
     TooWeak,
-    #[error("the user is unknown, has no hash for NTLM (standin user passwd --ntlm), or the password is wrong")]
+    #[error(
+        "the user is unknown, has no hash for NTLM (standin user passwd --ntlm), or the password is wrong"
+    )]
     WrongProof,
     #[error("the messages were altered on their way (MIC)")]
     Altered,
@@ -167,7 +169,8 @@ impl Acceptor {
         let flags = self.flags & read.flags;
         let base_key = hmac_md5(&key_of_user, &[&expected]);
         let key = exported_key(flags, base_key, read.session_key)?;
-        let protected = find_pair(pairs, pair::FLAGS).and_then(|value| messages::u32_at(value, 0)).unwrap_or(0);
+        let protected =
+            find_pair(pairs, pair::FLAGS).and_then(|value| messages::u32_at(value, 0)).unwrap_or(0);
         let had_mic = protected & 2 != 0;
         if had_mic {
             self.check_mic(message, &read, &key)?;

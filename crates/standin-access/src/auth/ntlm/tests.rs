@@ -22,8 +22,14 @@ struct Client {
     flags: u32,
 }
 
-const ALICE: Client =
-    Client { user: "alice", domain: "WORK", password: "secret", bindings: None, mic: true, flags: 0xe208_8237 };
+const ALICE: Client = Client {
+    user: "alice",
+    domain: "WORK",
+    password: "secret",
+    bindings: None,
+    mic: true,
+    flags: 0xe208_8237,
+};
 
 impl Client {
     fn negotiate(&self) -> Vec<u8> {
@@ -103,8 +109,7 @@ fn the_keys_are_those_of_the_example_in_ms_nlmp() {
 /// MS-NLMP 4.2.4.4: GSS_WrapEx of `Plaintext` with the session key 55...; client to server, number 0.
 #[test]
 fn a_sealed_message_is_that_of_the_example_in_ms_nlmp() {
-    let mut session =
-        Session::new(&[0x55; 16], flag::KEY_EXCHANGE | flag::SEAL | flag::SIGN | flag::KEY_128);
+    let mut session = Session::new(&[0x55; 16], flag::KEY_EXCHANGE | flag::SEAL | flag::SIGN | flag::KEY_128);
     let (signature, sealed) = session.seal_as_client(&utf16("Plaintext"));
     assert_eq!(sealed, hex("54e50165bf1936dc996020c1811b0f06fb5f"));
     assert_eq!(signature.to_vec(), hex("010000007fb38ec5c55d497600000000"));
@@ -134,7 +139,10 @@ fn the_name_is_taken_in_any_case_and_the_domain_as_the_client_has_it() {
 
 #[test]
 fn a_wrong_password_an_unknown_user_and_a_replayed_answer_do_not_get_in() {
-    assert_eq!(refused(Client { password: "Secret", ..ALICE }.log_in(Some(&secret()), None)), NtlmError::WrongProof);
+    assert_eq!(
+        refused(Client { password: "Secret", ..ALICE }.log_in(Some(&secret()), None)),
+        NtlmError::WrongProof
+    );
     assert_eq!(refused(ALICE.log_in(None, None)), NtlmError::WrongProof);
     let nothing = Client { user: "alice", password: "", ..ALICE };
     assert_eq!(refused(nothing.log_in(None, None)), NtlmError::WrongProof);

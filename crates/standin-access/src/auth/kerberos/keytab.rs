@@ -1,0 +1,144 @@
+//! The keytab: this host's keys, in MIT's file format of version 2 (`05 02`), which every KDC's tools write.
+
+use super::crypto::Key;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// The longest keytab.
+const MAX_SIZE: u64 = 1 << 20;
+/// The most keys: each of them is tried on a ticket.
+const MAX_KEYS: usize = 256;
+
+/// Why Kerberos cannot be offered.
+#[derive(Debug, Error)]
+#[error("the keytab {path} cannot be used: {reason}")]
+pub struct KerberosError {
+    /// Which file.
+    pub path: PathBuf,
+    /// What is wrong and what to do.
+    pub reason: String,
+}
+
+#[derive(Debug)]
+pub(super) struct Keytab(Vec<Key>);
+
+impl Keytab {
+    pub fn read(path: &Path) -> Result<Self, KerberosError> {
+        let error = |reason: String| KerberosError { path: path.to_path_buf(), reason };
+        let meta = std::fs::metadata(path).map_err(|cause| error(cause.to_string()))?;
+        if meta.mode() & 0o077 != 0 {
+            let reason =
+                "others than its owner can read it, and whoever has it can pose as this host; run chmod 600";
+            return Err(error(reason.to_owned()));
+        }
+        if meta.len() > MAX_SIZE {
+            return Err(error("it is longer than 1 MiB".to_owned()));
+        }
+        let bytes = std::fs::read(path).map_err(|cause| error(cause.to_string()))?;
+        let keys = parse(&bytes).ok_or_else(|| error("it is no keytab of version 5.2".to_owned()))?;
+        if keys.is_empty() {
+            let reason = "it has no AES key; make it anew with aes256-cts-hmac-sha1-96".to_owned();
+            return Err(error(reason));
+        }
+        Ok(Self(keys))
+    }
+
+    /// The keys of a type, newest first.
+    pub fn keys(&self, kind: i64) -> impl Iterator<Item = &Key> {
+        self.0.iter().rev().filter(move |key| key.kind() == kind)
+    }
+}
+
+/// The usable keys; `None` if it is no keytab. Keys of other types are passed over.
+fn parse(bytes: &[u8]) -> Option<Vec<Key>> {
+    let mut rest = bytes.strip_prefix(&[5, 2])?;
+    let mut keys = Vec::new();
+    while !rest.is_empty() {
+        let (size, after) = rest.split_first_chunk::<4>()?;
+        let size = i32::from_be_bytes(*size);
+        if size == 0 {
+            break;
+        }
+        let (entry, after) = after.split_at_checked(size.unsigned_abs() as usize)?;
+        // A negative size is a hole that an entry left.
+        if size > 0 && keys.len() < MAX_KEYS {
+            keys.extend(entry_key(entry)?);
+        }
+        rest = after;
+    }
+    Some(keys)
+}
+
+/// The key of an entry; `Some(None)` if it is of another type.
+fn entry_key(entry: &[u8]) -> Option<Option<Key>> {
+    let mut rest = entry;
+    let components = take_u16(&mut rest)?;
+    // The realm, then the components of the name.
+    for _ in 0..=components {
+        let length = take_u16(&mut rest)?;
+        rest = rest.split_at_checked(usize::from(length))?.1;
+    }
+    // Type of the name, time, number of the key in 8 bits.
+    rest = rest.split_at_checked(9)?.1;
+    let kind = take_u16(&mut rest)?;
+    let length = take_u16(&mut rest)?;
+    let (key, _) = rest.split_at_checked(usize::from(length))?;
+    Some(Key::new(i64::from(kind), key))
+}
+
+fn take_u16(rest: &mut &[u8]) -> Option<u16> {
+    let (digits, after) = rest.split_first_chunk::<2>()?;
+    *rest = after;
+    Some(u16::from_be_bytes(*digits))
+}
+
+#[cfg(test)]
+pub(super) fn entry(kind: u16, key: &[u8]) -> Vec<u8> {
+    let mut entry = vec![0, 2];
+    for text in [&b"EXAMPLE.ORG"[..], b"HTTP", b"server.example.org"] {
+        entry.extend_from_slice(&(text.len() as u16).to_be_bytes());
+        entry.extend_from_slice(text);
+    }
+    entry.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 0, 3]);
+    entry.extend_from_slice(&kind.to_be_bytes());
+    entry.extend_from_slice(&(key.len() as u16).to_be_bytes());
+    entry.extend_from_slice(key);
+    [&(entry.len() as i32).to_be_bytes()[..], &entry].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usable_keys_are_read_and_holes_and_other_types_passed_over() {
+        let hole = [&(-3_i32).to_be_bytes()[..], &[9, 9, 9]].concat();
+        let bytes =
+            [vec![5, 2], entry(23, &[1; 16]), hole, entry(18, &[2; 32]), entry(17, &[3; 16])].concat();
+        let kinds: Vec<_> = parse(&bytes).unwrap().iter().map(Key::kind).collect();
+        assert_eq!(kinds, [18, 17]);
+    }
+
+    #[test]
+    fn what_is_no_keytab_or_cut_off_is_refused() {
+        let bytes = [vec![5, 2], entry(18, &[2; 32])].concat();
+        for length in 0..bytes.len() {
+            assert!(parse(&bytes[..length]).is_none_or(|keys| keys.is_empty()), "{length}");
+        }
+        assert!(parse(b"nonsense").is_none());
+        assert!(parse(&[5, 2, 0x7f, 0xff, 0xff, 0xff, 0]).is_none());
+    }
+
+    #[test]
+    fn a_keytab_that_others_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keytab");
+        std::fs::write(&path, [vec![5, 2], entry(18, &[2; 32])].concat()).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(Keytab::read(&path).unwrap_err().reason.contains("chmod 600"));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(Keytab::read(&path).unwrap().keys(18).count(), 1);
+    }
+}
