@@ -30,7 +30,8 @@ fn main() {
 }
 
 fn generate() -> Result<(), String> {
-    let folder = Path::new(&std::env::var("CARGO_MANIFEST_DIR").map_err(|error| error.to_string())?).join("schema");
+    let folder =
+        Path::new(&std::env::var("CARGO_MANIFEST_DIR").map_err(|error| error.to_string())?).join("schema");
     let read = |name: &str| parser::file(&folder.join(name));
     let qualifiers = read("qualifiers.mof")?.qualifiers;
     let mut out = emit::qualifiers(&qualifiers);
@@ -46,6 +47,7 @@ fn generate() -> Result<(), String> {
         check::namespace(&qualifiers, &classes)?;
         out.push_str(&emit::classes(name, &classes));
     }
-    let target = PathBuf::from(std::env::var("OUT_DIR").map_err(|error| error.to_string())?).join("schema.rs");
+    let target =
+        PathBuf::from(std::env::var("OUT_DIR").map_err(|error| error.to_string())?).join("schema.rs");
     std::fs::write(&target, out).map_err(|error| format!("cannot write {}: {error}", target.display()))
 }

@@ -3,8 +3,8 @@
 use crate::parser::{Class, Element, Literal, Qualifier, QualifierDeclaration};
 
 const TYPES: [&str; 14] = [
-    "boolean", "uint8", "uint16", "uint32", "uint64", "sint8", "sint16", "sint32", "sint64", "real32", "real64",
-    "char16", "string", "datetime",
+    "boolean", "uint8", "uint16", "uint32", "uint64", "sint8", "sint16", "sint32", "sint64", "real32",
+    "real64", "char16", "string", "datetime",
 ];
 
 fn same(left: &str, right: &str) -> bool {
@@ -92,6 +92,13 @@ pub fn namespace(declared: &[QualifierDeclaration], classes: &[Class]) -> Result
             if let Err(text) = value_map(&element.qualifiers).and_then(|()| types(classes, element)) {
                 return problem(format!("{} in line {}: {text}", element.name, element.line));
             }
+        }
+        let association = std::iter::once(class)
+            .chain(bases(classes, class))
+            .any(|above| above.qualifiers.iter().any(|qualifier| qualifier.name == "Association"));
+        let strange = |property: &&Element| property.reference && (property.array || !association);
+        if let Some(found) = class.properties.iter().find(strange) {
+            return problem(format!("{} in line {} cannot be a reference", found.name, found.line));
         }
         for method in &class.methods {
             if let Err(text) = value_map(&method.qualifiers) {
@@ -183,7 +190,8 @@ fn bases<'a>(classes: &'a [Class], class: &'a Class) -> impl Iterator<Item = &'a
 fn overrides(classes: &[Class], class: &Class) -> Result<(), String> {
     let says = |qualifiers: &[Qualifier]| qualifiers.iter().any(|qualifier| qualifier.name == "Override");
     for property in &class.properties {
-        let above = |base: &'_ Class| base.properties.iter().find(|other| same(&other.name, &property.name)).cloned();
+        let above =
+            |base: &'_ Class| base.properties.iter().find(|other| same(&other.name, &property.name)).cloned();
         let inherited = bases(classes, class).find_map(above);
         let place = format!("{} in line {}", property.name, property.line);
         match (inherited, says(&property.qualifiers)) {

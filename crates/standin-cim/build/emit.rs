@@ -65,7 +65,10 @@ fn literal(value: &Literal) -> String {
         Literal::Boolean(value) => format!("Literal::Boolean({value})"),
         Literal::Number(text) | Literal::Text(text) => format!("Literal::Text({text:?})"),
         Literal::Array(elements) => {
-            format!("Literal::Array(&[{}])", elements.iter().map(|one| literal(one) + ",").collect::<String>())
+            format!(
+                "Literal::Array(&[{}])",
+                elements.iter().map(|one| literal(one) + ",").collect::<String>()
+            )
         }
     }
 }

@@ -184,7 +184,15 @@ impl Parser {
             } else {
                 let array = self.brackets()?;
                 let default = if self.take('=') { self.literal()? } else { Literal::Null };
-                class.properties.push(Element { name, cim_type, reference, array, default, qualifiers, line });
+                class.properties.push(Element {
+                    name,
+                    cim_type,
+                    reference,
+                    array,
+                    default,
+                    qualifiers,
+                    line,
+                });
             }
             self.expect(';')?;
         }

@@ -5,8 +5,8 @@
 //! [`BindError`] into the return code that its method has for it.
 
 use crate::{
-    CimType, Class, Context, Instance, MethodDecl, Named, ObjectPath, ParameterDecl, RawValue, Text, TypedValue,
-    Value, embedded, same_name,
+    CimType, Class, Context, Instance, MethodDecl, Named, ObjectPath, ParameterDecl, RawValue, Text,
+    TypedValue, Value, embedded, same_name,
 };
 use thiserror::Error;
 
@@ -149,7 +149,11 @@ impl Arguments {
 /// # Errors
 /// The first argument that the method does not have, parameter that is required and missing, or value that does
 /// not fit.
-pub fn bind(context: &Context<'_>, method: &MethodDecl, arguments: Vec<Named>) -> Result<Arguments, BindError> {
+pub fn bind(
+    context: &Context<'_>,
+    method: &MethodDecl,
+    arguments: Vec<Named>,
+) -> Result<Arguments, BindError> {
     let mut bound: Vec<(Text, TypedValue)> = Vec::new();
     for Named { name, value } in arguments {
         let declared = method.parameters.iter().find(|parameter| same_name(&parameter.name, &name));
@@ -177,12 +181,10 @@ pub fn bind(context: &Context<'_>, method: &MethodDecl, arguments: Vec<Named>) -
     }
     let mut ordered = Vec::new();
     for parameter in method.parameters.iter().filter(|parameter| parameter.input) {
-        let given = bound.iter().position(|(name, _)| *name == parameter.name).map(|at| bound.swap_remove(at).1);
-        let value = given.unwrap_or(TypedValue {
-            cim_type: parameter.cim_type,
-            array: parameter.array,
-            value: None,
-        });
+        let given =
+            bound.iter().position(|(name, _)| *name == parameter.name).map(|at| bound.swap_remove(at).1);
+        let value =
+            given.unwrap_or(TypedValue { cim_type: parameter.cim_type, array: parameter.array, value: None });
         if parameter.required && value.value.is_none() {
             let (method, parameter) = (method.name.to_string(), parameter.name.to_string());
             return Err(BindError::Missing { method, parameter });
@@ -211,7 +213,9 @@ pub fn convert(
         },
         (RawValue::Array(_), false) => return Err(wrong("it is no array, and several values are given")),
         (RawValue::Typed(typed), true) if typed.array => match typed.value {
-            Some(Value::Array(elements)) => Some(array(context, declared, raw_elements(typed.cim_type, elements))?),
+            Some(Value::Array(elements)) => {
+                Some(array(context, declared, raw_elements(typed.cim_type, elements))?)
+            }
             Some(other) => Some(array(context, declared, raw_elements(typed.cim_type, vec![Some(other)]))?),
             None => None,
         },
@@ -270,6 +274,7 @@ fn scalar(
         RawValue::Typed(TypedValue { value: Some(value), .. }) => value,
     };
     match (declared.cim_type, value) {
+        (CimType::Reference, Value::String(text)) if text.trim().is_empty() => Ok(None),
         (CimType::Reference, value) => reference(context, declared, value).map(Some),
         (CimType::String, value) if declared.embedded_class.is_some() => instance(context, declared, value),
         (CimType::String, Value::String(text)) => Ok(Some(Value::String(text))),
@@ -293,9 +298,8 @@ fn by_text(cim_type: CimType, value: &Value) -> Result<Value, ConvertError> {
         }
         other => other.to_text(),
     };
-    Value::parse(cim_type, &given).ok_or_else(|| {
-        wrong(format!("\"{}\" is no {}", shown(&given), cim_type.as_str()))
-    })
+    Value::parse(cim_type, &given)
+        .ok_or_else(|| wrong(format!("\"{}\" is no {}", shown(&given), cim_type.as_str())))
 }
 
 /// Types whose values are written alike.
@@ -313,12 +317,15 @@ fn kind(cim_type: CimType) -> u8 {
 fn reference(context: &Context<'_>, declared: Declared<'_>, value: Value) -> Result<Value, ConvertError> {
     let mut path = match value {
         Value::Reference(path) => *path,
-        Value::String(text) => ObjectPath::parse(text.trim())
-            .ok_or_else(|| wrong(format!("\"{}\" is no reference", shown(&text))))?,
-        Value::Instance(instance) => match instance.path {
+        Value::String(text) => match ObjectPath::parse(text.trim()) {
             Some(path) => path,
-            None => return Err(wrong("an instance without its path is given, and a reference is wanted")),
+            // Where the documentation says "a reference", samples send the text of the instance.
+            None => match embedded::parse(&text) {
+                Ok(instance) => path_of(context, instance)?,
+                Err(_) => return Err(wrong(format!("\"{}\" is no reference", shown(&text)))),
+            },
         },
+        Value::Instance(instance) => path_of(context, *instance)?,
         other => return Err(wrong(format!("{} is no reference", type_of(&other).as_str()))),
     };
     if let Some(reason) = context.elsewhere(&path) {
@@ -339,6 +346,20 @@ fn reference(context: &Context<'_>, declared: Declared<'_>, value: Value) -> Res
         }
         _ => Ok(Value::Reference(Box::new(path))),
     }
+}
+
+/// The path of an instance that stands where a reference is wanted: by its keys.
+fn path_of(context: &Context<'_>, instance: Instance) -> Result<ObjectPath, ConvertError> {
+    if let Some(path) = instance.path {
+        return Ok(path);
+    }
+    let Some(class) = context.schema.class(&instance.class) else {
+        let class = shown(&instance.class);
+        return Err(wrong(format!("it is of the class {class}, which does not exist")));
+    };
+    class.path_of(&fit(context, class, instance)?).map_err(|key| {
+        ConvertError::Malformed(format!("an instance of {} without {key} refers to nothing", class.name))
+    })
 }
 
 /// An embedded instance; blank text is null.

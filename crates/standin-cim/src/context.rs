@@ -60,7 +60,9 @@ mod tests {
 
     #[test]
     fn a_host_is_known_by_short_and_long_name_by_address_and_with_a_port() {
-        for name in ["kvm1", "KVM1.example.org", "kvm1:5985", ".", "localhost", "10.0.0.7", "[::1]:5986", "::1", ""] {
+        for name in
+            ["kvm1", "KVM1.example.org", "kvm1:5985", ".", "localhost", "10.0.0.7", "[::1]:5986", "::1", ""]
+        {
             assert!(is_this_host(name, "kvm1.example.net"), "{name}");
         }
         for name in ["kvm2", "kvm2.example.net", "kvm10", "kvm"] {

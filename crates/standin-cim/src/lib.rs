@@ -23,6 +23,7 @@ mod datetime_text;
 pub mod embedded;
 pub mod error;
 pub mod instance;
+mod keys;
 pub mod memory;
 pub mod mof;
 pub mod mof_instance;

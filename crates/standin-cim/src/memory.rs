@@ -4,8 +4,8 @@
 //! hands out, so that a test can see whether the broker asked for more than it needed.
 
 use crate::{
-    Caller, CimError, Instance, InstanceSource, KeyValue, Keys, MethodAnswer, MethodCall, Namespace, Narrow,
-    ObjectPath, Result, Schema, StatusCode, TypedValue, same_name,
+    Caller, CimError, Instance, InstanceSource, MethodAnswer, MethodCall, Namespace, Narrow, ObjectPath,
+    Result, Schema, StatusCode, TypedValue, same_name,
 };
 use async_trait::async_trait;
 use std::collections::HashMap;
@@ -91,23 +91,11 @@ impl Repository {
     }
 }
 
-/// The path of an instance, from the keys of its class.
-///
-/// # Errors
-/// `InvalidParameter` when a key is null or cannot be one.
-pub fn path_of(class: &crate::Class, instance: &Instance) -> Result<ObjectPath> {
-    let keys = class.keys().map(|key| {
-        let value = instance.value(&key.name).and_then(KeyValue::of).ok_or_else(|| {
-            let message = format!("an instance of {} needs a value for its key {}", class.name, key.name);
-            CimError::new(StatusCode::InvalidParameter, message)
-        })?;
-        Ok(crate::Key { name: key.name.clone(), value })
-    });
-    let mut path = ObjectPath::new(class.name.clone(), keys.collect::<Result<_>>()?);
-    if path.keys == Keys::Named(Vec::new()) {
-        path.keys = Keys::Singleton;
-    }
-    Ok(path)
+fn path_of(class: &crate::Class, instance: &Instance) -> Result<ObjectPath> {
+    class.path_of(instance).map_err(|key| {
+        let message = format!("an instance of {} needs a value for its key {key}", class.name);
+        CimError::new(StatusCode::InvalidParameter, message)
+    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -145,9 +133,10 @@ impl InstanceSource for Repository {
     ) -> Result<Vec<Instance>> {
         let wanted = |instance: &&Instance| {
             same_name(&instance.class, class)
-                && narrow.keys.iter().all(|key| {
-                    instance.value(&key.name).is_some_and(|value| key.value.agrees(value))
-                })
+                && narrow
+                    .keys
+                    .iter()
+                    .all(|key| instance.value(&key.name).is_some_and(|value| key.value.agrees(value)))
                 && narrow.endpoint.as_ref().is_none_or(|endpoint| refers_to(instance, endpoint))
         };
         let found: Vec<_> = lock(&self.room(namespace)?.instances).iter().filter(wanted).cloned().collect();
@@ -173,7 +162,12 @@ impl InstanceSource for Repository {
         Ok(())
     }
 
-    async fn create(&self, _caller: &Caller, namespace: &Namespace, instance: Instance) -> Result<ObjectPath> {
+    async fn create(
+        &self,
+        _caller: &Caller,
+        namespace: &Namespace,
+        instance: Instance,
+    ) -> Result<ObjectPath> {
         let room = self.room(namespace)?;
         let class = room.schema.class(&instance.class).ok_or_else(|| {
             CimError::new(StatusCode::InvalidClass, format!("{} is no class", instance.class))

@@ -4,8 +4,8 @@
 //! name, as far as that is possible, because compilers look them up as they go.
 
 use crate::{
-    CimType, Class, MethodDecl, ParameterDecl, PropertyDecl, Qualifier, QualifierDecl, Schema, TypedValue, Value,
-    same_name, schema,
+    CimType, Class, MethodDecl, ParameterDecl, PropertyDecl, Qualifier, QualifierDecl, Schema, TypedValue,
+    Value, same_name, schema,
 };
 use std::fmt::Write;
 
@@ -32,7 +32,8 @@ fn is_used(schema: &Schema, name: &str) -> bool {
         has(&class.qualifiers)
             || class.properties.iter().any(|property| has(&property.qualifiers))
             || class.methods.iter().any(|method| {
-                has(&method.qualifiers) || method.parameters.iter().any(|parameter| has(&parameter.qualifiers))
+                has(&method.qualifiers)
+                    || method.parameters.iter().any(|parameter| has(&parameter.qualifiers))
             })
     })
 }
@@ -58,7 +59,8 @@ fn ordered(schema: &Schema) -> Vec<&Class> {
 }
 
 fn named_by(class: &Class) -> Vec<&str> {
-    let properties = class.properties.iter().flat_map(|property| [&property.reference_class, &property.embedded_class]);
+    let properties =
+        class.properties.iter().flat_map(|property| [&property.reference_class, &property.embedded_class]);
     let parameters = class.methods.iter().flat_map(|method| &method.parameters);
     let parameters = parameters.flat_map(|parameter| [&parameter.reference_class, &parameter.embedded_class]);
     properties.chain(parameters).flatten().map(|name| &**name).collect()

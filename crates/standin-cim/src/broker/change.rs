@@ -45,7 +45,8 @@ impl<S: InstanceSource> Broker<S> {
         let given = self.typed(namespace, &schema, class, properties)?;
         let mut instance = Instance::new(class.name.clone());
         for declared in &class.properties {
-            let value = given.iter().find(|(name, _)| *name == *declared.name).map(|(_, value)| value.clone());
+            let value =
+                given.iter().find(|(name, _)| *name == *declared.name).map(|(_, value)| value.clone());
             // A new instance is what defaults are for.
             let value = value.unwrap_or_else(|| declared.default.clone());
             instance.properties.push(Property { name: declared.name.clone(), value });
@@ -85,7 +86,8 @@ impl<S: InstanceSource> Broker<S> {
         call.method = method.name.to_string();
         call.target = target.within(namespace);
         call.target.host = None;
-        let mut out: Vec<_> = method.parameters.iter().filter(|parameter| parameter.output).cloned().collect();
+        let mut out: Vec<_> =
+            method.parameters.iter().filter(|parameter| parameter.output).cloned().collect();
         let (source, caller) = (self.source.clone(), caller.clone());
         let mut answer = to_the_end(async move { source.invoke(&caller, call).await }).await?;
         // Every out-parameter in the order of the declaration, null where the source said nothing.
@@ -157,7 +159,9 @@ fn changes_of(
 
 fn says_same(left: &TypedValue, right: &TypedValue) -> bool {
     match (&left.value, &right.value) {
-        (Some(crate::Value::Reference(left)), Some(crate::Value::Reference(right))) => left.same_object(right),
+        (Some(crate::Value::Reference(left)), Some(crate::Value::Reference(right))) => {
+            left.same_object(right)
+        }
         (Some(crate::Value::Datetime(left)), Some(crate::Value::Datetime(right))) => {
             left.to_cim() == right.to_cim() || left == right
         }
@@ -181,9 +185,7 @@ fn is_static(method: &MethodDecl) -> bool {
 /// Every argument must be a parameter that the caller gives. Some clients send out-parameters back as null.
 fn check_names(class: &Class, method: &MethodDecl, arguments: &[Named]) -> Result<()> {
     for argument in arguments {
-        let known = method.parameters.iter().any(|parameter| {
-            same_name(&parameter.name, &argument.name)
-        });
+        let known = method.parameters.iter().any(|parameter| same_name(&parameter.name, &argument.name));
         if !known {
             let shown: String = argument.name.chars().take(100).collect();
             let message = format!("{}.{} has no parameter {shown}", class.name, method.name);
@@ -194,7 +196,9 @@ fn check_names(class: &Class, method: &MethodDecl, arguments: &[Named]) -> Resul
 }
 
 /// Runs a change to its end even if nobody waits for it any more.
-async fn to_the_end<T: Send + 'static>(change: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+async fn to_the_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
     tokio::spawn(change).await.unwrap_or_else(|error| {
         let message = format!("the change stopped in its middle: {error}; look at the daemon's log");
         Err(CimError::new(StatusCode::Failed, message))

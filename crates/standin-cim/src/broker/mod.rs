@@ -16,8 +16,8 @@ mod read;
 mod walk;
 
 use crate::{
-    AssociationFilter, Caller, CimError, Class, Context, Instance, InstanceSource, MethodAnswer, MethodCall, Named,
-    Namespace, ObjectPath, Operations, QueryAnswer, Result, Role, Schema, StatusCode,
+    AssociationFilter, Caller, CimError, Class, Context, Instance, InstanceSource, MethodAnswer, MethodCall,
+    Named, Namespace, ObjectPath, Operations, QueryAnswer, Result, Role, Schema, StatusCode,
 };
 use async_trait::async_trait;
 use std::sync::Arc;

@@ -241,9 +241,10 @@ fn qualified(schema: &Schema, mut instances: Vec<Instance>, walk: &Walk) -> Vec<
 }
 
 pub(super) fn has(class: &Class, qualifier: &str) -> bool {
-    class.qualifiers.iter().any(|found| {
-        same_name(&found.name, qualifier) && found.value.value != Some(Value::Boolean(false))
-    })
+    class
+        .qualifiers
+        .iter()
+        .any(|found| same_name(&found.name, qualifier) && found.value.value != Some(Value::Boolean(false)))
 }
 
 /// `KeysOnly` leaves the keys; `ClassDefsOnly` leaves one instance of each class without values, which stands for

@@ -179,8 +179,8 @@ fn other_ends<'l>(
     class.properties.iter().filter(move |property| wanted(property)).filter_map(move |property| {
         let Some(Value::Reference(end)) = link.value(&property.name) else { return None };
         // The source is an end of its own only where the association relates it to itself.
-        let by_another =
-            roles(schema, class, source, filter).any(|role| role.name != property.name && refers(link, role, source));
+        let by_another = roles(schema, class, source, filter)
+            .any(|role| role.name != property.name && refers(link, role, source));
         by_another.then_some(&**end)
     })
 }

@@ -2,8 +2,8 @@
 
 use super::rows::{ClassRow, ElementRow, Literal, MethodRow, QualifierRow, SaidRow};
 use crate::{
-    CimType, Class, MethodDecl, ParameterDecl, PropertyDecl, Qualifier, QualifierDecl, QualifierScope, Schema, Text,
-    TypedValue, Value, same_name,
+    CimType, Class, MethodDecl, ParameterDecl, PropertyDecl, Qualifier, QualifierDecl, QualifierScope,
+    Schema, Text, TypedValue, Value, same_name,
 };
 use std::sync::Arc;
 
@@ -116,18 +116,13 @@ fn parameter(row: &ElementRow) -> ParameterDecl {
 
 /// What a class says itself, and what its base says and lets it inherit.
 fn inherited(base: Option<&[Qualifier]>, own: &[SaidRow]) -> Vec<Qualifier> {
-    let mut found: Vec<Qualifier> = own.iter().map(qualifier).collect();
-    for above in base.unwrap_or_default() {
-        if is_inherited(&above.name) && !found.iter().any(|own| own.name == above.name) {
-            // Names without their numbers, or with other numbers, would say something wrong.
-            let pair = ["ValueMap", "Values"];
-            if pair.contains(&&*above.name) && found.iter().any(|own| pair.contains(&&*own.name)) {
-                continue;
-            }
-            found.push(above.clone());
-        }
-    }
-    found
+    // Values without their names, or with other names, would say something wrong: they come as a pair.
+    let pair = |name: &str| matches!(name, "ValueMap" | "Values");
+    let own_pair = own.iter().any(|(name, _)| pair(name));
+    let said = |name: &str| own.iter().any(|(own, _)| *own == name) || (own_pair && pair(name));
+    let above =
+        base.unwrap_or_default().iter().filter(|above| is_inherited(&above.name) && !said(&above.name));
+    own.iter().map(qualifier).chain(above.cloned()).collect()
 }
 
 fn drop_own(qualifiers: &mut Vec<Qualifier>) {

@@ -3,7 +3,7 @@
 use super::compare::{Comparison, comparable, compare, same_namespace};
 use super::like::Pattern;
 use super::{Problem, QueryError};
-use crate::{Class, CimType, Context, Instance, Key, KeyValue, ObjectPath, PropertyDecl, Value, same_name};
+use crate::{CimType, Class, Context, Instance, Key, KeyValue, ObjectPath, PropertyDecl, Value, same_name};
 use std::borrow::Cow;
 
 /// A condition. Each answers true, false, or nothing where a null decides.
@@ -45,23 +45,28 @@ impl Condition {
             Self::Any(conditions) => several(conditions, instance, context, true),
             Self::Not(condition) => Ok(condition.evaluate(instance, context)?.map(|answer| !answer)),
             Self::IsNull(operand) => Ok(Some(operand.value(instance, context)?.is_none())),
-            Self::Like { operand, pattern } => Ok(operand.value(instance, context)?.map(|value| {
-                elements(&value).any(|element| pattern.fits(&text_of(element)))
-            })),
-            Self::IsA { operand, class, at } => is_a(operand, class, *at, instance, context),
-            Self::Compare { left, comparison, right, every, at } => {
+            Self::Like { operand, pattern } => Ok(operand
+                .value(instance, context)?
+                .map(|value| elements(&value).any(|element| pattern.fits(&text_of(element))))),
+            Self::IsA { operand, class, .. } => is_a(operand, class, instance, context),
+            Self::Compare { left, comparison, right, every, .. } => {
                 let (Some(left_value), Some(right_value)) =
                     (left.value(instance, context)?, right.value(instance, context)?)
                 else {
                     return Ok(None);
                 };
-                if left.is_namespace() || right.is_namespace() {
+                let equality = matches!(comparison, Comparison::Equal | Comparison::Unequal);
+                if equality && (left.is_namespace() || right.is_namespace()) {
                     let same = same_namespace(&text_of(&left_value), &text_of(&right_value));
                     return Ok(Some(same == (*comparison == Comparison::Equal)));
                 }
-                compare_elements(&left_value, *comparison, &right_value, *every)
-                    .map(Some)
-                    .ok_or_else(|| incomparable(left, &left_value, &right_value, *at))
+                // What the check lets pass and still does not compare is so because of what a text says: it is
+                // not equal, and it has no order.
+                Ok(compare_elements(&left_value, *comparison, &right_value, *every).or(match comparison {
+                    Comparison::Equal => Some(false),
+                    Comparison::Unequal => Some(true),
+                    _ => None,
+                }))
             }
         }
     }
@@ -75,7 +80,9 @@ impl Condition {
             Self::Not(condition) => condition.check(class, context),
             Self::IsNull(operand) | Self::Like { operand, .. } => operand.check(class, context).map(drop),
             Self::IsA { operand, class: base, at } => {
-                operand.check(class, context)?;
+                if !operand.names_a_class(class, context) {
+                    operand.check(class, context)?;
+                }
                 match context.schema.class(base) {
                     Some(_) => Ok(()),
                     None => Err(QueryError {
@@ -87,7 +94,9 @@ impl Condition {
             Self::Compare { left, comparison, right, at, .. } => {
                 let (left_type, right_type) = (left.check(class, context)?, right.check(class, context)?);
                 let fits = match (left, left_type, right, right_type) {
-                    (_, Some(cim_type), Operand::Literal(value), _) => comparable(cim_type, *comparison, value),
+                    (_, Some(cim_type), Operand::Literal(value), _) => {
+                        comparable(cim_type, *comparison, value)
+                    }
                     (Operand::Literal(value), _, _, Some(cim_type)) => {
                         comparable(cim_type, comparison.mirrored(), value)
                     }
@@ -190,35 +199,20 @@ fn text_of(value: &Value) -> Cow<'_, str> {
 fn is_a(
     operand: &Operand,
     base: &str,
-    at: usize,
     instance: &Instance,
     context: &Context<'_>,
 ) -> Result<Option<bool>, QueryError> {
     let class: Cow<'_, str> = match operand {
         Operand::Property(name) if name.means_the_class(instance, context) => Cow::Borrowed(&*instance.class),
         operand => match operand.value(instance, context)?.as_deref() {
-            None => return Ok(None),
             Some(Value::Instance(instance)) => Cow::Owned(instance.class.to_string()),
             Some(Value::Reference(path)) => Cow::Owned(path.class.to_string()),
             Some(Value::String(class)) => Cow::Owned(class.clone()),
-            Some(value) => return Err(incomparable(operand, value, &Value::String(base.to_owned()), at)),
+            // Nothing else has a class.
+            _ => return Ok(None),
         },
     };
     Ok(Some(context.schema.is_a(&class, base)))
-}
-
-fn incomparable(left: &Operand, value: &Value, right: &Value, position: usize) -> QueryError {
-    let cim_type = match value {
-        Value::Array(_) => "array".to_owned(),
-        Value::Instance(_) => "instance".to_owned(),
-        other => other.cim_type().unwrap_or(CimType::String).as_str().to_owned(),
-    };
-    let problem = Problem::Incomparable {
-        property: left.describe(),
-        cim_type,
-        with: text_of(right).chars().take(60).collect(),
-    };
-    QueryError { position, problem }
 }
 
 impl Operand {
@@ -226,6 +220,17 @@ impl Operand {
         match self {
             Self::Property(name) => name.parts.join("."),
             Self::Literal(value) => text_of(value).chars().take(60).collect(),
+        }
+    }
+
+    /// Whether it is the name of a class in the place of a property, as CQL writes `Class ISA Base`.
+    fn names_a_class(&self, class: &Class, context: &Context<'_>) -> bool {
+        match self {
+            Self::Property(Name { parts, .. }) => match &parts[..] {
+                [part] => class.property(part).is_none() && context.schema.class(part).is_some(),
+                _ => false,
+            },
+            Self::Literal(_) => false,
         }
     }
 
@@ -286,7 +291,7 @@ impl Name {
         }
         loop {
             let Some((first, rest)) = parts.split_first() else { return Ok(None) };
-            if is_system(first) || (rest.is_empty() && context.schema.class(first).is_some()) {
+            if is_system(first) {
                 return Ok(None);
             }
             let Some(found) = class.property(first) else {
@@ -316,6 +321,7 @@ impl Name {
         context: &Context<'_>,
     ) -> Result<Option<Cow<'a, Value>>, QueryError> {
         let mut instance = instance;
+        let mut embedded = false;
         let mut parts = &self.parts[..];
         if let [first, _, ..] = parts
             && instance.property(first).is_none()
@@ -328,7 +334,10 @@ impl Name {
                 return Ok(system(first, instance, context).map(Cow::Owned));
             }
             let Some(property) = instance.property(first) else {
-                // A source leaves nulls out.
+                // A source leaves nulls out, and what is carried may be of any class.
+                if embedded {
+                    return Ok(None);
+                }
                 let class = context.schema.class(&instance.class);
                 return match class.and_then(|class| class.property(first)) {
                     Some(_) => Ok(None),
@@ -336,7 +345,7 @@ impl Name {
                 };
             };
             match (&property.value.value, rest) {
-                (Some(Value::Instance(inner)), [_, ..]) => instance = inner,
+                (Some(Value::Instance(inner)), [_, ..]) => (instance, embedded) = (&**inner, true),
                 (None, _) | (_, [_, ..]) => return Ok(None),
                 (Some(value), []) => return Ok(self.one(value)),
             }

@@ -131,9 +131,8 @@ impl Lexer {
     fn number(&mut self) -> String {
         let from = self.at;
         self.at += 1;
-        let hexadecimal = |lexer: &Self| {
-            lexer.text[from..lexer.at].iter().any(|digit| matches!(digit, 'x' | 'X'))
-        };
+        let hexadecimal =
+            |lexer: &Self| lexer.text[from..lexer.at].iter().any(|digit| matches!(digit, 'x' | 'X'));
         while let Some(next) = self.peek(0) {
             let sign_of_exponent = matches!(next, '-' | '+')
                 && matches!(self.text.get(self.at - 1), Some('e' | 'E'))

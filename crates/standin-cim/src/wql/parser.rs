@@ -287,8 +287,7 @@ impl Parser {
 
     /// A word before an operand; alone it is a property of that name.
     fn quantifier(&mut self, word: &str) -> bool {
-        let before_name =
-            matches!(self.tokens.get(self.at + 1), Some(Token { kind: TokenKind::Word(next), .. })
+        let before_name = matches!(self.tokens.get(self.at + 1), Some(Token { kind: TokenKind::Word(next), .. })
                 if !["IS", "NOT", "LIKE", "ISA"].iter().any(|keyword| next.eq_ignore_ascii_case(keyword)));
         before_name && self.take_word(word)
     }
