@@ -124,6 +124,7 @@ impl Engine {
         let inventory = Inventory::new(Arc::clone(&parts.hypervisor));
         let replicas = ReplicaHost::load(HostShared {
             hypervisor: Arc::clone(&parts.hypervisor),
+            inventory: Arc::clone(&inventory),
             store: parts.store,
             tables: tables.clone(),
             jobs: Arc::clone(&jobs),

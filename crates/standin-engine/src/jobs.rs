@@ -326,3 +326,56 @@ impl Drop for JobHandle {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use standin_state::{MemoryStore, StateStore};
+
+    fn jobs() -> (Arc<Jobs>, Typed<JobRecord>) {
+        let store: Arc<dyn StateStore> = Arc::new(MemoryStore::new());
+        let table = Typed::new(store, "job", 1);
+        (Jobs::load(table.clone(), "test".into()).expect("an empty store"), table)
+    }
+
+    fn begin(jobs: &Arc<Jobs>, job_type: JobType) -> JobHandle {
+        let new = NewJob { job_type, vm: None, description: "a test".into(), cancellable: true };
+        jobs.begin(new).expect("recorded")
+    }
+
+    fn kept(table: &Typed<JobRecord>, id: JobId) -> JobRecord {
+        table.get(id).expect("read").expect("a job").0
+    }
+
+    #[test]
+    fn work_that_the_end_of_the_daemon_cuts_off_is_left_to_the_next_one_or_was_interrupted() {
+        let (jobs, table) = jobs();
+        let dropped = begin(&jobs, JobType::SendDelta);
+        let id = dropped.id();
+        drop(dropped);
+        assert!(kept(&table, id).error.expect("a reason").message.contains("without a result"));
+        let (copy, cycle) =
+            (begin(&jobs, JobType::StartInitialReplication), begin(&jobs, JobType::SendDelta));
+        let (copy_id, cycle_id) = (copy.id(), cycle.id());
+        jobs.stop();
+        drop((copy, cycle));
+        assert_eq!(kept(&table, copy_id).state, JobState::Running);
+        let cycle = kept(&table, cycle_id);
+        assert!(cycle.error.expect("a reason").message.contains("the daemon ended"));
+    }
+
+    #[test]
+    fn a_suspended_job_is_found_suspended_and_goes_on() {
+        let (jobs, table) = jobs();
+        let job = begin(&jobs, JobType::StartInitialReplication);
+        job.suspend();
+        job.suspend();
+        assert_eq!(kept(&table, job.id()).state, JobState::Suspended);
+        job.go_on();
+        assert_eq!(kept(&table, job.id()).state, JobState::Running);
+        jobs.cancel(job.id()).expect("cancelled");
+        job.suspend();
+        assert_eq!(jobs.watch(job.id()).expect("a job").borrow().state, JobState::ShuttingDown);
+        job.terminate();
+    }
+}

@@ -143,8 +143,6 @@ pub enum Request {
         /// The files of the definition, offered before.
         files: Vec<ConfigFileInfo>,
     },
-    /// Gives the open layer up. Answered by `Done`.
-    Abort,
     /// Digests of the replica's newest data, to compare with. Answered by `Nodes`.
     Nodes {
         /// The disk's stream.

@@ -178,7 +178,9 @@ impl Engine {
 }
 
 fn with_power(mut found: Relationship, info: Option<&VmInfo>) -> Relationship {
-    found.status.power = info.map(|info| power(info.power).to_owned());
+    // The task of a primary knows by itself whether its VM runs.
+    let known = found.status.power.take();
+    found.status.power = info.map(|info| power(info.power).to_owned()).or(known);
     found.status.accelerator = info.and_then(|info| info.accelerator.as_ref()).map(accelerator);
     found
 }

@@ -196,7 +196,7 @@ pub(crate) fn primary_status(snapshot: &Snapshot, current: &Statistics, pending:
         lag_s: record.last_point_at.map(age),
         pending_bytes: pending,
         last_error: error.map(error_view),
-        power: None,
+        power: snapshot.running.then(|| power(PowerState::Running).to_owned()),
         accelerator: None,
         generation: record.generation,
         points: 0,

@@ -576,7 +576,7 @@ impl Task {
             if self.record.job == Some(job.id()) {
                 job.keep_for_restart();
             } else {
-                job.terminate();
+                job.interrupted();
             }
         }
         self.publish();

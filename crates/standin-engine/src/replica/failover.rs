@@ -146,6 +146,7 @@ async fn make(vm: &Arc<ReplicaVm>, point: &RecoveryPoint) -> Result<(), Refusal>
         let remedy = error.remedy().to_string();
         failed(&format!("define VM {} on this host", vm.snapshot().name), &error, remedy)
     })?;
+    vm.shared.inventory.refresh(vm.id()).await;
     Ok(())
 }
 
@@ -376,6 +377,7 @@ async fn undo(vm: &ReplicaVm, overlay: &str) -> Result<(), Refusal> {
         Err(standin_hypervisor::Error::UnknownVm(_)) => {}
         Err(error) => return Err(failed("look at the replica VM", &error, error.remedy().to_string())),
     }
+    vm.shared.inventory.refresh(vm.id()).await;
     vm.exports.stop(overlay);
     let (store, overlay) = (vm.store().clone(), overlay.to_owned());
     blocking(move || {
@@ -425,7 +427,10 @@ async fn finish_commit(vm: &ReplicaVm, overlay: String) -> Result<(), Refusal> {
 /// What stood in the way; the VM's disks are whole.
 pub async fn after_restart(vm: &Arc<ReplicaVm>) -> Result<(), Refusal> {
     let record = vm.snapshot();
-    let Some(failover) = record.failover else { return Ok(()) };
+    let Some(failover) = record.failover else {
+        complete_reverts(vm);
+        return Ok(());
+    };
     let job = failover.job.and_then(|id| vm.shared.jobs.resume(id));
     match record.state {
         ReplicationState::FailoverInProgress => {
@@ -456,6 +461,18 @@ pub async fn after_restart(vm: &Arc<ReplicaVm>) -> Result<(), Refusal> {
             end(job, done)
         }
         _ => Ok(()),
+    }
+}
+
+/// A revert whose last word, the record without a failover, was kept, and only the end of its job was not.
+fn complete_reverts(vm: &ReplicaVm) {
+    let jobs = &vm.shared.jobs;
+    let done =
+        |job: &standin_model::JobRecord| job.vm == Some(vm.id()) && job.job_type == JobType::RevertFailover;
+    for job in jobs.running().into_iter().filter(done) {
+        if let Some(job) = jobs.resume(job.id) {
+            job.complete();
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use super::failover;
 use super::layer::refusal_of;
 use super::upkeep;
 use super::vm::ReplicaVm;
+use crate::inventory::Inventory;
 use crate::jobs::Jobs;
 use crate::network::SiteNetworks;
 use crate::records::{self, ReplicaRecord, Tables};
@@ -25,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 pub struct HostShared {
     /// Runs VMs that failed over.
     pub hypervisor: Arc<dyn Hypervisor>,
+    /// The VMs of this host as they were seen last.
+    pub inventory: Arc<Inventory>,
     /// Replicas' disks.
     pub store: Store,
     /// Where records are kept.

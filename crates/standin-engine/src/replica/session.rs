@@ -173,10 +173,6 @@ impl Session {
             Request::Seal { point, definition, files } => {
                 self.seal(&vm, point, definition, files).await.map(Some)
             }
-            Request::Abort => {
-                self.discard().await;
-                Ok(Some(Reply::Done))
-            }
             Request::Nodes { stream, level, first, count } => {
                 nodes(&vm, stream, level, first, count).await.map(Some)
             }

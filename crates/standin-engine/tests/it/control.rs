@@ -73,6 +73,18 @@ async fn a_suspended_replica_takes_nothing_until_it_is_resumed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_primary_whose_replica_is_being_paused_hears_why() {
+    let world = World::replicating(keep_all()).await;
+    world.write("a", 0, &random(MIB, 106));
+    let job = world.held_cycle(0).await;
+    let vm = world.vm;
+    world.b.call(move |engine| async move { engine.suspend(vm).await }).await.expect("suspended");
+    world.release();
+    let error = world.a.job(job).await.error.expect("a reason");
+    assert!(error.message.contains("the replica of VM web is in state Suspended"), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cycle_that_a_restart_of_the_primary_interrupts_is_made_up_for() {
     for how in [End::Stop, End::Kill] {
         let mut world = World::replicating(keep_all()).await;
@@ -154,7 +166,8 @@ async fn what_the_state_does_not_allow_is_32775() {
     let world = World::replicating(settings()).await;
     let vm = world.vm;
     for command in [Command::Start, Command::Resume, Command::Resynchronize, Command::CancelInitial] {
-        refused(world.a.ask(vm, command).await, ReturnCode::InvalidState);
+        let refusal = refused(world.a.ask(vm, command).await, ReturnCode::InvalidState);
+        assert!(refusal.message.contains("VM web"), "{refusal}");
     }
     refused(world.enable(settings(), true).await, ReturnCode::InvalidState);
     refused(
@@ -162,7 +175,8 @@ async fn what_the_state_does_not_allow_is_32775() {
         ReturnCode::InvalidState,
     );
     refused(world.b.call(move |e| async move { e.revert(vm).await }).await, ReturnCode::InvalidState);
-    refused(world.b.call(move |e| async move { e.commit(vm).await }).await, ReturnCode::InvalidState);
+    let commit = world.b.call(move |e| async move { e.commit(vm).await });
+    assert!(refused(commit.await, ReturnCode::InvalidState).message.contains("VM web"));
     refused(world.b.ask(vm, Command::Point { application: false }).await, ReturnCode::InvalidState);
     refused(world.b.call(move |e| async move { e.resume(vm).await }).await, ReturnCode::InvalidState);
     refused(world.a.call(move |e| async move { e.remove_vm(vm).await }).await, ReturnCode::InUse);

@@ -12,12 +12,12 @@ use standin_model::stats::Window;
 use standin_model::view::StatusView;
 use standin_model::{AuthId, JobId, Refusal, VmId};
 use standin_state::{MemoryStore, Op, RedbStore, Revision, StateError, StateStore, Versioned};
-use standin_store::{Store, StoreOptions};
+use standin_store::{CrashPoint, Store, StoreOptions};
 use standin_wire::{Accepted, Hello, Identity};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -58,6 +58,8 @@ pub struct Host {
     pub store: StoreOptions,
     /// How VMs that fail over to it are connected after the next start.
     pub networks: SiteNetworks,
+    /// Changes of the records that are still let through before the process is dead.
+    records_left: Arc<AtomicI64>,
     up: Option<Up>,
 }
 
@@ -80,7 +82,17 @@ impl Host {
     /// A host that is down. `dir` is its own.
     pub fn new(name: &'static str, dir: PathBuf, identity: Identity, state: State) -> Self {
         let fake = FakeHypervisor::new();
-        Self { name, dir, fake, identity, state, store: StoreOptions::default(), networks: SiteNetworks::default(), up: None }
+        Self {
+            name,
+            dir,
+            fake,
+            identity,
+            state,
+            store: StoreOptions::default(),
+            networks: SiteNetworks::default(),
+            records_left: Arc::new(AtomicI64::new(i64::MAX)),
+            up: None,
+        }
     }
 
     pub async fn start(&mut self) {
@@ -111,7 +123,8 @@ impl Host {
                 Arc::new(until("the state's file", || RedbStore::open(&path).ok()).await)
             }
         };
-        let state = Arc::new(Mortal { inner: state, dead });
+        let (left, crash) = (Arc::clone(&self.records_left), self.store.crash.clone());
+        let state = Arc::new(Mortal { inner: state, dead, left, crash });
         let options = StoreOptions { locations: vec![make("replicas")], ..self.store.clone() };
         let store = until("the locks of the replicas", || {
             let store = Store::open(options.clone()).expect("the store opens");
@@ -173,6 +186,16 @@ impl Host {
     pub async fn restart_behind(&mut self, link: &Link, how: End) {
         self.restart(how).await;
         link.lead_to(self.port());
+    }
+
+    /// Lets the process die, as far as its records tell, after so many changes of them.
+    pub fn records_left(&self, changes: i64) {
+        self.records_left.store(changes, Ordering::SeqCst);
+    }
+
+    /// The process could not write a record any more.
+    pub fn is_dead(&self) -> bool {
+        self.up.as_ref().is_some_and(|up| up.dead.load(Ordering::SeqCst))
     }
 
     pub fn engine(&self) -> Arc<Engine> {
@@ -254,6 +277,9 @@ pub enum End {
 struct Mortal {
     inner: Arc<dyn StateStore>,
     dead: Arc<AtomicBool>,
+    left: Arc<AtomicI64>,
+    /// The store's death is the process's.
+    crash: Option<CrashPoint>,
 }
 
 impl StateStore for Mortal {
@@ -266,6 +292,10 @@ impl StateStore for Mortal {
     }
 
     fn transaction(&self, ops: Vec<Op>) -> standin_state::Result<Revision> {
+        let crashed = self.crash.as_ref().is_some_and(CrashPoint::crashed);
+        if crashed || self.left.fetch_sub(1, Ordering::SeqCst) <= 0 {
+            self.dead.store(true, Ordering::SeqCst);
+        }
         if self.dead.load(Ordering::SeqCst) {
             return Err(StateError::Closed { path: "the state of a dead process".into() });
         }

@@ -195,3 +195,74 @@ async fn a_raw_disk_loses_its_marks_at_every_stop_and_is_compared() {
     world.equals(point.id, &world.contents());
     assert_eq!(world.contents()[&disk("b")][..6], *b"before");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raw_disk_that_was_resized_is_critical_and_says_both_sizes() {
+    let world = World::with_disks(&[("a", MIB), ("b", MIB)], State::Memory(Default::default())).await;
+    world.a.fake.make_raw(world.vm, "b");
+    let job = world.begin(keep_all()).await;
+    world.done(job).await;
+    world.both_replicate().await;
+    let old = world.latest();
+    world.a.fake.clean_stop(world.vm);
+    world.a.fake.grow(world.vm, "b", 2 * MIB);
+    start(&world).await;
+    world.a.reaches(world.vm, S::Critical).await;
+    let engine = world.a.engine();
+    let job = until("the end of the comparison", || {
+        let jobs = engine.jobs().list();
+        jobs.into_iter().find(|job| job.job_type == JobType::Resynchronize && job.state.is_final())
+    });
+    let job = job.await;
+    assert_eq!(job.state, JobState::Exception);
+    for error in [job.error.expect("a reason").message, last_error(&world).await] {
+        assert!(error.contains("disk b") && error.contains("2097152") && error.contains("1048576"), "{error}");
+    }
+    // It does not flap: the next tries find the same, and nothing is compared.
+    let lives = world.a.fake.faults().calls(Op::Live);
+    world.a.ask(world.vm, Command::Resume).await.expect("resumed");
+    world.a.reaches(world.vm, S::Critical).await;
+    assert!(last_error(&world).await.contains("2097152"));
+    assert!(world.a.fake.faults().calls(Op::Live) <= lives + 1);
+    assert_eq!(world.latest(), old);
+}
+
+async fn last_error(world: &World) -> String {
+    world.a.status(world.vm).await.last_error.expect("an error").message
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_check_found_before_a_restart_is_sent_by_the_next_comparison() {
+    let mut world = World::replicating(by_hand()).await;
+    let old = world.latest();
+    world.b.stop().await;
+    let path = world.b.replicas_dir();
+    let options = standin_store::StoreOptions { locations: vec![path], ..Default::default() };
+    let store = standin_store::Store::open(options).expect("opens");
+    rot(store.get(world.vm).expect("a replica").directory(), &random(300 * KIB, 1)[8192..8256]);
+    assert!(!store.check(None, &mut |_, _| {}).expect("checked").good());
+    drop(store);
+    world.b.start().await;
+    world.link.lead_to(world.b.port());
+    crash(&world).await;
+    world.a.reaches(world.vm, S::WaitingToStartResynchronization).await;
+    let job = world.a.ask(world.vm, Command::Resynchronize).await.expect("asked").expect("a job");
+    world.done(job).await;
+    let point = world.latest();
+    assert!(point.epoch > old.epoch);
+    world.equals(point.id, &world.contents());
+}
+
+/// Flips a bit in the file of disk a that holds `needle`.
+fn rot(directory: &std::path::Path, needle: &[u8]) {
+    for entry in std::fs::read_dir(directory.join("disks/a")).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let mut data = std::fs::read(&path).expect("reads");
+        if let Some(at) = data.windows(needle.len()).position(|window| window == needle) {
+            data[at] ^= 1;
+            std::fs::write(&path, data).expect("writes");
+            return;
+        }
+    }
+    panic!("the data is in no layer");
+}
