@@ -216,7 +216,10 @@ async fn a_raw_disk_that_was_resized_is_critical_and_says_both_sizes() {
     let job = job.await;
     assert_eq!(job.state, JobState::Exception);
     for error in [job.error.expect("a reason").message, last_error(&world).await] {
-        assert!(error.contains("disk b") && error.contains("2097152") && error.contains("1048576"), "{error}");
+        assert!(
+            error.contains("disk b") && error.contains("2097152") && error.contains("1048576"),
+            "{error}"
+        );
     }
     // It does not flap: the next tries find the same, and nothing is compared.
     let lives = world.a.fake.faults().calls(Op::Live);
