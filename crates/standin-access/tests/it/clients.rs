@@ -1,9 +1,10 @@
 //! The clients that people use, from their own packages.
 
 use crate::raw::PASSWORD;
-use crate::server::{Server, open, start};
+use crate::server::{Server, open, start, start_with, user};
 use standin_access::AccessSettings;
 use standin_access::settings::Limits;
+use standin_access::users::NewUser;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use tokio::process::Command;
@@ -54,19 +55,27 @@ fn credentials() -> String {
     format!("alice:{PASSWORD}")
 }
 
+/// curl's NTLM takes each byte of a password for a letter, so that only ASCII works there.
+const ASCII: &str = "erin:secret";
+
+async fn with_erin(settings: AccessSettings) -> Server {
+    start_with(settings, Limits::default(), |users| {
+        users.add(NewUser { password: Some("secret".to_owned()), ..user("erin") }).unwrap();
+    })
+    .await
+}
+
 async fn strict() -> Server {
     start(AccessSettings::default(), Limits::default()).await
 }
 
 #[tokio::test]
-async fn curl_gets_in_by_basic_over_tls_with_and_without_asking_first() {
+async fn curl_gets_in_by_basic_over_tls() {
     let server = strict().await;
     let url = format!("https://localhost:{}/wsman", server.https.port());
-    for scheme in ["--basic", "--anyauth"] {
-        let text = curl(&server, &[], &[scheme, "-u", &credentials(), "--data", "hello", &url]).await;
-        assert!(text.starts_with("user=alice role=operator proof="), "{text}");
-        assert!(text.ends_with("\nhello"), "{text}");
-    }
+    let text = curl(&server, &[], &["--basic", "-u", &credentials(), "--data", "hello", &url]).await;
+    assert!(text.starts_with("user=alice role=operator proof=basic"), "{text}");
+    assert!(text.ends_with("\nhello"), "{text}");
 }
 
 #[tokio::test]
@@ -79,29 +88,29 @@ async fn curl_sends_a_long_body_with_expect_and_in_chunks() {
     for header in ["Expect: 100-continue", "Transfer-Encoding: chunked"] {
         let args = ["--basic", "-u", &credentials(), "-H", header, "--data-binary", &data, &url];
         let text = curl(&server, &[], &args).await;
-        assert_eq!(text.matches('y').count(), 900_000 + "type=".matches('y').count() + 1, "{header}");
+        let echoed = text.split_once('\n').map(|(_, body)| body.len());
+        assert_eq!(echoed, Some(900_000), "{header}");
     }
 }
 
 #[tokio::test]
 async fn curl_gets_in_by_ntlm_where_unsealed_messages_are_allowed_and_over_tls_anyway() {
-    let open = start(open(), Limits::default()).await;
+    let open = with_erin(open()).await;
     let url = format!("http://localhost:{}/wsman", open.http.port());
-    let text = curl(&open, &[], &["--ntlm", "-u", &credentials(), "--data", "hello", &url]).await;
-    assert!(text.starts_with("user=alice role=operator proof=ntlm"), "{text}");
-    let strict = strict().await;
+    let text = curl(&open, &[], &["--ntlm", "-u", ASCII, "--data", "hello", &url]).await;
+    assert!(text.starts_with("user=erin role=operator proof=ntlm"), "{text}");
+    let strict = with_erin(AccessSettings::default()).await;
     let url = format!("https://localhost:{}/wsman", strict.https.port());
-    let text =
-        curl(&strict, &[], &["--ntlm", "-u", &credentials(), "--data", "hello", &url, "--data", "x"]).await;
-    assert!(text.starts_with("user=alice role=operator proof=ntlm"), "{text}");
+    let text = curl(&strict, &[], &["--ntlm", "-u", ASCII, "--data", "hello", &url]).await;
+    assert!(text.starts_with("user=erin role=operator proof=ntlm"), "{text}");
 }
 
 #[tokio::test]
 async fn curl_is_refused_by_ntlm_on_plain_http_unless_it_seals() {
-    let server = strict().await;
+    let server = with_erin(AccessSettings::default()).await;
     let url = format!("http://localhost:{}/wsman", server.http.port());
     let mut command = Command::new("curl");
-    command.args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "--ntlm", "-u", &credentials()]);
+    command.args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "--ntlm", "-u", ASCII]);
     let status = run(command.args(["--data", "hello", &url])).await;
     assert_eq!(status, "403");
 }
