@@ -173,12 +173,17 @@ impl Error {
             Self::UnknownVm(_) => "List the VMs of this host and use the name or id of one of them.",
             Self::UnknownDisk { .. } => "Show the VM and use the name of one of its disks.",
             Self::AlreadyRunning(_) => "Shut the VM down first.",
-            Self::NotRunning(_) => "Start the VM first; changes are tracked only while it runs.",
+            Self::NotRunning(_) => "`standin vm start VM` starts it, if it should run.",
             Self::AlreadyDefined { .. } => "Choose another name, or remove the other VM first.",
             Self::Adopted { .. } => "Do it with the tool that started the VM.",
             Self::Unsupported { .. } => "Use QEMU 7.2 or later and a raw or qcow2 disk.",
             Self::DiskProblem { .. } => "Correct the disk or the VM's definition and try again.",
             Self::NoMark { .. } => "Resynchronize: the disks are compared and what differs is sent.",
+            // QEMU's helper puts a card on a bridge only where this file allows it, whoever asks.
+            Self::StartFailed { detail, .. } if detail.contains("bridge helper") => {
+                "Allow the bridge on this host: a line `allow BRIDGE` in /etc/qemu/bridge.conf, and see that the \
+                 bridge exists (`ip link show BRIDGE`)."
+            }
             Self::StartFailed { .. } => "Correct what the hypervisor complains about and start the VM again.",
             Self::Timeout { .. } => {
                 "Look whether the VM still reacts; if the guest ignores it, power it off."

@@ -2,7 +2,8 @@
 
 use crate::qemu_harness::*;
 use standin_hypervisor::{
-    Accelerator, DiskFormat, Error, Hypervisor, PowerState, StartOptions, VmDefinition, VmEvent,
+    Accelerator, DiskFormat, Error, Hypervisor, NicDefinition, NicKind, PowerState, StartOptions,
+    VmDefinition, VmEvent,
 };
 use standin_model::{VmId, VmName};
 use std::path::Path;
@@ -42,6 +43,16 @@ async fn refusal(host: &Host, vm: VmDefinition) -> Error {
     let refused = host.driver().start(id, StartOptions::default()).await.expect_err("it cannot start");
     assert_eq!(host.driver().inspect(id).await.expect("inspect").power, PowerState::Off);
     refused
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bridge_that_is_not_allowed_is_refused_with_what_allows_it() {
+    let host = Host::new().await;
+    let mut vm = host.definition(&ONE);
+    let kind = NicKind::Bridge { bridge: "standin-none".into() };
+    vm.nics.push(NicDefinition { name: "lan".into(), mac: None, model: "virtio".into(), kind });
+    let refused = refusal(&host, vm).await;
+    assert!(refused.remedy().contains("/etc/qemu/bridge.conf"), "{refused}: {}", refused.remedy());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
