@@ -15,3 +15,4 @@ mod real_guest;
 mod refusals;
 mod restarts;
 mod rig;
+mod uefi;
