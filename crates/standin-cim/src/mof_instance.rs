@@ -9,7 +9,7 @@ use crate::xml::error::shorten;
 use crate::{CimType, Instance, Text, Value, path_text::is_name, same_name};
 
 /// How many instances and arrays may lie within each other.
-const MAX_DEPTH: usize = 16;
+const MAX_DEPTH: usize = crate::xml::read::EMBEDDED_DEPTH;
 /// The most text that is read.
 const MAX_LENGTH: usize = 1 << 20;
 
@@ -183,7 +183,7 @@ impl<'a> Reader<'a> {
             values.push(self.value(depth)?);
             self.skip()?;
             if self.take("}") {
-                return Ok(Value::Array(values));
+                return of_one_type(values).map(Value::Array).ok_or_else(|| self.wrong("an array of one type before it"));
             }
             self.need(",")?;
         }
@@ -259,6 +259,22 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Numbers are guesses of a type: in one array they are of the widest that is there.
+fn of_one_type(mut values: Vec<Option<Value>>) -> Option<Vec<Option<Value>>> {
+    let has = |values: &[Option<Value>], wanted: CimType| {
+        values.iter().flatten().any(|value| value.cim_type() == Some(wanted))
+    };
+    for wider in [CimType::Uint64, CimType::Real64] {
+        if has(&values, wider) && has(&values, CimType::Sint64) {
+            for value in values.iter_mut().flatten() {
+                *value = Value::parse(wider, &value.to_text())?;
+            }
+        }
+    }
+    let first = values.iter().flatten().find_map(Value::cim_type);
+    values.iter().flatten().all(|value| value.cim_type() == first).then_some(values)
+}
+
 fn whole(word: &str) -> Option<Value> {
     let (sign, digits) = match word.as_bytes().first()? {
         b'-' => ("-", &word[1..]),
@@ -312,6 +328,15 @@ instance of Msvm_ReplicationSettingData
     }
 
     #[test]
+    fn numbers_of_an_array_are_of_one_type() {
+        let array = |text: &str| parse(&format!("instance of X {{ A = {text}; }}")).unwrap().value("A").cloned();
+        assert_eq!(array("{1, NULL, 18446744073709551615}"), Some(Value::Array(vec![
+            Some(Value::Uint64(1)), None, Some(Value::Uint64(u64::MAX)),
+        ])));
+        assert_eq!(array("{1, 1.5}"), Some(vec![1.0, 1.5].into()));
+    }
+
+    #[test]
     fn what_is_no_instance_is_refused_with_its_place() {
         for text in [
             "",
@@ -331,7 +356,7 @@ instance of Msvm_ReplicationSettingData
             "instance of X { /* ",
             "instance of X { A = '12'; }",
             "instance of 1X {}",
-            "instance of X { A = \"\\xD800\"; }",
+            "instance of X { A = {1, \"a\"}; }", "instance of X { A = \"\\xD800\"; }",
             "instance of X { A = $B; };",
         ] {
             assert!(parse(text).is_err(), "{text}");

@@ -142,10 +142,11 @@ fn split_namespace(text: &str) -> (Option<Namespace>, &str) {
     }
 }
 
-/// A name of a class or key: letters, digits, underscores, not a digit first (DSP0004 Annex A).
+/// A name of a class or key: letters, digits, underscores, not a digit first (DSP0004 Annex A),
+/// and not longer than anybody's.
 pub(crate) fn is_name(text: &str) -> bool {
     let letter = |c: char| c == '_' || c.is_alphabetic() || !c.is_ascii() && c.is_alphanumeric();
-    text.starts_with(letter) && text.chars().all(|c| letter(c) || c.is_ascii_digit())
+    text.len() <= 1024 && text.starts_with(letter) && text.chars().all(|c| letter(c) || c.is_ascii_digit())
 }
 
 fn parse_keys(mut text: &str) -> Option<Vec<Key>> {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use hyper::header::{ALLOW, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 use standin_access::endpoint::{Endpoint, Request, Response};
-use standin_cim::{Operations, QualifierDecl};
+use standin_cim::{Operations, QualifierDecl, schema};
 use std::sync::Arc;
 
 const XML: &str = "application/xml; charset=\"utf-8\"";
@@ -34,13 +34,13 @@ impl CimXml {
         Self {
             operations,
             host: host.into(),
-            qualifiers: Arc::new([]),
+            qualifiers: schema::qualifiers().into(),
             enumerations: Enumerations::default(),
         }
     }
 
-    /// The same with declarations of qualifiers: what GetQualifier and EnumerateQualifiers answer, and the flavours
-    /// of qualifiers in classes.
+    /// The same with other declarations of qualifiers than those of the project's schema: what GetQualifier and
+    /// EnumerateQualifiers answer, and the flavours of qualifiers in classes.
     #[must_use]
     pub fn with_qualifiers(mut self, qualifiers: impl Into<Arc<[QualifierDecl]>>) -> Self {
         self.qualifiers = qualifiers.into();

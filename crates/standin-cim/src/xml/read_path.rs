@@ -59,7 +59,7 @@ pub fn attribute<'a>(node: Node<'a, '_>, attribute: &'static str) -> Result<&'a 
 /// It is not there, or is no name.
 pub fn name_attribute<'a>(node: Node<'a, '_>, which: &'static str) -> Result<&'a str, XmlError> {
     let value = attribute(node, which)?.trim();
-    if value.len() <= 1024 && crate::path_text::is_name(value) {
+    if crate::path_text::is_name(value) {
         return Ok(value);
     }
     Err(XmlError::Attribute { element: name(node).to_owned(), attribute: which, value: shorten(value) })
