@@ -19,6 +19,7 @@ mod lexer;
 mod like;
 mod parser;
 mod query;
+mod system;
 
 pub use query::{Kind, Query, Walk};
 

@@ -1,6 +1,7 @@
 //! A query that was read.
 
-use super::condition::{Condition, Name, is_system};
+use super::condition::{Condition, Name};
+use super::system::is_system;
 use super::{Problem, QueryError};
 use crate::{AssociationFilter, Context, Instance, Key, ObjectPath, same_name};
 

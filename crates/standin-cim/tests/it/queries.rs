@@ -73,6 +73,11 @@ async fn conditions_select_what_they_say() {
             &["vm-b"],
         ),
         ("Msvm_ComputerSystem.Name = 'vm-b'", &["vm-b"]),
+        ("Msvm_ComputerSystem ISA CIM_System", all),
+        ("Name = 7", &[]),
+        ("Name <> 7", all),
+        ("Name < 7", &[]),
+        ("Name = ElementName", &["kvm1"]),
     ] {
         assert_eq!(machines(condition).await, wanted, "{condition}");
     }
@@ -113,6 +118,20 @@ async fn a_query_with_keys_asks_the_source_for_no_more() {
 }
 
 #[tokio::test]
+async fn text_compares_without_case_in_every_script() {
+    let repository = repository();
+    repository.put(V2, machine("vm-c", "Großer Ärger", 2)).unwrap();
+    let broker = Broker::new(repository).with_host(HOST);
+    for condition in
+        ["ElementName = 'großer ÄRGER'", "ElementName LIKE '%ärg%'", "ElementName = 'Großer Ärger'"]
+    {
+        let text = format!("SELECT * FROM Msvm_ComputerSystem WHERE {condition}");
+        let answer = broker.query(&administrator(), &namespace(), "WQL", &text).await.unwrap();
+        assert_eq!(names(&answer.instances, "Name"), ["vm-c"], "{condition}");
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_answered_is_refused_and_never_empty() {
     for (text, status) in [
         ("SELECT * FROM Msvm_Nothing", StatusCode::InvalidClass),
@@ -122,6 +141,7 @@ async fn what_cannot_be_answered_is_refused_and_never_empty() {
         ("SELECT * FROM Msvm_ConcreteJob WHERE StartTime > 'yesterday'", StatusCode::InvalidQuery),
         ("SELECT * FROM Msvm_ConcreteJob WHERE DeleteOnCompletion = 7", StatusCode::InvalidQuery),
         ("SELECT * FROM Msvm_ComputerSystem WHERE __CLASS ISA Msvm_Nothing", StatusCode::InvalidClass),
+        ("SELECT * FROM Msvm_ComputerSystem WHERE Msvm_ComputerSystem = 1", StatusCode::NoSuchProperty),
         ("SELECT * FROM Msvm_SettingsDefineState WHERE SettingData < 'X.a=1'", StatusCode::InvalidQuery),
         ("SELECT * FROM", StatusCode::InvalidQuery),
         ("DELETE FROM Msvm_ComputerSystem", StatusCode::InvalidQuery),
