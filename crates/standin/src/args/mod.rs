@@ -4,11 +4,13 @@
 mod admin;
 mod network;
 mod replication;
+mod user;
 mod vm;
 
 pub use admin::{Auth, AuthAdd, AuthVerb, Enroll, Pki, PkiInit, PkiVerb, Serve, Store, StoreVerb};
 pub use network::Network;
 pub use replication::{Failover, Jobs, JobsVerb, Point, Replicate, Status, TargetVm, WaitingVm};
+pub use user::{Password, User, UserAdd, UserVerb};
 pub use vm::{Adopt, Stop, Vm, VmVerb};
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
@@ -84,6 +86,8 @@ pub enum Verb {
     Enroll(Enroll),
     /// Which hosts may replicate to this one, and where their replicas are stored
     Auth(Auth),
+    /// Who may use the management API of this host, and what he may do
+    User(User),
     /// Replicate a VM to another host
     Replicate(Replicate),
     /// How the replication of every VM, or of one, is doing
@@ -151,6 +155,12 @@ mod tests {
             "standin auth add *.example.org --trust-group lab --storage /srv/replicas",
             "standin auth list",
             "standin auth remove 6f2c",
+            "standin user add alice --role administrator --ntlm",
+            "standin user add backup --certificate CN=backup --no-password",
+            "standin user add carol --principal carol@EXAMPLE.ORG --password-stdin",
+            "standin user list",
+            "standin user passwd alice --password-stdin --no-ntlm",
+            "standin user remove alice",
             "standin replicate web --to b:28444 --interval 30s --history 24 --disks a,b --no-start --no-wait",
             "standin replicate web --to b --no-compression --granularity 64KiB --application-consistent-hours 1",
             "standin --socket /run/x.sock status",
@@ -188,6 +198,10 @@ mod tests {
             "standin failover web --revert --start",
             "standin failover web --commit --point 3",
             "standin enroll",
+            "standin user add alice --no-password",
+            "standin user add alice --role boss",
+            "standin user add alice --no-password --ntlm --certificate CN=a",
+            "standin user passwd alice --ntlm --no-ntlm",
             "standin enroll abc --new b",
             "standin enroll abc --name b",
             "standin replicate web",

@@ -6,6 +6,7 @@ mod jobs;
 mod network;
 mod pki;
 mod replication;
+mod user;
 mod vm;
 mod wait;
 
@@ -77,6 +78,7 @@ fn dispatch(args: Args, style: Style) -> Result<(), Failure> {
             let socket = args.global.socket.unwrap_or_else(|| config.socket.clone());
             pki::enroll(enroll, &config, socket, style)
         }
+        Verb::User(user) => user::run(user.verb, &load()?, style),
         verb => {
             let socket = match args.global.socket {
                 Some(socket) => socket,
@@ -117,6 +119,6 @@ async fn verb_of_a_client(verb: Verb, session: &Session) -> Result<(), Failure> 
         Verb::Network(network) => network::run(session, network).await,
         Verb::Jobs(jobs) => jobs::run(session, jobs).await,
         // Taken care of by the caller, which needs the configuration for them.
-        Verb::Serve(_) | Verb::Pki(_) | Verb::Enroll(_) => Ok(()),
+        Verb::Serve(_) | Verb::Pki(_) | Verb::Enroll(_) | Verb::User(_) => Ok(()),
     }
 }

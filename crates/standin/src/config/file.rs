@@ -2,6 +2,7 @@
 
 use super::{Certificates, KvmUse, LogFormat};
 use serde::Deserialize;
+use standin_access::AccessSettings;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,7 @@ pub(super) struct File {
     pub limits: Limits,
     pub qemu: Qemu,
     pub monitoring: Monitoring,
+    pub management: Option<AccessSettings>,
     pub network_map: BTreeMap<String, String>,
 }
 

@@ -6,7 +6,7 @@
 use toml::de::{DeTable, DeValue};
 
 /// The keys of each table; `""` is the file itself, whose tables are keys too.
-pub(super) const KEYS: [(&str, &[&str]); 6] = [
+pub(super) const KEYS: [(&str, &[&str]); 7] = [
     (
         "",
         &[
@@ -24,6 +24,7 @@ pub(super) const KEYS: [(&str, &[&str]); 6] = [
             "limits",
             "qemu",
             "monitoring",
+            "management",
             "network_map",
         ],
     ),
@@ -32,6 +33,28 @@ pub(super) const KEYS: [(&str, &[&str]); 6] = [
     ("limits", &["max_cycles", "merge_rate", "scratch_reserve", "shutdown_grace"]),
     ("qemu", &["binary", "kvm"]),
     ("monitoring", &["start", "interval"]),
+    (
+        "management",
+        &[
+            "listen",
+            "wsman_http",
+            "wsman_https",
+            "cimxml_http",
+            "cimxml_https",
+            "certificate",
+            "key",
+            "client_trust",
+            "users",
+            "audit_log",
+            "keytab",
+            "allow_basic_over_http",
+            "allow_unsealed_over_http",
+            "negotiate",
+            "max_connections",
+            "max_connections_per_address",
+            "max_request_kib",
+        ],
+    ),
 ];
 
 /// Tables with keys of the operator's choice.

@@ -19,6 +19,7 @@ mod keys;
 
 use crate::units;
 use file::File;
+use standin_access::AccessSettings;
 use standin_hypervisor::NetworkMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -155,6 +156,8 @@ pub struct Config {
     pub monitoring_start: Duration,
     /// How long the monitoring window is: 1 h to 7 days.
     pub monitoring_interval: Duration,
+    /// The management API; `None` when it is not configured, and then nothing listens for it.
+    pub management: Option<AccessSettings>,
     /// Which network here stands for which of a primary's, for VMs that fail over to this host.
     pub network_map: NetworkMap,
 }
@@ -222,6 +225,10 @@ impl Config {
         let network_map = file.network_map.iter().map(|(from, to)| (from.as_str(), to.as_str()));
         let network_map =
             NetworkMap::parse(network_map).map_err(|why| value(format!("network_map: {why}")))?;
+        let management = file.management.map(|settings| settings.with_paths(absolute));
+        if let Some(settings) = &management {
+            settings.validate().map_err(value)?;
+        }
         let max_cycles = file.limits.max_cycles.unwrap_or(4);
         if !(1..=1024).contains(&max_cycles) {
             return Err(value(format!("limits.max_cycles: {max_cycles} is out of range, use 1 to 1024")));
@@ -247,10 +254,27 @@ impl Config {
             kvm: file.qemu.kvm.unwrap_or_default(),
             monitoring_start: clock(file.monitoring.start.as_deref().unwrap_or("09:00")).map_err(value)?,
             monitoring_interval,
+            management,
             network_map,
             data_dir,
             runtime_dir,
         })
+    }
+}
+
+impl Config {
+    /// The users of the management API.
+    #[must_use]
+    pub fn users_file(&self) -> PathBuf {
+        let given = self.management.as_ref().and_then(|settings| settings.users.clone());
+        given.unwrap_or_else(|| self.data_dir.join("users.toml"))
+    }
+
+    /// The audit log of the management API.
+    #[must_use]
+    pub fn audit_log(&self) -> PathBuf {
+        let given = self.management.as_ref().and_then(|settings| settings.audit_log.clone());
+        given.unwrap_or_else(|| self.data_dir.join("audit.log"))
     }
 }
 

@@ -67,6 +67,17 @@ fn the_sample_changes_nothing_and_names_every_key() {
     defaults.qemu_binary = sample.qemu_binary.clone();
     defaults.certificates = sample.certificates.clone();
     defaults.network_map = sample.network_map.clone();
+    let management = sample.management.clone().unwrap();
+    let examples = AccessSettings {
+        certificate: management.certificate.clone(),
+        key: management.key.clone(),
+        client_trust: management.client_trust.clone(),
+        users: Some("/var/lib/standin/users.toml".into()),
+        audit_log: Some("/var/lib/standin/audit.log".into()),
+        keytab: management.keytab.clone(),
+        ..AccessSettings::default()
+    };
+    defaults.management = Some(examples);
     assert_eq!(sample, defaults, "a value shown in the sample is not the default");
 }
 
@@ -181,4 +192,17 @@ fn networks_are_mapped_by_names_of_the_operators_own_and_nonsense_is_refused() {
     ] {
         assert!(complaint(text).contains(says), "{}", complaint(text));
     }
+}
+
+#[test]
+fn the_management_api_is_off_until_its_table_is_there_and_its_files_are_in_the_data_directory() {
+    let config = parse("data_dir = '/srv/s'").unwrap();
+    assert_eq!(config.management, None);
+    assert_eq!(config.users_file(), Path::new("/srv/s/users.toml"));
+    assert_eq!(config.audit_log(), Path::new("/srv/s/audit.log"));
+    let config = parse("[management]\nusers = 'u.toml'").unwrap();
+    assert!(config.management.as_ref().is_some_and(|settings| settings.listen.is_loopback()));
+    assert_eq!(config.users_file(), Path::new("/etc/standin/u.toml"));
+    assert!(complaint("[management]\nkey = 'k'").contains("certificate and key together"));
+    assert!(complaint("[management]\nlisten = 'everywhere'").contains("line 2"));
 }

@@ -1,0 +1,207 @@
+//! `standin user ...`: the users of the management API. They are a file of this host, so that no daemon is needed;
+//! one that runs sees the change within a second.
+
+use crate::api::types::invalid;
+use crate::args::{Password, UserAdd, UserVerb};
+use crate::config::Config;
+use crate::exit::Failure;
+use crate::output::Style;
+use anyhow::{Context, anyhow};
+use comfy_table::presets::NOTHING;
+use comfy_table::{ContentArrangement, Table};
+use console::Term;
+use serde::Serialize;
+use standin_access::users::{NewUser, User, UsersError, UsersFile};
+use std::io::{BufRead as _, Read as _};
+
+/// The longest line that is taken for a password.
+const MAX_LINE: u64 = 4096;
+
+/// A user, for people and programs. Hashes are never shown.
+#[derive(Debug, Serialize)]
+struct UserView {
+    /// His name.
+    name: String,
+    /// What he may do.
+    role: &'static str,
+    /// He can come by password.
+    password: bool,
+    /// He can come by NTLM.
+    ntlm: bool,
+    /// Fingerprints and subjects of his certificates.
+    certificates: Vec<String>,
+    /// His Kerberos principal.
+    principal: Option<String>,
+}
+
+impl From<User> for UserView {
+    fn from(user: User) -> Self {
+        Self {
+            name: user.name.to_string(),
+            role: user.role.as_str(),
+            password: user.password.is_some(),
+            ntlm: user.nt_hash.is_some(),
+            certificates: user.certificates.iter().map(ToString::to_string).collect(),
+            principal: user.principal,
+        }
+    }
+}
+
+/// `standin user`
+pub(super) fn run(verb: UserVerb, config: &Config, style: Style) -> Result<(), Failure> {
+    let file = UsersFile::new(config.users_file());
+    match verb {
+        UserVerb::Add(args) => add(&file, args, style),
+        UserVerb::List => {
+            let users = file.list().map_err(failure)?.into_iter().map(UserView::from).collect::<Vec<_>>();
+            style.print(&users, |users| table(users))
+        }
+        UserVerb::Passwd { name, password, ntlm, no_ntlm } => {
+            let known = file.list().map_err(failure)?;
+            if !known.iter().any(|user| same(&user.name, &name)) {
+                return Err(failure(UsersError::Unknown(name)));
+            }
+            let password = read(password, &name)?;
+            let keep = if ntlm { Some(true) } else { no_ntlm.then_some(false) };
+            let user = file.set_password(&name, &password, keep).map_err(failure)?;
+            told(style, user, "has another password")
+        }
+        UserVerb::Remove { name } => {
+            let user = file.remove(&name).map_err(failure)?;
+            told(style, user, "is removed")
+        }
+    }
+}
+
+fn add(file: &UsersFile, args: UserAdd, style: Style) -> Result<(), Failure> {
+    let password = if args.no_password { None } else { Some(read(args.password, &args.name)?) };
+    let new = NewUser {
+        name: args.name,
+        role: args.role.into(),
+        password,
+        ntlm: args.ntlm,
+        certificates: args.certificates,
+        principal: args.principal,
+    };
+    let user = file.add(new).map_err(failure)?;
+    let what = format!("is {} of this host's management API", article(user.role.as_str()));
+    told(style, user, &what)
+}
+
+fn article(role: &str) -> String {
+    let article = if role.starts_with(['a', 'o']) { "an" } else { "a" };
+    format!("{article} {role}")
+}
+
+fn told(style: Style, user: User, what: &str) -> Result<(), Failure> {
+    style.print(&UserView::from(user), |user| format!("{} {what}", user.name))
+}
+
+fn same(left: &str, right: &str) -> bool {
+    standin_access::users::names::fold(left) == standin_access::users::names::fold(right)
+}
+
+/// What the user got wrong is refused; what this machine could not do has failed.
+fn failure(error: UsersError) -> Failure {
+    match error {
+        UsersError::Io { .. } | UsersError::Mode { .. } | UsersError::Invalid { .. } => {
+            Failure::Local(error.into())
+        }
+        UsersError::Exists(_)
+        | UsersError::Unknown(_)
+        | UsersError::Name(_)
+        | UsersError::Refused(_)
+        | UsersError::Password(_) => invalid(error.to_string(), "Nothing was changed.").into(),
+    }
+}
+
+fn read(how: Password, name: &str) -> Result<String, Failure> {
+    let password = if how.password_stdin { from_input()? } else { from_terminal(name)? };
+    if password.is_empty() {
+        return Err(Failure::Usage("the password is empty; give one".to_owned()));
+    }
+    Ok(password)
+}
+
+fn from_input() -> Result<String, Failure> {
+    let mut line = String::new();
+    std::io::stdin()
+        .lock()
+        .take(MAX_LINE)
+        .read_line(&mut line)
+        .context("the password cannot be read from the standard input")?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn from_terminal(name: &str) -> Result<String, Failure> {
+    let term = Term::stderr();
+    if !term.is_term() {
+        return Err(Failure::Usage(
+            "there is no terminal to ask for the password on; use --password-stdin".to_owned(),
+        ));
+    }
+    let ask = |prompt: String| {
+        term.write_str(&prompt).and_then(|()| term.read_secure_line()).context("the password cannot be read")
+    };
+    let password = ask(format!("Password of {name}: "))?;
+    if ask("The same again: ".to_owned())? == password {
+        Ok(password)
+    } else {
+        Err(Failure::Local(anyhow!("the two passwords are not the same; nothing was changed")))
+    }
+}
+
+fn table(users: &[UserView]) -> String {
+    if users.is_empty() {
+        return "there are no users; standin user add NAME adds one".to_owned();
+    }
+    let mut table = Table::new();
+    table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
+    table.set_header(["NAME", "ROLE", "COMES BY"]);
+    for user in users {
+        let mut proofs = Vec::new();
+        if user.password {
+            proofs.push("password".to_owned());
+        }
+        if user.ntlm {
+            proofs.push("ntlm".to_owned());
+        }
+        proofs.extend(user.certificates.iter().map(|certificate| format!("certificate {certificate}")));
+        proofs.extend(user.principal.iter().map(|principal| format!("kerberos {principal}")));
+        table.add_row([user.name.clone(), user.role.to_owned(), proofs.join("; ")]);
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_says_how_each_comes_in_and_shows_no_hash() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = UsersFile::new(dir.path().join("users.toml"));
+        assert!(table(&[]).contains("standin user add"));
+        let user = NewUser {
+            name: "alice".to_owned(),
+            role: standin_cim::Role::Operator,
+            password: Some("secret".to_owned()),
+            ntlm: true,
+            certificates: vec!["CN=alice".to_owned()],
+            principal: Some("alice@EXAMPLE.ORG".to_owned()),
+        };
+        file.add(user).unwrap();
+        let views: Vec<_> = file.list().unwrap().into_iter().map(UserView::from).collect();
+        let text = table(&views);
+        assert!(text.contains("password; ntlm; certificate CN=alice; kerberos alice@EXAMPLE.ORG"), "{text}");
+        assert!(!serde_json::to_string(&views).unwrap().contains("argon2"));
+    }
+
+    #[test]
+    fn roles_have_their_article() {
+        assert_eq!(
+            ["viewer", "operator", "administrator"].map(article),
+            ["a viewer", "an operator", "an administrator"]
+        );
+    }
+}
