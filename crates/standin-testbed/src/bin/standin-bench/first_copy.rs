@@ -1,12 +1,13 @@
 //! First copy of 2 GiB over mutual TLS until it is durable on the replica, beside `nbdcopy` into a `qemu-nbd`
-//! with mutual TLS; and how much memory either daemon takes for it.
+//! with mutual TLS, once as these programs come and once with several connections; and how much memory either
+//! daemon takes for it.
 //!
 //! The clock runs from `standin replicate` to the end of its job: the base and the first recovery point are
 //! synced then. The peer's runs from the start of `nbdcopy` to the end of its flush. Both read the same image
 //! from the page cache and write to the same file system.
 
 use crate::Report;
-use crate::peer::{self, Certificates};
+use crate::peer::{self, Certificates, Connections};
 use crate::rig::{self, Hosts};
 use anyhow::{Context, Result, ensure};
 use standin_testbed::measure::{Measurement, Target, in_turn, median, seconds};
@@ -28,6 +29,7 @@ pub fn run(report: &mut Report) -> Result<()> {
     let dir = report.dir().to_path_buf();
     let mut memory = (Vec::new(), Vec::new());
     let mut processor = Vec::new();
+    let mut several = Vec::new();
     let (ours, theirs) = in_turn(
         ROUNDS,
         |round| {
@@ -44,16 +46,27 @@ pub fn run(report: &mut Report) -> Result<()> {
             Ok(copy.seconds)
         },
         |round| {
-            let seconds = nbdcopy(&dir, &image, round)?;
-            println!("  nbdcopy {seconds:.2} s, load {}", rig::load_average());
-            Ok(seconds)
+            let one = nbdcopy(&dir, &image, round, Connections::Default)?;
+            let more = nbdcopy(&dir, &image, round, Connections::Several)?;
+            println!(
+                "  nbdcopy {one:.2} s, with several connections {more:.2} s, load {}",
+                rig::load_average()
+            );
+            several.push(more);
+            Ok(one)
         },
     )?;
+    let several = median(&several).context("at least one round is needed")?;
     std::fs::remove_file(&image).context("remove the source image")?;
-    let peer = Some(("nbdcopy to TLS qemu-nbd", theirs));
-    report.add(Measurement::new("first copy of 2 GiB", ours, "s", peer, Target::RatioAtMost(0.35)))?;
+    for (name, peer, seconds) in [
+        ("first_copy", "nbdcopy to TLS qemu-nbd", theirs),
+        ("first_copy_multi_conn", "the same, several connections", several),
+    ] {
+        let peer = Some((peer, seconds));
+        report.add(Measurement::new(name, ours, "s", peer, Target::RatioAtMost(0.35)))?;
+    }
     report.note(format!(
-        "first copy: {ROUNDS} rounds; processor time of both daemons and QEMU in the median round {:.2} s; load \
+        "first copy: 2 GiB, {ROUNDS} rounds; processor time of both daemons and QEMU in the median round {:.2} s; load \
          average at its end {}",
         median(&processor).unwrap_or_default(),
         rig::load_average()
@@ -95,14 +108,14 @@ fn standin(dir: &Path, image: &Path, round: usize) -> Result<Copy> {
     Ok(Copy { seconds: took, processor: busy()? - before, memory: (peak(primary)?, peak(replica)?) })
 }
 
-fn nbdcopy(dir: &Path, image: &Path, round: usize) -> Result<f64> {
+fn nbdcopy(dir: &Path, image: &Path, round: usize, connections: Connections) -> Result<f64> {
     // Daemons only for their certificates: the same keys and ciphers on both sides of the comparison.
     let hosts = Hosts::start(dir, "nbdcopy")?;
     let certificates = Certificates::of(&hosts.primary, &hosts.replica, &dir.join("nbdcopy/tls"))?;
     let target = dir.join("nbdcopy/target.raw");
     rig::settle_disk()?;
     rig::warm(image)?;
-    let took = peer::nbdcopy(image, &target, &certificates)?;
+    let took = peer::nbdcopy(image, &target, &certificates, connections)?;
     if round == 0 {
         peer::ensure_equal(image, &target)?;
     }

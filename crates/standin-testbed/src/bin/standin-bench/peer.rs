@@ -54,21 +54,40 @@ impl Certificates {
     }
 }
 
-/// Copies `image` over TLS into `target`, flushed. How long `nbdcopy` took.
+/// How many connections the programs may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connections {
+    /// As `qemu-nbd` comes: one client with one connection.
+    Default,
+    /// Both servers take any number (`--shared=0`); `nbdcopy` then uses four.
+    Several,
+}
+
+/// Copies `image` over TLS into `target`. How long `nbdcopy` took, its flush included: it ends with the request to
+/// flush, which `qemu-nbd`, whose cache is write-back, answers when the file is synced.
 ///
 /// # Errors
 /// When a program is missing or fails, or the copy is not equal.
-pub fn nbdcopy(image: &Path, target: &Path, certificates: &Certificates) -> Result<Duration> {
+pub fn nbdcopy(
+    image: &Path,
+    target: &Path,
+    certificates: &Certificates,
+    connections: Connections,
+) -> Result<Duration> {
     let size = fs::metadata(image).with_context(|| format!("inspect {}", image.display()))?.len();
     let file = fs::File::create(target).with_context(|| format!("make {}", target.display()))?;
     file.set_len(size).with_context(|| format!("size {}", target.display()))?;
     let socket = target.with_extension("sock");
     let address = free_port(SERVER)?;
     let mut source = Command::new("qemu-nbd");
-    source.args(["--persistent", "--read-only", "--format=raw", "--shared=0"]);
+    source.args(["--persistent", "--read-only", "--format=raw"]);
     source.arg(format!("--socket={}", socket.display())).arg(image);
     let mut sink = Command::new("qemu-nbd");
-    sink.args(["--persistent", "--format=raw", "--shared=0", "--tls-creds=tls0"]);
+    sink.args(["--persistent", "--format=raw", "--tls-creds=tls0"]);
+    if connections == Connections::Several {
+        source.arg("--shared=0");
+        sink.arg("--shared=0");
+    }
     let credentials = format!(
         "tls-creds-x509,id=tls0,endpoint=server,verify-peer=on,dir={}",
         certificates.server.display()
