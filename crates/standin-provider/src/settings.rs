@@ -4,7 +4,7 @@
 use crate::ids;
 use crate::make::Make;
 use crate::world::{self, Machine};
-use standin_cim::{Instance, Key, ObjectPath, Value};
+use standin_cim::{Instance, Key, ObjectPath};
 use standin_engine::Engine;
 use standin_model::network::{AdapterView, CimSettings, NetworkView};
 use standin_store::Point;
@@ -218,9 +218,4 @@ pub fn points(engine: &Engine, machine: &Machine) -> Vec<Instance> {
     let points = world::points(engine, machine);
     let parents = std::iter::once(None).chain(points.iter().map(Some));
     points.iter().zip(parents).map(|(one, parent)| point(machine, one, parent)).collect()
-}
-
-/// A reference as a value.
-pub fn reference(path: ObjectPath) -> Value {
-    Value::Reference(Box::new(path))
 }

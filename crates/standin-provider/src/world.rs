@@ -29,8 +29,6 @@ pub struct Site {
     pub booted_at: Option<Timestamp>,
     /// The certificate that hosts authenticate this one by, and those it trusts: PEM files.
     pub certificates: Vec<PathBuf>,
-    /// The directory of the VMs' definitions.
-    pub vm_dir: PathBuf,
 }
 
 /// A VM with what this host knows of it.

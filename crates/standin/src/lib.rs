@@ -17,6 +17,7 @@ pub mod config;
 pub mod exit;
 mod listener;
 pub mod logging;
+mod management;
 pub mod output;
 pub mod serve;
 pub mod service_impl;

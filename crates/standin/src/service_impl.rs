@@ -6,6 +6,7 @@ use crate::api::types::{AdoptRequest, AuthRequest, HostView, Outcome, PeerAddres
 use crate::check::Checks;
 use crate::config::{Certificates, Config, KvmUse};
 use crate::listener::Listener;
+use crate::management::Management;
 use anyhow::Context;
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -71,16 +72,32 @@ pub async fn build_service(config: Config) -> anyhow::Result<Arc<dyn Service>> {
     })
     .await
     .context("the state of the daemon cannot be read")?;
+    let management = match start_management(&config, &engine).await {
+        Ok(management) => management,
+        Err(error) => {
+            engine.shutdown().await;
+            return Err(error);
+        }
+    };
     listener.serve(Arc::clone(&engine), identity.clone(), hello, PkiDir::new(&config.pki_dir));
     Ok(Arc::new(EngineService {
         checks: Checks::new(store, Arc::clone(engine.jobs())),
         engine,
+        management,
         driver,
         identity,
         started_at: Timestamp::now(),
         qemu_version: qemu_version(&config).await,
         config,
     }))
+}
+
+/// The management API, where the configuration asks for it.
+async fn start_management(config: &Config, engine: &Arc<Engine>) -> anyhow::Result<Option<Management>> {
+    match &config.management {
+        Some(settings) => Management::start(config, settings, Arc::clone(engine)).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 fn identity(config: &Config) -> anyhow::Result<Identity> {
@@ -138,6 +155,7 @@ fn window(config: &Config) -> Window {
 
 struct EngineService {
     engine: Arc<Engine>,
+    management: Option<Management>,
     driver: Arc<QemuDriver>,
     identity: Identity,
     checks: Checks,
@@ -199,6 +217,9 @@ impl Service for EngineService {
     }
 
     async fn reload(&self) -> Result<()> {
+        if let Some(management) = &self.management {
+            management.reload();
+        }
         self.identity
             .reload()
             .map(|_| ())
@@ -225,7 +246,10 @@ impl Service for EngineService {
         }
         let uuid = definition.uuid;
         match self.engine.hypervisor().define(definition).await {
-            Ok(id) => self.view(id).await,
+            Ok(id) => {
+                self.engine.vm_changed(id).await;
+                self.view(id).await
+            }
             Err(error) => Err(self.named(uuid, hypervisor_refusal(&error)).await),
         }
     }
@@ -255,6 +279,7 @@ impl Service for EngineService {
         let hypervisor = self.engine.hypervisor();
         let id =
             hypervisor.adopt(request.qmp, request.name).await.map_err(|error| hypervisor_refusal(&error))?;
+        self.engine.vm_changed(id).await;
         self.view(id).await
     }
 
@@ -415,6 +440,9 @@ impl Service for EngineService {
     }
 
     async fn shutdown(&self) {
+        if let Some(management) = &self.management {
+            management.stop().await;
+        }
         self.engine.shutdown().await;
     }
 }

@@ -2,12 +2,14 @@
 //! beyond its spelling; [`crate::cli`] turns the structs into requests. Help texts live here only.
 
 mod admin;
+mod cim;
 mod network;
 mod replication;
 mod user;
 mod vm;
 
 pub use admin::{Auth, AuthAdd, AuthVerb, Enroll, Pki, PkiInit, PkiVerb, Serve, Store, StoreVerb};
+pub use cim::{Cim, CimVerb, Namespace};
 pub use network::Network;
 pub use replication::{Failover, Jobs, JobsVerb, Point, Replicate, Status, TargetVm, WaitingVm};
 pub use user::{Password, User, UserAdd, UserVerb};
@@ -112,6 +114,8 @@ pub enum Verb {
     Resync(WaitingVm),
     /// The replicas' disks on this host
     Store(Store),
+    /// The classes of the management API
+    Cim(Cim),
 }
 
 #[cfg(test)]
@@ -184,6 +188,8 @@ mod tests {
             "standin resync web",
             "standin store check",
             "standin store check web",
+            "standin cim mof",
+            "standin cim mof --namespace interop",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         }

@@ -2,6 +2,7 @@
 //! ended. Which text goes where: results to the standard output, progress and complaints to the other one.
 
 mod admin;
+mod cim;
 mod jobs;
 mod network;
 mod pki;
@@ -79,6 +80,7 @@ fn dispatch(args: Args, style: Style) -> Result<(), Failure> {
             pki::enroll(enroll, &config, socket, style)
         }
         Verb::User(user) => user::run(user.verb, &load()?, style),
+        Verb::Cim(cim) => cim::run(&cim.verb),
         verb => {
             let socket = match args.global.socket {
                 Some(socket) => socket,
@@ -119,6 +121,6 @@ async fn verb_of_a_client(verb: Verb, session: &Session) -> Result<(), Failure> 
         Verb::Network(network) => network::run(session, network).await,
         Verb::Jobs(jobs) => jobs::run(session, jobs).await,
         // Taken care of by the caller, which needs the configuration for them.
-        Verb::Serve(_) | Verb::Pki(_) | Verb::Enroll(_) | Verb::User(_) => Ok(()),
+        Verb::Serve(_) | Verb::Pki(_) | Verb::Enroll(_) | Verb::User(_) | Verb::Cim(_) => Ok(()),
     }
 }
