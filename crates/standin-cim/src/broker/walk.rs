@@ -4,9 +4,13 @@ use super::read::has;
 use super::{Broker, find_class};
 use crate::wql::Walk;
 use crate::{
-    AssociationFilter, Caller, CimError, Class, Instance, InstanceSource, Namespace, Narrow, ObjectPath,
-    PropertyDecl, Result, Schema, StatusCode, Value, same_name,
+    AssociationFilter, Caller, CimError, Class, Instance, InstanceSource, KeyValue, Namespace, Narrow,
+    ObjectPath, PropertyDecl, Result, Schema, StatusCode, Value, same_name,
 };
+use std::collections::{HashMap, HashSet};
+
+/// From so many ends of one class on, the whole class is asked for once instead of each of them alone.
+const MANY: usize = 16;
 
 impl<S: InstanceSource> Broker<S> {
     /// The associations that refer to a source.
@@ -74,19 +78,51 @@ impl<S: InstanceSource> Broker<S> {
         let source = self.endpoint(caller, namespace, schema, source).await?;
         let mut links = self.links(caller, namespace, schema, &source, filter).await?;
         links.retain(|(class, _)| by(class));
-        let mut ends: Vec<ObjectPath> = Vec::new();
+        let mut known = HashSet::new();
+        let mut ends: Vec<(String, &ObjectPath)> = Vec::new();
         for (class, link) in &links {
             for end in other_ends(schema, class, link, &source, filter) {
-                if !ends.iter().any(|known| known.same_object(end)) {
-                    ends.push(end.clone());
+                let identity = identity(end);
+                if known.insert(identity.clone()) {
+                    ends.push((identity, end));
+                }
+            }
+        }
+        let mut found = self.fetch(caller, namespace, schema, &ends).await?;
+        found.retain(|instance| is_result(schema, &instance.class, filter));
+        Ok(found)
+    }
+
+    /// The instances at these paths; many of one class are asked for at once.
+    async fn fetch(
+        &self,
+        caller: &Caller,
+        namespace: &Namespace,
+        schema: &Schema,
+        ends: &[(String, &ObjectPath)],
+    ) -> Result<Vec<Instance>> {
+        let mut counts: HashMap<String, usize> = HashMap::new();
+        for (_, end) in ends {
+            *counts.entry(end.class.to_ascii_lowercase()).or_default() += 1;
+        }
+        let mut at_once: HashMap<String, Instance> = HashMap::new();
+        for class in
+            counts.iter().filter(|(_, count)| **count >= MANY).filter_map(|(name, _)| schema.class(name))
+        {
+            for instance in self.exactly(caller, namespace, class, &Narrow::default()).await? {
+                if let Some(path) = &instance.path {
+                    at_once.insert(identity(path), instance);
                 }
             }
         }
         let mut found = Vec::with_capacity(ends.len());
-        for end in &ends {
+        for (identity, end) in ends {
+            if let Some(instance) = at_once.remove(identity) {
+                found.push(instance);
+                continue;
+            }
             match self.one(caller, namespace, schema, end).await {
-                Ok(instance) if is_result(schema, &instance.class, filter) => found.push(instance),
-                Ok(_) => {}
+                Ok(instance) => found.push(instance),
                 // It went away between the two questions; the association will be gone as well.
                 Err(error) if error.status == StatusCode::NotFound => {}
                 Err(error) => return Err(error),
@@ -183,6 +219,24 @@ fn other_ends<'l>(
             .any(|role| role.name != property.name && refers(link, role, source));
         by_another.then_some(&**end)
     })
+}
+
+/// The same text for paths of the same object, whatever the order of their keys and their case.
+fn identity(path: &ObjectPath) -> String {
+    let mut keys: Vec<String> = path
+        .keys
+        .named()
+        .iter()
+        .map(|key| {
+            let value = match &key.value {
+                KeyValue::Reference(path) => identity(path),
+                other => other.to_text(),
+            };
+            format!("{}={value:?}", key.name).to_ascii_lowercase()
+        })
+        .collect();
+    keys.sort_unstable();
+    format!("{}.{}", path.class.to_ascii_lowercase(), keys.join(","))
 }
 
 fn is_result(schema: &Schema, class: &str, filter: &AssociationFilter) -> bool {

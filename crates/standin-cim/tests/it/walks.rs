@@ -97,6 +97,25 @@ async fn an_association_to_what_is_gone_gives_nothing() {
 }
 
 #[tokio::test]
+async fn many_ends_of_one_class_are_asked_for_at_once() {
+    let repository = repository();
+    for number in 0..100 {
+        let id = format!("b-{number}");
+        repository.put(V2, point(&id, "vm-b", "Snapshot:Replica:Standard")).unwrap();
+        let ends = [("Antecedent", machine_path("VM-B").into()), ("Dependent", point_path(&id).into())];
+        repository.put(V2, instance("Msvm_SnapshotOfVirtualSystem", &ends)).unwrap();
+    }
+    let broker = standin_cim::broker::Broker::new(repository).with_host(HOST);
+    let from = machine_path("vm-b").within(namespace());
+    let through = filter("Msvm_SnapshotOfVirtualSystem", "", "", "");
+    let found = broker.associators(&administrator(), &from, &through).await.unwrap();
+    assert_eq!(found.len(), 100);
+    assert_eq!(found[7].value("ElementName"), Some(&"point b-7".into()), "in the order of the associations");
+    // The machine, the associations, and every point once.
+    assert_eq!(broker.source().handed_out(), 1 + 100 + 104);
+}
+
+#[tokio::test]
 async fn queries_walk_as_well() {
     let path = "{Msvm_ComputerSystem.CreationClassName='Msvm_ComputerSystem',Name='vm-a'}";
     let ask = |text: String| async move {
