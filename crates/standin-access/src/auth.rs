@@ -269,10 +269,12 @@ impl Authenticator {
         };
         let negotiation = state.negotiation.take().unwrap_or_default();
         let claimed = negotiation.claims(&token).map(|name| names::fold(&name));
-        if let Some(user) = &claimed {
-            if let Some(refused) = self.wait(channel.from.ip(), user).await {
-                return refused;
-            }
+        let refused = match &claimed {
+            Some(user) => self.wait(channel.from.ip(), user).await,
+            None => None,
+        };
+        if let Some(refused) = refused {
+            return refused;
         }
         let against = Against {
             channel,

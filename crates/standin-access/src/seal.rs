@@ -206,3 +206,7 @@ fn read_original(value: &str) -> Option<(String, usize)> {
     }
     Some((content_type.join(";"), length?))
 }
+
+#[cfg(test)]
+#[path = "seal_tests.rs"]
+mod tests;

@@ -53,8 +53,8 @@ impl Against<'_> {
 
 /// What messages after the log-in are sealed with.
 pub(crate) enum Sealer {
-    Ntlm(ntlm::Session),
-    Kerberos(kerberos::Context),
+    Ntlm(Box<ntlm::Session>),
+    Kerberos(Box<kerberos::Context>),
 }
 
 impl Sealer {
@@ -176,7 +176,7 @@ fn user_of_ticket(
 
 fn bare_kerberos(token: &[u8], against: Against<'_>) -> Result<Step, NegotiateError> {
     let (user, accepted) = user_of_ticket(token, against)?;
-    let sealer = accepted.can_seal.then_some(Sealer::Kerberos(accepted.context));
+    let sealer = accepted.can_seal.then(|| Sealer::Kerberos(Box::new(accepted.context)));
     Ok(Step::Done { user, proof: "kerberos", sealer, reply: accepted.reply })
 }
 
@@ -184,17 +184,17 @@ fn bare_kerberos(token: &[u8], against: Against<'_>) -> Result<Step, NegotiateEr
 fn spnego_kerberos(mechanism: &[u8], token: &[u8], against: Against<'_>) -> Result<Step, NegotiateError> {
     let (user, accepted) = user_of_ticket(token, against)?;
     let reply = spnego::response(State::Completed, Some(mechanism), accepted.reply.as_deref(), None);
-    let sealer = accepted.can_seal.then_some(Sealer::Kerberos(accepted.context));
+    let sealer = accepted.can_seal.then(|| Sealer::Kerberos(Box::new(accepted.context)));
     Ok(Step::Done { user, proof: "kerberos", sealer, reply: Some(reply) })
 }
 
 fn begin_spnego(token: &[u8], against: Against<'_>) -> Result<Step, NegotiateError> {
     let names = against.names;
     let init = Init::read(token).ok_or(NegotiateError::Malformed)?;
-    if let (Some(&first), Some(token), Some(_)) = (init.mechanisms.first(), init.token, against.kerberos) {
-        if first == spnego::KERBEROS || first == spnego::KERBEROS_WINDOWS {
-            return spnego_kerberos(first, token, against);
-        }
+    let is_kerberos = |mechanism: &&[u8]| [spnego::KERBEROS, spnego::KERBEROS_WINDOWS].contains(mechanism);
+    let favourite = init.mechanisms.first().copied().filter(is_kerberos);
+    if let (Some(mechanism), Some(token), Some(_)) = (favourite, init.token, against.kerberos) {
+        return spnego_kerberos(mechanism, token, against);
     }
     let position = init.mechanisms.iter().position(|mechanism| *mechanism == spnego::NTLM);
     let list = List { der: init.list.to_vec(), must_sign: position != Some(0) };
@@ -240,6 +240,6 @@ fn finish(
     };
     // There is one: nobody's proof is accepted.
     let user = user.ok_or(NtlmError::WrongProof)?;
-    let sealer = session.can_seal().then_some(Sealer::Ntlm(session));
+    let sealer = session.can_seal().then(|| Sealer::Ntlm(Box::new(session)));
     Ok(Step::Done { user, proof: "ntlm", sealer, reply })
 }

@@ -73,4 +73,5 @@ pub fn bindings_of(application_data: &[u8]) -> [u8; 16] {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "sizes of small test data")]
 mod tests;

@@ -29,7 +29,7 @@ fn a_user_is_added_listed_given_another_password_and_removed() {
         ..new("Alice")
     };
     let added = file.add(full).unwrap();
-    assert_eq!(file.list().unwrap(), [added.clone()]);
+    assert_eq!(file.list().unwrap(), std::slice::from_ref(&added));
     assert_eq!(added.nt_hash, Some(NtHash::of("secret")));
     let changed = file.set_password("alice", "another", None).unwrap();
     assert!(changed.password.as_ref().unwrap().matches("another").unwrap());

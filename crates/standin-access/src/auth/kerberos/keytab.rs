@@ -94,6 +94,7 @@ fn take_u16(rest: &mut &[u8]) -> Option<u16> {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "sizes of small test data")]
 pub(super) fn entry(kind: u16, key: &[u8]) -> Vec<u8> {
     let mut entry = vec![0, 2];
     for text in [&b"EXAMPLE.ORG"[..], b"HTTP", b"server.example.org"] {

@@ -104,8 +104,14 @@ impl Session {
         Some(own)
     }
 
+    /// Both ends of a session, for tests of what is built on it.
     #[cfg(test)]
-    pub(super) fn seal_as_client(&mut self, data: &[u8]) -> ([u8; SIGNATURE], Vec<u8>) {
+    pub(crate) fn both_ends() -> [Self; 2] {
+        [(); 2].map(|()| Self::new(&[0x55; 16], flag::KEY_EXCHANGE | flag::SEAL | flag::KEY_128))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn seal_as_client(&mut self, data: &[u8]) -> ([u8; SIGNATURE], Vec<u8>) {
         let mut sealed = data.to_vec();
         self.from_client.cipher.apply(&mut sealed);
         (self.from_client.signature(data, self.key_exchange), sealed)
