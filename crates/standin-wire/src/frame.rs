@@ -28,6 +28,7 @@
 //!   each other what they are.
 
 use crate::block::{BlockHeader, Encoding, MAX_BLOCK, MIN_GRANULE, ReceivedBlock};
+use crate::pool::{Buffer, Pool};
 use bytes::{Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use standin_model::BlockDigest;
@@ -302,9 +303,17 @@ pub(crate) enum Incoming {
 #[derive(Debug, Default)]
 pub struct Assembler {
     head: BytesMut,
-    header: Option<Header>,
-    body: BytesMut,
+    begun: Option<Begun>,
     ready: VecDeque<Incoming>,
+    pool: Pool,
+}
+
+/// A frame whose body is not whole.
+#[derive(Debug)]
+struct Begun {
+    header: Header,
+    body: Buffer,
+    filled: usize,
 }
 
 impl Assembler {
@@ -320,26 +329,28 @@ impl Assembler {
     /// The first frame that is not valid. The stream is lost then: nobody knows where the next one begins.
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), FrameError> {
         loop {
-            let Some(header) = self.header else {
+            let Some(begun) = &mut self.begun else {
                 let take = bytes.len().min(HEADER_LEN - self.head.len());
                 self.head.extend_from_slice(&bytes[..take]);
                 bytes = &bytes[take..];
                 let Ok(whole) = <&[u8; HEADER_LEN]>::try_from(&self.head[..]) else { return Ok(()) };
                 let header = Header::parse(whole)?;
                 self.head.clear();
-                self.body = BytesMut::with_capacity(header.body_len());
-                self.header = Some(header);
+                // The payload at the beginning of a page: so the store can write it without a copy.
+                let body = self.pool.take(header.body_len(), header.digests * BlockDigest::LEN);
+                self.begun = Some(Begun { header, body, filled: 0 });
                 continue;
             };
-            let take = bytes.len().min(header.body_len() - self.body.len());
-            self.body.extend_from_slice(&bytes[..take]);
+            let take = bytes.len().min(begun.body.len() - begun.filled);
+            begun.body[begun.filled..begun.filled + take].copy_from_slice(&bytes[..take]);
+            begun.filled += take;
             bytes = &bytes[take..];
-            if self.body.len() < header.body_len() {
+            if begun.filled < begun.body.len() {
                 return Ok(());
             }
-            self.header = None;
-            let body = std::mem::take(&mut self.body).freeze();
-            self.ready.push_back(finish(&header, body)?);
+            if let Some(Begun { header, body, .. }) = self.begun.take() {
+                self.ready.push_back(finish(&header, body.freeze())?);
+            }
         }
     }
 
@@ -362,7 +373,7 @@ impl Assembler {
     /// A frame has begun and is not whole.
     #[must_use]
     pub fn mid_frame(&self) -> bool {
-        self.header.is_some() || !self.head.is_empty()
+        self.begun.is_some() || !self.head.is_empty()
     }
 }
 

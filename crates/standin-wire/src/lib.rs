@@ -21,6 +21,7 @@ pub mod frame;
 pub mod hello;
 pub mod link;
 pub mod pki;
+pub mod pool;
 pub mod tls;
 
 pub use block::{
@@ -33,4 +34,5 @@ pub use link::{
     Accepted, Connection, Receiver, Sender, Settings, accept, accept_with, connect, connect_with,
 };
 pub use pki::PkiDir;
+pub use pool::Pool;
 pub use tls::{Identity, IdentityFiles, PeerIdentity, TlsFault};

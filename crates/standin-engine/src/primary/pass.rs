@@ -5,7 +5,8 @@
 //!                                             -> sent in order, so that "all below X" is a watermark
 //! ```
 //!
-//! Memory is bounded by the window. CPU work runs on blocking threads; the relationship's task only forwards.
+//! Memory is bounded by the window, and used again and again. CPU work runs on blocking threads, reading too
+//! where the disk is local; the relationship's task only forwards.
 
 use super::session::Session;
 use super::thrift::Thrift;
@@ -13,8 +14,9 @@ use crate::error::WorkError;
 use crate::jobs::Progress;
 use crate::messages::Request;
 use bytes::Bytes;
-use standin_hypervisor::{DiskReader, Extent};
+use standin_hypervisor::{DiskReader, Extent, LocalDisk};
 use standin_model::digest::{DeltaDigest, is_zero_data};
+use standin_wire::Pool;
 use standin_wire::block::{self, Compression, EncodedBlock};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -32,6 +34,8 @@ const BATCH_DATA: u64 = 1 << 20;
 const BATCH_RUNS: usize = 64;
 /// Batches under way, each with one read in flight. With a batch's data in two forms, 12 of them are about 24 MiB.
 const WINDOW: usize = 12;
+/// The same of a disk that is read on the threads which encode: enough to keep the processors busy.
+const LOCAL_WINDOW: usize = 4;
 /// How much of a disk is asked for its extents at once; bounds the list that comes back.
 const EXTENT_WINDOW: u64 = 32 << 30;
 /// A dirty run at least this long is asked for its holes before it is read.
@@ -151,14 +155,24 @@ async fn send_disk(
         Select::Dirty => 0,
         Select::From(offset) => offset.min(size),
     };
-    let mut pipe = Pipe { window: VecDeque::new(), watermark: at, stream: disk.stream, thrift };
+    let local = disk.reader.local();
+    let (side_by_side, run) = match &local {
+        Some(_) => (LOCAL_WINDOW, block::MAX_BLOCK as u64),
+        None => (WINDOW, BATCH_BYTES),
+    };
+    let mut pipe = Pipe { window: VecDeque::new(), side_by_side, watermark: at, stream: disk.stream, thrift };
+    let pool = Pool::default();
     while at < size {
         let length = EXTENT_WINDOW.min(size - at);
         let runs = runs(&*disk.reader, disk.select, control.granule, at, length).await?;
         let keep_watermark = matches!(disk.select, Select::From(_));
-        for batch in batches(runs, at + length, control.granule) {
+        for batch in batches(runs, at + length, control.granule, run) {
             pipe.make_room(session, control, totals, keep_watermark).await?;
-            pipe.window.push_back(start(disk, batch, control, pipe.thrift.choice()));
+            let compression = pipe.thrift.choice();
+            pipe.window.push_back(match &local {
+                Some(local) => start_local(disk, (local, &pool), batch, control.granule, compression),
+                None => start(disk, batch, control, compression),
+            });
         }
         at += length;
     }
@@ -239,9 +253,10 @@ struct Batch {
     end: u64,
 }
 
-fn batches(runs: Vec<Extent>, end: u64, granule: u32) -> Vec<Batch> {
+/// `run` is the longest run that is read at once.
+fn batches(runs: Vec<Extent>, end: u64, granule: u32, run: u64) -> Vec<Batch> {
     // A granule is never split: its digest needs all of it.
-    let limit = BATCH_BYTES.max(u64::from(granule));
+    let limit = run.max(u64::from(granule));
     let mut done = Vec::new();
     let mut batch = Batch::default();
     let mut bytes = 0;
@@ -302,9 +317,40 @@ fn start(
     })
 }
 
+/// The same on one blocking thread: what was just read is still in its caches when it is hashed.
+fn start_local(
+    disk: &DiskPass,
+    (local, pool): (&Arc<LocalDisk>, &Pool),
+    batch: Batch,
+    granule: u32,
+    compression: Compression,
+) -> JoinHandle<Encoded> {
+    let (local, pool, stream) = (Arc::clone(local), pool.clone(), disk.stream);
+    tokio::task::spawn_blocking(move || {
+        let mut read = Vec::with_capacity(batch.runs.len());
+        for run in batch.runs {
+            let data = match run.zero {
+                true => None,
+                false => {
+                    let mut buffer = pool.take(run_length(run)? as usize, 0);
+                    let context = || format!("read {} bytes at {} of a disk", run.length, run.offset);
+                    local.read(run.offset, &mut buffer).map_err(WorkError::hypervisor(context()))?;
+                    Some(buffer.freeze())
+                }
+            };
+            read.push((run, data));
+        }
+        Ok((encode(stream, read, granule, compression)?, batch.end))
+    })
+}
+
+fn run_length(run: Extent) -> Result<u32, WorkError> {
+    u32::try_from(run.length).map_err(|_| WorkError::ViewLost("a run is too long".into()))
+}
+
 /// Reads a run.
 pub(super) async fn read_run(reader: &dyn DiskReader, run: Extent) -> Result<Bytes, WorkError> {
-    let length = u32::try_from(run.length).map_err(|_| WorkError::ViewLost("a run is too long".into()))?;
+    let length = run_length(run)?;
     let context = || format!("read {length} bytes at {} of a disk", run.offset);
     reader.read(run.offset, length).await.map_err(WorkError::hypervisor(context()))
 }
@@ -364,6 +410,7 @@ fn split_zeros(offset: u64, data: Bytes) -> Vec<(u64, Bytes, bool)> {
 
 struct Pipe<'a> {
     window: VecDeque<JoinHandle<Encoded>>,
+    side_by_side: usize,
     watermark: u64,
     stream: u16,
     thrift: &'a mut Thrift,
@@ -385,7 +432,7 @@ impl Pipe<'_> {
         totals: &mut PassTotals,
         watermarks: bool,
     ) -> Result<(), WorkError> {
-        while self.window.len() >= WINDOW {
+        while self.window.len() >= self.side_by_side {
             self.forward(session, control, totals, watermarks).await?;
         }
         Ok(())
@@ -467,7 +514,7 @@ mod tests {
             Extent { offset: 10 << 30, length: 1 << 40, zero: true },
         ];
         let end = (10 << 30) + (1 << 40);
-        let batches = batches(runs.clone(), end, 4096);
+        let batches = batches(runs.clone(), end, 4096, BATCH_BYTES);
         let mut flat: Vec<Extent> = Vec::new();
         for piece in batches.iter().flat_map(|batch| &batch.runs) {
             match flat.last_mut() {
@@ -485,7 +532,7 @@ mod tests {
     #[test]
     fn batches_are_cut_where_every_granule_ends() {
         let runs = vec![data(0, 4096), data(1 << 20, 8 << 20)];
-        for piece in batches(runs, 1 << 30, 4096).into_iter().flat_map(|batch| batch.runs) {
+        for piece in batches(runs, 1 << 30, 4096, BATCH_BYTES).into_iter().flat_map(|batch| batch.runs) {
             assert!(piece.length <= BATCH_BYTES);
             assert!((piece.offset + piece.length) % 4096 == 0);
             if piece.offset >= 1 << 20 {
@@ -509,7 +556,7 @@ mod tests {
     #[test]
     fn a_thousand_scattered_changes_share_batches() {
         let runs = (0..1000).map(|n| data(n * (1 << 20), 4096)).collect();
-        let batches = batches(runs, 1 << 30, 4096);
+        let batches = batches(runs, 1 << 30, 4096, BATCH_BYTES);
         assert_eq!(batches.len(), 1000_usize.div_ceil(BATCH_RUNS));
     }
 
