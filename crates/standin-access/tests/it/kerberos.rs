@@ -45,7 +45,7 @@ impl Realm {
             at("kdc.log")
         );
         std::fs::write(at("kdc.conf"), kdc).unwrap();
-        run(&mut command(dir.path(), "kdb5_util").args(["create", "-s", "-r", REALM, "-P", "master"])).await;
+        run(command(dir.path(), "kdb5_util").args(["create", "-s", "-r", REALM, "-P", "master"])).await;
         let keytab = format!("ktadd -k {} HTTP/localhost host/localhost", at("keytab"));
         for query in [
             "addprinc -pw secret alice",
@@ -54,7 +54,7 @@ impl Realm {
             "addprinc -randkey host/localhost",
             &keytab,
         ] {
-            run(&mut command(dir.path(), "kadmin.local").args(["-r", REALM, "-q", query])).await;
+            run(command(dir.path(), "kadmin.local").args(["-r", REALM, "-q", query])).await;
         }
         let kdc = command(dir.path(), "krb5kdc").arg("-n").kill_on_drop(true).spawn().unwrap();
         let realm = Self { dir, _kdc: kdc };
