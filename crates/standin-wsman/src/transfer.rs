@@ -8,7 +8,9 @@ use crate::service::{Reply, Service};
 use crate::tree::elements;
 use crate::{definitions, values, write};
 use roxmltree::Node;
-use standin_cim::{Caller, Instance, Keys, Named, Namespace, ObjectPath, Schema, Text, Value};
+use standin_cim::{
+    Caller, Instance, Keys, Named, Namespace, ObjectPath, Schema, Text, Value, embedded, same_name,
+};
 
 /// Answers a Get.
 pub async fn get(
@@ -160,8 +162,26 @@ fn says_same(wanted: Option<&Value>, current: Option<&Value>, here: &Namespace) 
         }
         // An empty array cannot be told from null in XML.
         (None, Some(Value::Array(values))) => values.is_empty(),
+        (Some(Value::Array(wanted)), Some(Value::Array(current))) => {
+            let same = |(wanted, current): (&Option<Value>, &Option<Value>)| {
+                says_same(wanted.as_ref(), current.as_ref(), here)
+            };
+            wanted.len() == current.len() && wanted.iter().zip(current).all(same)
+        }
+        // What was sent as an instance comes back as its text.
+        (Some(Value::String(wanted)), Some(Value::Instance(current))) => {
+            embedded::parse(wanted).is_ok_and(|wanted| same_instance(&wanted, current))
+        }
+        (Some(Value::Instance(wanted)), Some(Value::Instance(current))) => same_instance(wanted, current),
         (wanted, current) => wanted == current,
     }
+}
+
+fn same_instance(wanted: &Instance, current: &Instance) -> bool {
+    let covers = |left: &Instance, right: &Instance| {
+        left.properties.iter().all(|property| property.value.value.as_ref() == right.value(&property.name))
+    };
+    same_name(&wanted.class, &current.class) && covers(wanted, current) && covers(current, wanted)
 }
 
 fn of_transfer(error: standin_cim::CimError) -> Fault {
