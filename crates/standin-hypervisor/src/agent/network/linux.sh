@@ -20,6 +20,13 @@ fail() {
 have() { command -v "$1" >/dev/null 2>&1; }
 active() { have systemctl && systemctl -q is-active "$1"; }
 patiently() { if have timeout; then timeout 60 "$@"; else "$@"; fi; }
+# It is installed, and nobody forbade it.
+may_enable() {
+    case $(systemctl is-enabled "$1" 2>/dev/null || true) in
+    enabled | enabled-runtime | disabled | indirect) true ;;
+    *) false ;;
+    esac
+}
 plain=$(echo "$mac" | tr -d :)
 
 # A bond, a bridge or a VLAN may have the card's address too; only the card itself has a device.
@@ -99,7 +106,7 @@ by_networkd() {
     mkdir -p /etc/systemd/network
     # First by name: the first file that matches is the one that counts.
     networkd_file >"/etc/systemd/network/00-standin-$plain.network"
-    systemctl -q enable systemd-networkd >/dev/null 2>&1
+    systemctl -q enable systemd-networkd >&2
     for scope in global site; do ip addr flush dev "$card" scope "$scope"; done
     systemctl restart systemd-networkd
     nameservers
@@ -220,7 +227,7 @@ elif active systemd-networkd; then
     by_networkd
 elif have ifup && [ -f /etc/network/interfaces ]; then
     by_ifupdown
-elif have systemctl && systemctl -q cat systemd-networkd >/dev/null 2>&1; then
+elif have systemctl && may_enable systemd-networkd; then
     by_networkd
 else
     by_hand
