@@ -19,6 +19,11 @@ fn find<'a>(classes: &'a [Class], name: &str) -> Option<&'a Class> {
 pub fn closed(others: Vec<Class>, own: Vec<Class>) -> Result<Vec<Class>, String> {
     let first = others.len();
     let all: Vec<Class> = others.into_iter().chain(own).collect();
+    for (at, class) in all.iter().enumerate() {
+        if find(&all[..at], &class.name).is_some() {
+            return Err(format!("{}: {} is there twice", class.place, class.name));
+        }
+    }
     let mut wanted: Vec<String> = all[first..].iter().map(|class| class.name.clone()).collect();
     let mut at = 0;
     while let Some(name) = wanted.get(at).cloned() {
@@ -76,10 +81,16 @@ fn embedded(qualifiers: &[Qualifier]) -> Option<String> {
 
 /// Names, types, overrides and qualifiers.
 pub fn namespace(declared: &[QualifierDeclaration], classes: &[Class]) -> Result<(), String> {
-    for (at, class) in classes.iter().enumerate() {
+    for class in classes {
         let problem = |text: String| Err(format!("{}: {}: {text}", class.place, class.name));
-        if find(&classes[..at], &class.name).is_some() {
-            return problem("the class is there twice".to_owned());
+        let twice = |(at, property): (usize, &Element)| {
+            class.properties[..at]
+                .iter()
+                .any(|other| same(&other.name, &property.name))
+                .then(|| property.name.clone())
+        };
+        if let Some(name) = class.properties.iter().enumerate().find_map(twice) {
+            return problem(format!("{name} is there twice"));
         }
         let methods = class.methods.iter().flat_map(|method| &method.qualifiers);
         let qualifiers = class.qualifiers.iter().chain(elements(class).flat_map(|found| &found.qualifiers));
