@@ -356,11 +356,10 @@ async fn an_association_filter_walks() {
     let world = World::new(3);
     let filter = |what: &str, more: &str, whole: bool| {
         let object = format!(
-            "<a:Address>http://x</a:Address><a:ReferenceParameters><w:ResourceURI>{}</w:ResourceURI>\
+            "<a:Address>http://x</a:Address><a:ReferenceParameters><w:ResourceURI>{DMTF}/Msvm_ComputerSystem</w:ResourceURI>\
              <w:SelectorSet><w:Selector Name=\"__cimnamespace\">{V2}</w:Selector>\
              <w:Selector Name=\"CreationClassName\">Msvm_ComputerSystem</w:Selector>\
-             <w:Selector Name=\"Name\">{VM}</w:Selector></w:SelectorSet></a:ReferenceParameters>",
-            format!("{DMTF}/Msvm_ComputerSystem")
+             <w:Selector Name=\"Name\">{VM}</w:Selector></w:SelectorSet></a:ReferenceParameters>"
         );
         let object =
             if whole { format!("<a:EndpointReference>{object}</a:EndpointReference>") } else { object };
