@@ -63,11 +63,15 @@ impl Engine {
     /// several; 32775 for a VM that does not replicate, 32779 for an unknown one.
     pub async fn set_network(&self, vm: VmId, changes: Vec<NetworkChange>) -> Result<NetworkView, Refusal> {
         let side = self.side(vm).await?;
-        let settings = changed(vm, &side, changes)?;
+        let resolved = |change: NetworkChange| -> Result<_, Refusal> {
+            Ok((named(vm, &side, change.adapter.as_deref())?, change.settings))
+        };
+        let changes = changes.into_iter().map(resolved).collect::<Result<Vec<_>, Refusal>>()?;
         match self.replicas().find(vm) {
             Some(replica) => {
                 let mut record = replica.lock().await;
                 record.allow(Method::SetFailoverNetworkAdapterSettings)?;
+                let settings = record.network.changed(&changes)?;
                 let before = std::mem::replace(&mut record.network, settings);
                 if let Err(refusal) = record.save() {
                     record.network = before;
@@ -76,7 +80,7 @@ impl Engine {
                 drop(record);
                 replica.mirror().await;
             }
-            None => drop(self.ask(vm, Command::Network(Box::new(settings))).await?),
+            None => drop(self.ask(vm, Command::Network(changes)).await?),
         }
         self.network(vm).await
     }
@@ -141,20 +145,6 @@ async fn newest_definition(replica: &ReplicaVm) -> Result<Option<VmDefinition>, 
 
 fn adapter(vm: VmId, nic: &NicDefinition) -> Adapter {
     Adapter::new(vm, nic.name.clone(), nic.address(vm))
-}
-
-/// What is set on this host after the changes.
-fn changed(vm: VmId, side: &Side, changes: Vec<NetworkChange>) -> Result<NetworkSettings, Refusal> {
-    let mut settings = side.here.clone();
-    for change in changes {
-        let name = named(vm, side, change.adapter.as_deref())?;
-        match change.settings {
-            Some(new) => drop(settings.0.insert(name, new)),
-            None => drop(settings.0.remove(&name)),
-        }
-    }
-    settings.validate()?;
-    Ok(settings)
 }
 
 /// The name of the card that is meant.

@@ -224,6 +224,21 @@ impl NetworkSettings {
         Ok(())
     }
 
+    /// These after changes, by the names of cards: `None` clears.
+    ///
+    /// # Errors
+    /// As [`Self::validate`], of what they would be.
+    pub fn changed(&self, changes: &[(String, Option<AdapterSettings>)]) -> Result<Self, Refusal> {
+        let mut changed = self.clone();
+        for (name, settings) in changes {
+            match settings {
+                Some(settings) => drop(changed.0.insert(name.clone(), settings.clone())),
+                None => drop(changed.0.remove(name)),
+            }
+        }
+        changed.validate().map(|()| changed)
+    }
+
     /// These with those of `over` in place of them, card by card: what was set on a host goes before what came
     /// from the other one.
     #[must_use]

@@ -3,7 +3,7 @@
 
 use crate::records::PrimaryRecord;
 use jiff::Timestamp;
-use standin_model::network::NetworkSettings;
+use standin_model::network::AdapterSettings;
 use standin_model::settings::RelationshipSettings;
 use standin_model::{JobId, Refusal, ReturnCode};
 use std::time::Duration;
@@ -37,8 +37,8 @@ pub enum Command {
     ResetStatistics,
     /// Change the settings.
     Modify(Box<RelationshipSettings>),
-    /// Change what the VM's network cards get at a failover.
-    Network(Box<NetworkSettings>),
+    /// Change what network cards of the VM get at a failover, by their names; `None` clears.
+    Network(Vec<(String, Option<AdapterSettings>)>),
     /// End the relationship on this side and, if it can be reached, on the other.
     Remove,
 }

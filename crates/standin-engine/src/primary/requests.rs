@@ -10,7 +10,7 @@ use crate::messages::Request;
 use crate::records;
 use jiff::Timestamp;
 use standin_model::job::JobType;
-use standin_model::network::NetworkSettings;
+use standin_model::network::AdapterSettings;
 use standin_model::settings::RelationshipSettings;
 use standin_model::state::{self, Event, Facts, Method, ReplicationState, Side};
 use standin_model::{JobId, Refusal, ReturnCode};
@@ -33,7 +33,7 @@ impl Task {
             Command::Resynchronize => self.begin_resync().map(Some),
             Command::CancelInitial | Command::CancelResynchronize => self.cancel_work().map(|()| None),
             Command::Modify(settings) => self.modify(*settings).await.map(|()| None),
-            Command::Network(settings) => self.set_network(*settings).await.map(|()| None),
+            Command::Network(changes) => self.set_network(&changes).await.map(|()| None),
             Command::Remove => self.remove().await.map(|()| None),
         }
     }
@@ -258,8 +258,8 @@ impl Task {
 
     /// Keeps the network settings here, and has the replica learn them: they are part of what opens a session.
     /// A replica that cannot be reached now learns them with the next session.
-    async fn set_network(&mut self, settings: NetworkSettings) -> Result<(), Refusal> {
-        settings.validate()?;
+    async fn set_network(&mut self, changes: &[(String, Option<AdapterSettings>)]) -> Result<(), Refusal> {
+        let settings = self.record.network.changed(changes)?;
         let before = std::mem::replace(&mut self.record.network, settings);
         if let Err(refusal) = self.save_or_refuse() {
             self.record.network = before;
