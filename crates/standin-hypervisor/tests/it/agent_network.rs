@@ -1,6 +1,8 @@
 //! Network settings by the guest's agent, against scripted guests: well ones, and those that are slow, refuse,
 //! and say one thing while they have another.
 
+#![expect(clippy::unwrap_used, reason = "a panic in a helper of a test is a failed test")]
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
