@@ -35,6 +35,8 @@ fn the_classes_that_clients_walk_are_there_with_their_keys() {
         ("Msvm_StorageAllocationSettingData", instance),
         ("Msvm_SyntheticEthernetPortSettingData", instance),
         ("Msvm_EthernetPortAllocationSettingData", instance),
+        ("Msvm_MemorySettingData", instance),
+        ("Msvm_ProcessorSettingData", instance),
         ("Msvm_ConcreteJob", instance),
         ("Msvm_ReplicationProvider", &["InstanceID", "Name"]),
         (
