@@ -14,10 +14,11 @@ mod parser;
 use std::path::{Path, PathBuf};
 
 /// A namespace: its function, the files of its own classes, and files from which it takes what those need.
-const NAMESPACES: [(&str, &[&str], &[&str]); 3] = [
+const NAMESPACES: [(&str, &[&str], &[&str]); 4] = [
     ("VIRTUALIZATION", &["cim.mof", "systems.mof", "replication.mof", "wmi.mof"], &[]),
     ("INTEROP", &["interop.mof", "wmi.mof"], &["cim.mof"]),
     ("CIMV2", &["cimv2.mof", "wmi.mof"], &[]),
+    ("ROOT", &["wmi.mof"], &[]),
 ];
 
 fn main() {

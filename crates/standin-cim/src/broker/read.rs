@@ -3,8 +3,8 @@
 use super::{Broker, find_class};
 use crate::wql::{self, Kind, Query, Walk};
 use crate::{
-    Caller, CimError, Class, Instance, InstanceSource, Key, Keys, Namespace, Narrow, ObjectPath, Property,
-    QueryAnswer, Result, Schema, StatusCode, TypedValue, Value, same_name,
+    Caller, CimError, CimType, Class, Instance, InstanceSource, Key, Keys, Namespace, Narrow, ObjectPath,
+    Property, QueryAnswer, Result, Schema, StatusCode, TypedValue, Value, same_name,
 };
 use std::collections::HashSet;
 
@@ -66,7 +66,11 @@ impl<S: InstanceSource> Broker<S> {
         class: &Class,
         narrow: &Narrow,
     ) -> Result<Vec<Instance>> {
-        let mut found = self.source.instances(caller, namespace, &class.name, narrow).await?;
+        let mut found = if same_name(&class.name, "__Namespace") {
+            below(namespace, &self.source.namespaces(), class)
+        } else {
+            self.source.instances(caller, namespace, &class.name, narrow).await?
+        };
         found.retain(|instance| fits(instance, narrow));
         Ok(found.into_iter().map(|instance| complete(instance, class, namespace)).collect())
     }
@@ -146,6 +150,28 @@ impl<S: InstanceSource> Broker<S> {
         }
         Ok(QueryAnswer { instances, projection })
     }
+}
+
+/// The namespaces directly below one, as WMI's clients look for them.
+fn below(namespace: &Namespace, all: &[Namespace], class: &Class) -> Vec<Instance> {
+    let begin = format!("{namespace}/").to_ascii_lowercase();
+    let mut names: Vec<&str> = Vec::new();
+    for other in all {
+        let inside = other.as_str().to_ascii_lowercase().starts_with(&begin);
+        let name = other.as_str().get(begin.len()..).and_then(|rest| rest.split('/').next());
+        if let (true, Some(name)) = (inside, name)
+            && !names.iter().any(|known| same_name(known, name))
+        {
+            names.push(name);
+        }
+    }
+    let instance = |name: &str| {
+        let mut instance = Instance::new(class.name.clone());
+        instance.path = Some(ObjectPath::new(class.name.clone(), vec![Key::text("Name", name.to_owned())]));
+        instance.set("Name", CimType::String, false, Some(name.into()));
+        instance
+    };
+    names.into_iter().map(instance).collect()
 }
 
 /// The keys of a path, each of which must be a property of the class: of the class itself or, for a client that

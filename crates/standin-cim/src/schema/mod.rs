@@ -41,6 +41,13 @@ pub fn cimv2() -> Arc<Schema> {
     CLASSES.clone()
 }
 
+/// The classes of `root`: nothing but the namespaces below it.
+#[must_use]
+pub fn root() -> Arc<Schema> {
+    static CLASSES: LazyLock<Arc<Schema>> = LazyLock::new(|| resolve::schema(ROOT));
+    CLASSES.clone()
+}
+
 /// The declarations of all qualifiers that the classes use.
 #[must_use]
 pub fn qualifiers() -> &'static [QualifierDecl] {

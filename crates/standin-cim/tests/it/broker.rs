@@ -147,3 +147,19 @@ async fn numbers_and_references_are_keys_as_well() {
         matches!(found.value("SettingData"), Some(Value::Reference(path)) if path.same_object(&point_path("a")))
     );
 }
+
+#[tokio::test]
+async fn a_namespace_lists_those_directly_below_it() {
+    let repository =
+        ["root", "root/cimv2", "ROOT/virtualization/v2", "root/virtualization/v3", "interop", "rootless/x"]
+            .into_iter()
+            .fold(Repository::new(), |repository, name| repository.with_namespace(name, schema::cimv2()));
+    let broker = Broker::new(repository);
+    let root = Namespace::new("root");
+    let found = broker.enumerate(&caller(Role::Viewer), &root, "__NAMESPACE").await.unwrap();
+    assert_eq!(names(&found, "Name"), ["cimv2", "virtualization"]);
+    let path = reference("__Namespace", &[("Name", "CIMV2")]).within(root);
+    assert!(broker.get_instance(&administrator(), &path).await.is_ok());
+    let found = broker.enumerate(&administrator(), &Namespace::new("interop"), "__NAMESPACE").await.unwrap();
+    assert!(found.is_empty());
+}

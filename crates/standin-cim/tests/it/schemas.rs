@@ -3,8 +3,13 @@
 use standin_cim::{CimType, Class, Schema, Value, schema};
 use std::sync::Arc;
 
-fn all() -> [(&'static str, Arc<Schema>); 3] {
-    [("virtualization", schema::virtualization()), ("interop", schema::interop()), ("cimv2", schema::cimv2())]
+fn all() -> [(&'static str, Arc<Schema>); 4] {
+    [
+        ("virtualization", schema::virtualization()),
+        ("interop", schema::interop()),
+        ("cimv2", schema::cimv2()),
+        ("root", schema::root()),
+    ]
 }
 
 fn keys(class: &Class) -> Vec<&str> {
