@@ -183,7 +183,9 @@ impl<'a> Reader<'a> {
             values.push(self.value(depth)?);
             self.skip()?;
             if self.take("}") {
-                return of_one_type(values).map(Value::Array).ok_or_else(|| self.wrong("an array of one type before it"));
+                return of_one_type(values)
+                    .map(Value::Array)
+                    .ok_or_else(|| self.wrong("an array of one type before it"));
             }
             self.need(",")?;
         }
@@ -329,10 +331,12 @@ instance of Msvm_ReplicationSettingData
 
     #[test]
     fn numbers_of_an_array_are_of_one_type() {
-        let array = |text: &str| parse(&format!("instance of X {{ A = {text}; }}")).unwrap().value("A").cloned();
-        assert_eq!(array("{1, NULL, 18446744073709551615}"), Some(Value::Array(vec![
-            Some(Value::Uint64(1)), None, Some(Value::Uint64(u64::MAX)),
-        ])));
+        let array =
+            |text: &str| parse(&format!("instance of X {{ A = {text}; }}")).unwrap().value("A").cloned();
+        assert_eq!(
+            array("{1, NULL, 18446744073709551615}"),
+            Some(Value::Array(vec![Some(Value::Uint64(1)), None, Some(Value::Uint64(u64::MAX)),]))
+        );
         assert_eq!(array("{1, 1.5}"), Some(vec![1.0, 1.5].into()));
     }
 
@@ -356,7 +360,8 @@ instance of Msvm_ReplicationSettingData
             "instance of X { /* ",
             "instance of X { A = '12'; }",
             "instance of 1X {}",
-            "instance of X { A = {1, \"a\"}; }", "instance of X { A = \"\\xD800\"; }",
+            "instance of X { A = {1, \"a\"}; }",
+            "instance of X { A = \"\\xD800\"; }",
             "instance of X { A = $B; };",
         ] {
             assert!(parse(text).is_err(), "{text}");

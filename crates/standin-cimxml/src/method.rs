@@ -56,12 +56,9 @@ fn out_parameter(
     if typed.cim_type == CimType::String {
         embedded_mark(out, typed.value.as_ref(), embedded);
     }
-    match &typed.value {
-        None => out.push_str("/>"),
-        Some(value) => {
-            out.push('>');
-            value_in(out, value, Scope { host: None, namespace: Some(namespace) });
-            out.push_str("</PARAMVALUE>");
-        }
+    out.push('>');
+    if let Some(value) = &typed.value {
+        value_in(out, value, Scope { host: None, namespace: Some(namespace) });
     }
+    out.push_str("</PARAMVALUE>");
 }

@@ -3,10 +3,10 @@
 use super::error::XmlError;
 use super::read::{Asked, EMBEDDED_DEPTH, property_value, type_of};
 use super::read_path::{children, name, name_attribute, unexpected};
+use crate::qualifier::{QualifierDecl, QualifierScope};
 use crate::{
     CimType, Class, MethodDecl, ParameterDecl, PropertyDecl, Qualifier, Text, TypedValue, Value, same_name,
 };
-use crate::qualifier::{QualifierDecl, QualifierScope};
 use roxmltree::Node;
 
 /// `CLASS`. What qualifiers say (key, association, in and out, embedded instances) is taken from them.
@@ -205,7 +205,12 @@ mod tests {
             let document = parse(&text, &limits).unwrap();
             let read = super::class(document.root_element()).unwrap();
             assert_eq!((&read.name, &read.superclass), (&class.name, &class.superclass));
-            assert_eq!((read.association, read.is_abstract), (class.association, class.is_abstract), "{}", class.name);
+            assert_eq!(
+                (read.association, read.is_abstract),
+                (class.association, class.is_abstract),
+                "{}",
+                class.name
+            );
             assert_eq!(read.properties, class.properties, "{}", class.name);
             assert_eq!(read.methods, class.methods, "{}", class.name);
         }

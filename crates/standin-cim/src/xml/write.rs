@@ -14,25 +14,39 @@ pub struct Scope<'a> {
     pub namespace: Option<&'a Namespace>,
 }
 
-/// Appends text, escaped for an element or an attribute in double quotes.
+/// Appends text, escaped for an element. Line ends and tabs stay as they are: some clients do not know references
+/// to characters by number.
 pub fn escape(out: &mut String, text: &str) {
+    escape_with(out, text, |c| match c {
+        '\n' | '\t' => None,
+        c => replacement(c),
+    });
+}
+
+/// What stands for a character in an attribute.
+fn replacement(c: char) -> Option<&'static str> {
+    Some(match c {
+        '<' => "&lt;",
+        '>' => "&gt;",
+        '&' => "&amp;",
+        '"' => "&quot;",
+        // A parser makes a line feed of a bare return, and spaces of all three in an attribute.
+        '\r' => "&#13;",
+        '\n' => "&#10;",
+        '\t' => "&#9;",
+        '\0'..='\u{1f}' | '\u{fffe}' | '\u{ffff}' => "\u{fffd}",
+        _ => return None,
+    })
+}
+
+fn escape_with(out: &mut String, text: &str, replacement: impl Fn(char) -> Option<&'static str>) {
     let mut plain = 0;
     for (at, c) in text.char_indices() {
-        let replacement = match c {
-            '<' => "&lt;",
-            '>' => "&gt;",
-            '&' => "&amp;",
-            '"' => "&quot;",
-            // An attribute would lose them, and a parser turns a bare return into a line feed.
-            '\r' => "&#13;",
-            '\n' => "&#10;",
-            '\t' => "&#9;",
-            '\0'..='\u{1f}' | '\u{fffe}' | '\u{ffff}' => "\u{fffd}",
-            _ => continue,
-        };
-        out.push_str(&text[plain..at]);
-        out.push_str(replacement);
-        plain = at + c.len_utf8();
+        if let Some(replacement) = replacement(c) {
+            out.push_str(&text[plain..at]);
+            out.push_str(replacement);
+            plain = at + c.len_utf8();
+        }
     }
     out.push_str(&text[plain..]);
 }
@@ -42,7 +56,7 @@ pub fn attribute(out: &mut String, name: &str, text: &str) {
     out.push(' ');
     out.push_str(name);
     out.push_str("=\"");
-    escape(out, text);
+    escape_with(out, text, replacement);
     out.push('"');
 }
 
@@ -111,7 +125,7 @@ fn key_binding(out: &mut String, key: &Key, scope: Scope<'_>) {
         KeyValue::Boolean(_) => "boolean",
         KeyValue::Reference(path) => {
             open(out, "VALUE.REFERENCE");
-            self::path(out, path, scope);
+            self::path(out, path, Scope { host: None, ..scope });
             close(out, "VALUE.REFERENCE");
             close(out, "KEYBINDING");
             return;
@@ -246,14 +260,12 @@ pub(super) fn property_start(
 
 fn property(out: &mut String, name: &str, typed: &TypedValue, marks: &Marks<'_>, scope: Scope<'_>) {
     let element = property_start(out, name, typed, marks);
-    match &typed.value {
-        None => out.push_str("/>"),
-        Some(value) => {
-            out.push('>');
-            property_text(out, typed, value, scope);
-            close(out, element);
-        }
+    // Null is an element with nothing in it; sblim's client does not understand one without an end tag.
+    out.push('>');
+    if let Some(value) = &typed.value {
+        property_text(out, typed, value, scope);
     }
+    close(out, element);
 }
 
 /// The value of a property. DSP0201 has no properties of several references: their paths are written as texts.

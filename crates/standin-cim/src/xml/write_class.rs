@@ -123,14 +123,11 @@ fn qualifier(out: &mut String, qualifier: &Qualifier, declared: Option<&Qualifie
     if let Some(declared) = declared {
         flavours(out, declared);
     }
-    match &qualifier.value.value {
-        None => out.push_str("/>"),
-        Some(said) => {
-            out.push('>');
-            value(out, said);
-            close(out, "QUALIFIER");
-        }
+    out.push('>');
+    if let Some(said) = &qualifier.value.value {
+        value(out, said);
     }
+    close(out, "QUALIFIER");
 }
 
 /// Those that differ from the defaults of DSP0201.

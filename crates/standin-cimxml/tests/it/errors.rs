@@ -31,7 +31,9 @@ fn text(name: &str, value: &str) -> String {
 }
 
 fn instance_name(class: &str, keys: &str) -> String {
-    format!(r#"<IPARAMVALUE NAME="InstanceName"><INSTANCENAME CLASSNAME="{class}">{keys}</INSTANCENAME></IPARAMVALUE>"#)
+    format!(
+        r#"<IPARAMVALUE NAME="InstanceName"><INSTANCENAME CLASSNAME="{class}">{keys}</INSTANCENAME></IPARAMVALUE>"#
+    )
 }
 
 fn key(name: &str, value: &str) -> String {
@@ -88,7 +90,8 @@ async fn wrong_arguments_are_told_apart() {
 
 #[tokio::test]
 async fn another_namespace_is_no_namespace() {
-    let mut asked = request("EnumerateClassNames", &intrinsic("EnumerateClassNames", "").replace("\"test\"", "\"no\""));
+    let mut asked =
+        request("EnumerateClassNames", &intrinsic("EnumerateClassNames", "").replace("\"test\"", "\"no\""));
     asked.headers.insert("cimobject", "root/no".parse().unwrap());
     let response = endpoint(SMALL).call(asked).await;
     assert!(String::from_utf8_lossy(&response.body).contains("<ERROR CODE=\"3\""));
@@ -98,14 +101,23 @@ async fn another_namespace_is_no_namespace() {
 async fn an_enumeration_of_another_user_is_none() {
     let server = endpoint(SMALL);
     let opened = ask(&server, "ann", "OpenEnumerateInstances", &class("TST_Base")).await;
-    assert!(opened.contains(r#"<IRETURNVALUE></IRETURNVALUE><PARAMVALUE NAME="EnumerationContext""#), "{opened}");
-    assert!(opened.contains(r#"<PARAMVALUE NAME="EndOfSequence" PARAMTYPE="boolean"><VALUE>FALSE</VALUE>"#), "{opened}");
+    assert!(
+        opened.contains(r#"<IRETURNVALUE></IRETURNVALUE><PARAMVALUE NAME="EnumerationContext""#),
+        "{opened}"
+    );
+    assert!(
+        opened.contains(r#"<PARAMVALUE NAME="EndOfSequence" PARAMTYPE="boolean"><VALUE>FALSE</VALUE>"#),
+        "{opened}"
+    );
     let context = between(&opened, "PARAMTYPE=\"string\"><VALUE>", "<").unwrap();
     let pull = text("EnumerationContext", context) + &text("MaxObjectCount", "10");
     assert!(ask(&server, "bob", "PullInstancesWithPath", &pull).await.contains("<ERROR CODE=\"21\""));
     assert!(ask(&server, "ann", "PullInstancePaths", &pull).await.contains("<ERROR CODE=\"21\""));
     let pulled = ask(&server, "ann", "PullInstancesWithPath", &pull).await;
-    assert!(pulled.contains("<VALUE.INSTANCEWITHPATH><INSTANCEPATH><NAMESPACEPATH><HOST>testhost</HOST>"), "{pulled}");
+    assert!(
+        pulled.contains("<VALUE.INSTANCEWITHPATH><INSTANCEPATH><NAMESPACEPATH><HOST>testhost</HOST>"),
+        "{pulled}"
+    );
     assert!(pulled.contains("<VALUE>TRUE</VALUE>"), "{pulled}");
     assert!(ask(&server, "ann", "PullInstancesWithPath", &pull).await.contains("<ERROR CODE=\"21\""));
 }

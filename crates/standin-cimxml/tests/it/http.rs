@@ -13,7 +13,10 @@ fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
 
 #[tokio::test]
 async fn an_operation_is_answered_with_its_message_id_and_the_response_header() {
-    let text = intrinsic("EnumerateInstanceNames", r#"<IPARAMVALUE NAME="ClassName"><CLASSNAME NAME="tst_base"/></IPARAMVALUE>"#);
+    let text = intrinsic(
+        "EnumerateInstanceNames",
+        r#"<IPARAMVALUE NAME="ClassName"><CLASSNAME NAME="tst_base"/></IPARAMVALUE>"#,
+    );
     let response = endpoint(SMALL).call(request("EnumerateInstanceNames", &text)).await;
     assert_eq!((response.status, header(&response, "cimoperation")), (200, Some("MethodResponse")));
     assert_eq!(response.content_type, "application/xml; charset=\"utf-8\"");
@@ -25,10 +28,16 @@ async fn an_operation_is_answered_with_its_message_id_and_the_response_header() 
 #[tokio::test]
 async fn an_error_of_cim_comes_in_http_200_with_its_details() {
     let server = endpoint(SMALL);
-    let text = intrinsic("EnumerateInstances", r#"<IPARAMVALUE NAME="ClassName"><CLASSNAME NAME="No"/></IPARAMVALUE>"#);
+    let text = intrinsic(
+        "EnumerateInstances",
+        r#"<IPARAMVALUE NAME="ClassName"><CLASSNAME NAME="No"/></IPARAMVALUE>"#,
+    );
     let response = server.call(request("EnumerateInstances", &text)).await;
     assert_eq!(response.status, 200);
-    assert!(body(&response).contains(r#"<IMETHODRESPONSE NAME="EnumerateInstances"><ERROR CODE="5" DESCRIPTION=""#));
+    assert!(
+        body(&response)
+            .contains(r#"<IMETHODRESPONSE NAME="EnumerateInstances"><ERROR CODE="5" DESCRIPTION=""#)
+    );
 
     let call = r#"<METHODCALL NAME="Fail"><LOCALINSTANCEPATH><LOCALNAMESPACEPATH><NAMESPACE NAME="root"/><NAMESPACE NAME="test"/></LOCALNAMESPACEPATH><INSTANCENAME CLASSNAME="TST_Base"><KEYBINDING NAME="Id"><KEYVALUE VALUETYPE="string">one é</KEYVALUE></KEYBINDING></INSTANCENAME></LOCALINSTANCEPATH></METHODCALL>"#;
     let mut asked = request("Fail", &message(call));
@@ -49,8 +58,18 @@ async fn a_message_that_is_none_is_refused_with_cimerror() {
         ("EnumerateClassNames", good.replace("test", "other"), 400, Some("header-mismatch")),
         ("EnumerateClassNames", good.replace("</CIM>", ""), 400, Some("request-not-well-formed")),
         ("EnumerateClassNames", good.replace("IMETHODCALL", "IMETHOD"), 400, Some("request-not-valid")),
-        ("EnumerateClassNames", good.replace("SIMPLEREQ", "MULTIREQ"), 501, Some("multiple-requests-unsupported")),
-        ("EnumerateClassNames", good.replace("PROTOCOLVERSION=\"1.0\"", "PROTOCOLVERSION=\"9\""), 501, Some("unsupported-protocol-version")),
+        (
+            "EnumerateClassNames",
+            good.replace("SIMPLEREQ", "MULTIREQ"),
+            501,
+            Some("multiple-requests-unsupported"),
+        ),
+        (
+            "EnumerateClassNames",
+            good.replace("PROTOCOLVERSION=\"1.0\"", "PROTOCOLVERSION=\"9\""),
+            501,
+            Some("unsupported-protocol-version"),
+        ),
     ] {
         let response = server.call(request(method, &text)).await;
         assert_eq!((response.status, header(&response, "cimerror")), (status, cim_error), "{text}");
@@ -94,7 +113,8 @@ async fn a_body_in_another_encoding_is_refused_or_read() {
     let server = endpoint(SMALL);
     let text = intrinsic("EnumerateClassNames", "");
     let mut asked = request("EnumerateClassNames", &text);
-    asked.body = format!("\u{feff}{text}").encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>().into();
+    asked.body =
+        format!("\u{feff}{text}").encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>().into();
     assert_eq!(server.call(asked.clone()).await.status, 200);
     asked.body = vec![b'<', 0xff, 0xfe].into();
     assert_eq!(server.call(asked.clone()).await.status, 400);

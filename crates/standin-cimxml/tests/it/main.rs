@@ -7,3 +7,4 @@ mod http;
 mod model;
 mod pywbem;
 mod server;
+mod wbemcli;

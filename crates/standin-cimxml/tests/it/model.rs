@@ -6,8 +6,8 @@ use standin_cim::memory::Repository;
 use standin_cim::xml::read_path::{children, name};
 use standin_cim::xml::{Limits, parse, read, read_class};
 use standin_cim::{
-    Caller, CimError, CimType, Instance, MethodAnswer, MethodCall, QualifierDecl, RawValue, Role, Schema, StatusCode,
-    TypedValue, Value,
+    Caller, CimError, CimType, Instance, MethodAnswer, MethodCall, QualifierDecl, RawValue, Role, Schema,
+    StatusCode, TypedValue, Value,
 };
 use standin_cimxml::CimXml;
 use std::sync::Arc;
@@ -61,7 +61,9 @@ fn all_arguments(_: &Caller, call: &MethodCall) -> standin_cim::Result<MethodAns
             RawValue::Instance(instance) => format!("instance {}", instance.class),
             RawValue::Array(values) => format!("{} values", values.len()),
             RawValue::Typed(typed) => match &typed.value {
-                Some(Value::Instance(instance)) => format!("instance {} {}", instance.class, instance.properties.len()),
+                Some(Value::Instance(instance)) => {
+                    format!("instance {} {}", instance.class, instance.properties.len())
+                }
                 Some(value) => format!("{} {}", typed.cim_type.as_str(), value.to_text()),
                 None => "typed null".to_owned(),
             },
@@ -128,7 +130,10 @@ pub fn request(method: &str, body: &str) -> Request {
     Request {
         method: "POST".parse().unwrap(),
         path: "/cimom".to_owned(),
-        headers: headers.into_iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect(),
+        headers: headers
+            .into_iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect(),
         body: body.to_owned().into(),
         caller: caller("admin"),
     }

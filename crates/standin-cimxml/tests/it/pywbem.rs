@@ -10,7 +10,10 @@ fn python() -> PathBuf {
         Some(path) => PathBuf::from(path),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/venv/bin/python"),
     };
-    let found = Command::new(&python).args(["-c", "import pywbem_mock"]).output().is_ok_and(|ran| ran.status.success());
+    let found = Command::new(&python)
+        .args(["-c", "import pywbem_mock"])
+        .output()
+        .is_ok_and(|ran| ran.status.success());
     assert!(found, "{} has no pywbem; `make clients` installs it, or set STANDIN_PYTHON", python.display());
     python
 }
@@ -25,7 +28,7 @@ async fn run(script: &str, arguments: &[String]) -> String {
 }
 
 /// The address of a server that has what `model.py` says.
-async fn serve() -> String {
+pub async fn serve() -> String {
     let text = run("model.py", &[]).await;
     format!("http://{}", server::serve(model::endpoint(&text)).await)
 }

@@ -22,7 +22,8 @@ pub async fn serve(endpoint: CimXml) -> SocketAddr {
             let endpoint = endpoint.clone();
             tokio::spawn(async move {
                 let service = service_fn(move |request| answer(endpoint.clone(), request));
-                let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                let served = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service);
                 // A client that goes away in the middle is no failure of the server.
                 served.await.ok();
             });

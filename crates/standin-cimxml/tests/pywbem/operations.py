@@ -39,8 +39,7 @@ def reading(c):
     assert one["Bytes"] == [0, 255] and one["Names"] == ["x", "", "y, z"]
     assert one["When"] == CIMDateTime("20130415162843.488171+000") and one["Since"].is_interval
     assert one.properties["Inner"].value is None and one.properties["Inner"].embedded_object == "instance"
-    assert list(one.keys()) == ["Id", "Size", "Label", "Flag", "When", "Since", "Bytes", "Names", "Ratio", "Low",
-                                "Large", "Letter", "Inner"] or len(one.properties) == 13
+    assert len(one.properties) == 13, "every property of the class is there"
     few = c.GetInstance(thing("thing"), PropertyList=["label", "LABEL", "None"], IncludeClassOrigin=True)
     assert list(few.keys()) == ["Label"] and few.properties["Label"].class_origin == "TST_Thing"
     assert len(c.GetInstance(thing("thing"), PropertyList=[]).properties) == 0
@@ -67,7 +66,7 @@ def queries(c):
 
 
 def changing(c):
-    one = CIMInstance("TST_Thing", {"Id": "new", "Label": "l", "Bytes": [Uint8(1)], "Flag": None})
+    one = CIMInstance("TST_Thing", {"Id": "new", "Label": "l", "Bytes": [Uint8(1)]})
     path = c.CreateInstance(one)
     assert path == thing("new")
     refused(11, lambda: c.CreateInstance(one))
@@ -138,16 +137,17 @@ def classes(c):
     assert base.properties["Size"].qualifiers["Values"].value == ["One", "Two & more"]
     do = c.GetClass("TST_Thing").methods["Do"]
     assert do.parameters["Other"].reference_class == "TST_Base" and do.parameters["Numbers"].is_array
-    assert c.EnumerateClassNames() == ["TST_Base", "TST_Inner", "TST_Other", "TST_Link", "TST_Pair"] or set(
-        c.EnumerateClassNames()) == {"TST_Base", "TST_Inner", "TST_Other", "TST_Link", "TST_Pair"}
-    assert c.EnumerateClassNames("TST_Base") == ["TST_Thing"]
-    assert c.EnumerateClassNames("tst_base", DeepInheritance=True) == ["TST_Thing", "TST_Special"]
+    assert set(c.EnumerateClassNames()) == {"TST_Base", "TST_Inner", "TST_Other", "TST_Link", "TST_Pair"}
+    assert c.EnumerateClassNames(ClassName="TST_Base") == ["TST_Thing"]
+    assert c.EnumerateClassNames(ClassName="tst_base", DeepInheritance=True) == ["TST_Thing", "TST_Special"]
     assert len(c.EnumerateClassNames(DeepInheritance=True)) == 8
     assert {k.classname for k in c.EnumerateClasses(DeepInheritance=True, LocalOnly=False)} >= {"TST_Special"}
+    origins = c.EnumerateClasses(ClassName="TST_Thing", LocalOnly=False, IncludeClassOrigin=True)[0].properties
+    assert (origins["Id"].class_origin, origins["Extra"].class_origin) == ("TST_Base", "TST_Special")
     assert c.GetQualifier("key").overridable is False and c.GetQualifier("Key").scopes["PROPERTY"]
     assert len(c.EnumerateQualifiers()) == 12
     refused(6, lambda: c.GetClass("TST_No"))
-    refused(5, lambda: c.EnumerateClassNames("TST_No"))
+    refused(5, lambda: c.EnumerateClassNames(ClassName="TST_No"))
     refused(6, lambda: c.GetQualifier("No"))
     for call in (
         lambda: c.CreateClass(base),
