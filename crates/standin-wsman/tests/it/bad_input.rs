@@ -151,3 +151,98 @@ async fn open_enumerations_do_not_pile_up() {
     }
     assert_eq!(world.service.contexts().size(), (0, 0));
 }
+
+/// A small generator whose runs repeat.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 16).unwrap_or_default() % sides.max(1)
+    }
+
+    /// A place in a text where it may be cut.
+    fn place(&mut self, text: &str) -> usize {
+        let at = self.roll(text.len() + 1);
+        (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default()
+    }
+}
+
+#[tokio::test]
+async fn spoiled_messages_are_answered_in_xml_whatever_was_spoiled() {
+    const SPOILS: [&str; 14] = [
+        "<",
+        ">",
+        "</",
+        "/>",
+        "\"",
+        "&",
+        "]]>",
+        "<![CDATA[",
+        "<!--",
+        "xmlns=\"\"",
+        "\u{0}",
+        "\u{fffe}",
+        "99999999999999999999",
+        "*",
+    ];
+    let world = World::new(3);
+    let uri = format!("{WMI}/Msvm_ComputerSystem");
+    let service = format!("{WMI}/Msvm_ReplicationService");
+    let seeds = [
+        get_vm(),
+        message(
+            ENUMERATE,
+            &uri,
+            &[],
+            "<n:Enumerate><w:OptimizeEnumeration/><w:MaxElements>2</w:MaxElements></n:Enumerate>",
+        ),
+        message(
+            ENUMERATE,
+            &uri,
+            &[],
+            "<n:Enumerate><w:Filter Dialect=\"http://schemas.microsoft.com/wbem/wsman/1/WQL\">select * from Msvm_ComputerSystem where Name = 'x' and not (Small < 3)</w:Filter></n:Enumerate>",
+        ),
+        message(
+            PULL,
+            &uri,
+            &[],
+            "<n:Pull><n:EnumerationContext>uuid:0B9F2F5E-61B2-4B8A-9C0A-8C2B6F3F9F10</n:EnumerationContext><n:MaxElements>2</n:MaxElements></n:Pull>",
+        ),
+        message(
+            PUT,
+            &uri,
+            &VM_KEYS,
+            "<p:X xmlns:p=\"urn:x\"><p:OtherName>a</p:OtherName><p:Roles>a</p:Roles><p:Roles>b</p:Roles></p:X>",
+        ),
+        message(
+            &format!("{service}/InitiateFailover"),
+            &service,
+            &[("Name", "replication")],
+            &format!(
+                "<p:InitiateFailover_INPUT xmlns:p=\"urn:x\"><p:ComputerSystem><a:ReferenceParameters><w:ResourceURI>{uri}</w:ResourceURI><w:SelectorSet><w:Selector Name=\"Name\">{VM}</w:Selector></w:SelectorSet></a:ReferenceParameters></p:ComputerSystem></p:InitiateFailover_INPUT>"
+            ),
+        ),
+    ];
+    let mut dice = Dice(0x5eed);
+    for round in 0..4000 {
+        let mut text = seeds[round % seeds.len()].clone();
+        for _ in 0..=dice.roll(4) {
+            let (one, two) = (dice.place(&text), dice.place(&text));
+            let (from, to) = (one.min(two), one.max(two));
+            match dice.roll(4) {
+                0 => text.insert_str(from, SPOILS[dice.roll(SPOILS.len())]),
+                1 => text.replace_range(from..to, ""),
+                2 => text.truncate(to),
+                _ => {
+                    let piece = text[from..to].to_owned();
+                    text.insert_str(from, &piece);
+                }
+            }
+        }
+        let (status, reply) = world.send(&text).await;
+        assert!(status == 200 || reply.contains("<s:Fault>"), "round {round}: {text}");
+    }
+}

@@ -318,7 +318,8 @@ impl World {
     /// Sends a message; returns the status and the text of the reply, which must be XML.
     pub async fn send(&self, message: &str) -> (u16, String) {
         let response = self.post(message.to_owned(), None).await;
-        let text = String::from_utf8(response.body.to_vec()).unwrap();
+        let (text, _) = standin_wsman::text::decode(&response.body, Some(response.content_type)).unwrap();
+        let text = text.into_owned();
         roxmltree::Document::parse(&text).unwrap_or_else(|error| panic!("{error} in {text}"));
         (response.status, text)
     }
