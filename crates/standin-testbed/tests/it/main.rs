@@ -9,6 +9,7 @@ mod enrolment;
 mod failover_network;
 mod images;
 mod judged;
+mod management;
 mod network;
 mod peers;
 mod real_guest;
