@@ -23,7 +23,9 @@ fn the_text_of_a_wmi_serializer_reads() {
         text.to_owned(),
         format!("\u{feff}<?xml version=\"1.0\" encoding=\"utf-16\"?>\r\n{text}"),
         format!("<DECLARATIONS><DECLGROUP><VALUE.OBJECT>{text}</VALUE.OBJECT></DECLGROUP></DECLARATIONS>"),
-        format!("<CIM CIMVERSION=\"2.0\" DTDVERSION=\"2.0\"><DECLARATION><DECLGROUP><VALUE.OBJECT>{text}</VALUE.OBJECT></DECLGROUP></DECLARATION></CIM>"),
+        format!(
+            "<CIM CIMVERSION=\"2.0\" DTDVERSION=\"2.0\"><DECLARATION><DECLGROUP><VALUE.OBJECT>{text}</VALUE.OBJECT></DECLGROUP></DECLARATION></CIM>"
+        ),
     ] {
         let instance = parse(&text).unwrap();
         assert_eq!(instance.class, "Msvm_ReplicationSettingData");
@@ -82,10 +84,19 @@ fn what_is_no_instance_is_refused_with_a_reason() {
         (property("<VALUE/>"), "may not have <VALUE>"),
         (property("<PROPERTY NAME=\"A\"><VALUE>1</VALUE></PROPERTY>"), "lacks TYPE"),
         (property("<PROPERTY NAME=\"A\" TYPE=\"uint9\"/>"), "uint9"),
-        (property("<PROPERTY NAME=\"A\" TYPE=\"uint8\"><VALUE>256</VALUE></PROPERTY>"), "\"256\" is no uint8 (of A)"),
+        (
+            property("<PROPERTY NAME=\"A\" TYPE=\"uint8\"><VALUE>256</VALUE></PROPERTY>"),
+            "\"256\" is no uint8 (of A)",
+        ),
         (property("<PROPERTY NAME=\"A\" TYPE=\"uint8\"><VALUE><B/></VALUE></PROPERTY>"), "<B>"),
-        (property("<PROPERTY NAME=\"A\" TYPE=\"uint8\"/><PROPERTY NAME=\"a\" TYPE=\"uint8\"/>"), "second time"),
-        (property("<PROPERTY NAME=\"A\" TYPE=\"uint8\"><VALUE>1</VALUE><VALUE>1</VALUE></PROPERTY>"), "<VALUE>"),
+        (
+            property("<PROPERTY NAME=\"A\" TYPE=\"uint8\"/><PROPERTY NAME=\"a\" TYPE=\"uint8\"/>"),
+            "second time",
+        ),
+        (
+            property("<PROPERTY NAME=\"A\" TYPE=\"uint8\"><VALUE>1</VALUE><VALUE>1</VALUE></PROPERTY>"),
+            "<VALUE>",
+        ),
         (property("<PROPERTY.ARRAY NAME=\"A\" TYPE=\"uint8\"><VALUE>1</VALUE></PROPERTY.ARRAY>"), "<VALUE>"),
         (property("<PROPERTY NAME=\"A\" TYPE=\"uint8\"><VALUE.ARRAY/></PROPERTY>"), "<VALUE.ARRAY>"),
     ] {
@@ -100,7 +111,9 @@ fn instances_within_instances_end_somewhere() {
     for _ in 0..9 {
         let mut escaped = String::new();
         crate::xml::write::escape(&mut escaped, &text);
-        text = format!("<INSTANCE CLASSNAME=\"X\"><PROPERTY NAME=\"P\" TYPE=\"string\" EmbeddedObject=\"instance\"><VALUE>{escaped}</VALUE></PROPERTY></INSTANCE>");
+        text = format!(
+            "<INSTANCE CLASSNAME=\"X\"><PROPERTY NAME=\"P\" TYPE=\"string\" EmbeddedObject=\"instance\"><VALUE>{escaped}</VALUE></PROPERTY></INSTANCE>"
+        );
     }
     assert!(parse(&text).unwrap_err().to_string().contains("embedded instances"));
 }
@@ -161,12 +174,21 @@ fn typed() -> impl Strategy<Value = TypedValue> {
         CimType::Reference,
     ]);
     types.prop_flat_map(|cim_type| {
-        let one = proptest::option::of(scalar(cim_type)).prop_map(move |value| TypedValue { cim_type, array: false, value });
+        let one = proptest::option::of(scalar(cim_type)).prop_map(move |value| TypedValue {
+            cim_type,
+            array: false,
+            value,
+        });
         if cim_type == CimType::Reference {
             return one.boxed();
         }
-        let many = proptest::option::of(proptest::collection::vec(proptest::option::of(scalar(cim_type)), 0..4));
-        let many = many.prop_map(move |values| TypedValue { cim_type, array: true, value: values.map(Value::Array) });
+        let many =
+            proptest::option::of(proptest::collection::vec(proptest::option::of(scalar(cim_type)), 0..4));
+        let many = many.prop_map(move |values| TypedValue {
+            cim_type,
+            array: true,
+            value: values.map(Value::Array),
+        });
         prop_oneof![one, many].boxed()
     })
 }
