@@ -67,11 +67,11 @@ pub enum UsersError {
     },
     /// There is a user of that name.
     #[error(
-        "the user {0} is there already; change the password with standin user passwd, or remove him first"
+        "the user {0} is there already; change his password with `standin user passwd`, or remove him first"
     )]
     Exists(String),
     /// There is no user of that name.
-    #[error("there is no user {0}; standin user list shows all")]
+    #[error("there is no user {0}; `standin user list` shows all")]
     Unknown(String),
     /// A name nobody can have.
     #[error(
