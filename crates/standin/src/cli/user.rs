@@ -111,8 +111,17 @@ fn failure(error: UsersError) -> Failure {
         | UsersError::Unknown(_)
         | UsersError::Name(_)
         | UsersError::Refused(_)
-        | UsersError::Password(_) => invalid(error.to_string(), "Nothing was changed.").into(),
+        | UsersError::Password(_) => {
+            let text = error.to_string();
+            let (message, remedy) = text.split_once("; ").unwrap_or((&text, "see `standin user add --help`"));
+            invalid(message, format!("{}.", capital(remedy))).into()
+        }
     }
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 fn read(how: Password, name: &str) -> Result<String, Failure> {
@@ -195,6 +204,14 @@ mod tests {
         let text = table(&views);
         assert!(text.contains("password; ntlm; certificate CN=alice; kerberos alice@EXAMPLE.ORG"), "{text}");
         assert!(!serde_json::to_string(&views).unwrap().contains("argon2"));
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do() {
+        let Failure::Refused(refusal) = failure(UsersError::Unknown("bob".to_owned())) else {
+            panic!("it is the user's to correct");
+        };
+        assert_eq!(refusal.remedy, "`standin user list` shows all.");
     }
 
     #[test]
