@@ -169,6 +169,15 @@ mod tests {
     }
 
     #[test]
+    fn the_hash_of_no_user_costs_what_a_user_s_hash_costs() {
+        // The cost is in the parameters and sizes; times would depend on what else the machine does.
+        let cost = |hash: &PasswordHash| {
+            (hash.memory_kib, hash.passes, hash.lanes, hash.salt.len(), hash.hash.len())
+        };
+        assert_eq!(cost(&PasswordHash::decoy()), cost(&PasswordHash::of("secret").unwrap()));
+    }
+
+    #[test]
     fn a_known_hash_of_the_reference_implementation_matches() {
         // echo -n password | argon2 somesalt -id -t 2 -m 16 -p 1 -l 24 -e, from the reference's README parameters
         // (m = 65536 KiB, t = 2, p = 1): test vector of phc-winner-argon2, src/test.c, version 0x13, Argon2id.
