@@ -5,13 +5,16 @@ CARGO ?= cargo
 SEED ?= 1
 MINUTES ?= 60
 STEPS ?= 60
-.PHONY: help setup guest guest-debian build demo test bench lint soak fuzz
+.PHONY: help setup clients guest guest-debian build demo test bench lint soak fuzz
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Install what is needed (prints the command to run when not root)
 	@scripts/setup
+
+clients: setup ## Install the clients of the management API that the tests run (once)
+	@scripts/build-clients
 
 guest: setup ## Build the small test guest
 	@scripts/build-guest
@@ -27,7 +30,7 @@ demo: guest ## Replicate a real VM, kill its host, fail over, and prove that not
 	$(CARGO) build -p standin --bin standin -p standin-testbed --bin standin-demo
 	@$${CARGO_TARGET_DIR:-target}/debug/standin-demo
 
-test: guest guest-debian ## All tests, with real guests
+test: guest guest-debian clients ## All tests, with real guests
 	$(CARGO) test --workspace
 
 bench: build guest ## Benchmarks against their peers: make bench, or make bench BENCH="first_copy idle"
@@ -39,13 +42,13 @@ soak: build guest ## A long campaign of faults: make soak SEED=n MINUTES=m
 lint: setup ## Format, lints, shell syntax
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	@for script in scripts/setup scripts/build-guest scripts/build-debian-guest scripts/lib.sh .ci/run \
+	@for script in scripts/setup scripts/build-clients scripts/build-guest scripts/build-debian-guest scripts/lib.sh .ci/run \
 	    scripts/guest/init scripts/guest/debian/db-writer; do \
 	    shell=bash; head -1 $$script | grep -q 'sh$$' && ! head -1 $$script | grep -q bash && shell=sh; \
 	    $$shell -n $$script || exit 1; done
-	@! command -v shellcheck >/dev/null || shellcheck -x scripts/setup scripts/build-guest scripts/build-debian-guest .ci/run
+	@! command -v shellcheck >/dev/null || shellcheck -x scripts/setup scripts/build-clients scripts/build-guest scripts/build-debian-guest .ci/run
 
-fuzz: setup ## Fuzz the frame decoder and the manifest reader for a minute each (needs cargo-fuzz)
+fuzz: setup ## Fuzz every reader of what others sent, in fuzz/fuzz_targets, for a minute each (needs cargo-fuzz)
 	@command -v cargo-fuzz >/dev/null || { echo 'cargo-fuzz is missing: cargo install cargo-fuzz' >&2; exit 1; }
 	@for target in fuzz/fuzz_targets/*.rs; do \
 	    $(CARGO) fuzz run --sanitizer none "$$(basename "$$target" .rs)" -- -max_total_time=60 || exit 1; done
