@@ -94,20 +94,38 @@ fn refuse(code: ReturnCode, message: impl Into<String>, remedy: impl Into<String
     Refusal::new(code, message, remedy)
 }
 
-/// A hypervisor's error as people see it.
-#[must_use]
-pub fn hypervisor_refusal(error: &standin_hypervisor::Error) -> Refusal {
+/// The model's return code for a hypervisor's error.
+pub(crate) fn hypervisor_code(error: &standin_hypervisor::Error) -> ReturnCode {
     use standin_hypervisor::Error as E;
-    let code = match error {
+    match error {
         E::UnknownVm(_) | E::UnknownDisk { .. } => ReturnCode::FileNotFound,
         E::AlreadyRunning(_) | E::AlreadyDefined { .. } => ReturnCode::InUse,
         E::NotRunning(_) | E::Adopted { .. } => ReturnCode::InvalidState,
         E::Unsupported { .. } => ReturnCode::NotSupported,
         E::Timeout { .. } => ReturnCode::Timeout,
         E::Definition { .. } | E::DiskProblem { .. } => ReturnCode::InvalidParameter,
+        E::Io { source, .. } if crate::error::out_of_memory(source) => ReturnCode::OutOfMemory,
         _ => ReturnCode::Failed,
-    };
-    refuse(code, crate::error::chain(error), error.remedy().to_string())
+    }
+}
+
+/// A hypervisor's error as people see it.
+#[must_use]
+pub fn hypervisor_refusal(error: &standin_hypervisor::Error) -> Refusal {
+    refuse(hypervisor_code(error), crate::error::chain(error), error.remedy().to_string())
+}
+
+/// The same of an error of `inspect`: unless the hypervisor knows that the VM is not there, it cannot say how the VM is.
+pub(crate) fn inspect_refusal(error: &standin_hypervisor::Error) -> Refusal {
+    let refusal = hypervisor_refusal(error);
+    match refusal.code {
+        ReturnCode::Failed => Refusal {
+            code: ReturnCode::StatusUnknown,
+            message: format!("the hypervisor cannot say how the VM is: {}", refusal.message),
+            ..refusal
+        },
+        _ => refusal,
+    }
 }
 
 impl Engine {
@@ -299,7 +317,7 @@ impl Engine {
     pub async fn enable(self: &Arc<Self>, vm: VmId, enable: Enable) -> Result<Option<JobId>, Refusal> {
         let _one_at_a_time = self.enabling.lock().await;
         self.not_a_replica(vm)?;
-        let info = self.hypervisor.inspect(vm).await.map_err(|error| hypervisor_refusal(&error))?;
+        let info = self.hypervisor.inspect(vm).await.map_err(|error| inspect_refusal(&error))?;
         self.not_replicating(&info)?;
         let mut settings = enable.settings;
         settings.validate()?;
@@ -379,14 +397,15 @@ impl Engine {
                 format!("VM {} does not replicate", info.name),
                 "Enable its replication with `standin replicate VM --to HOST`.",
             ),
-            Err(error) => hypervisor_refusal(&error),
+            Err(error) => inspect_refusal(&error),
         }
     }
 
     /// The replica of a VM on this host.
     ///
     /// # Errors
-    /// 32775 or 32779 when there is none.
+    /// 32775 or 32779 when there is none, 32777 when its disks are not there, 32771 when the hypervisor cannot say whether
+    /// there is such a VM.
     pub async fn replica(&self, vm: VmId) -> Result<Arc<ReplicaVm>, Refusal> {
         if let Some(replica) = self.replicas.find(vm) {
             return Ok(replica);
@@ -396,7 +415,7 @@ impl Engine {
         }
         match self.hypervisor.inspect(vm).await {
             Ok(info) => Err(crate::replica::vm::no_replica(info.name.as_str())),
-            Err(error) => Err(hypervisor_refusal(&error)),
+            Err(error) => Err(inspect_refusal(&error)),
         }
     }
 
@@ -440,7 +459,8 @@ impl Engine {
     /// Fails over on this host.
     ///
     /// # Errors
-    /// 32775 in the wrong state, 32779 for an unknown point.
+    /// 32775 in the wrong state, 32779 for an unknown point; 32774 while another job works on the VM, 32772 when what
+    /// holds it does not let go.
     pub async fn failover(&self, vm: VmId, point: Option<PointId>, start: bool) -> Result<JobId, Refusal> {
         failover::initiate(&self.replica(vm).await?, point, start).await
     }

@@ -162,6 +162,12 @@ fn link_failed(peer: &str, source: &standin_wire::Error) -> String {
     }
 }
 
+/// The system had no memory for it: another try may succeed when it has.
+#[must_use]
+pub fn out_of_memory(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::OutOfMemory
+}
+
 /// An error and its causes, joined with colons.
 #[must_use]
 pub fn chain(error: &dyn std::error::Error) -> String {

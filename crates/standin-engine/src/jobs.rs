@@ -11,6 +11,7 @@ use standin_state::{StateError, Typed};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -60,8 +61,15 @@ impl Jobs {
     /// Records a new job, durably, and hands it to the one who does the work.
     ///
     /// # Errors
-    /// A refusal when the job cannot be recorded; the work must then not begin.
+    /// A refusal when the job cannot be recorded, or when the daemon stops (32777); the work must then not begin.
     pub fn begin(self: &Arc<Self>, new: NewJob) -> Result<JobHandle, Refusal> {
+        if self.stopping.load(Ordering::SeqCst) {
+            return Err(Refusal::new(
+                ReturnCode::NotAvailable,
+                format!("the daemon is stopping, so it does not begin: {}", new.description),
+                "Ask again when the daemon is up.",
+            ));
+        }
         let now = Timestamp::now();
         let mut record = JobRecord::new(new.job_type, self.owner.clone(), now).described(new.description);
         if let Some((id, name)) = new.vm {
@@ -99,6 +107,33 @@ impl Jobs {
     #[must_use]
     pub fn running(&self) -> Vec<JobRecord> {
         self.list().into_iter().filter(|record| !record.state.is_final()).collect()
+    }
+
+    /// Waits for the end of the jobs of a VM: one that has just done its work may have its record still to close.
+    ///
+    /// # Errors
+    /// 32774 when one goes on for longer than that takes.
+    pub async fn free(&self, vm: VmId, patience: Duration) -> Result<(), Refusal> {
+        let until = tokio::time::Instant::now() + patience;
+        loop {
+            let Some(job) = self.working_on(vm) else { return Ok(()) };
+            let Some(mut seen) = self.watch(job.id) else { continue };
+            let ended = tokio::time::timeout_at(until, seen.wait_for(|record| record.state.is_final()));
+            if ended.await.is_err() {
+                return Err(Refusal::new(
+                    ReturnCode::InUse,
+                    format!("another job works on the VM: {}", job.description),
+                    "Wait until it has ended; `standin jobs` shows how far it is.",
+                ));
+            }
+        }
+    }
+
+    fn working_on(&self, vm: VmId) -> Option<JobRecord> {
+        let entries = self.lock();
+        let mut records = entries.values().map(|entry| entry.record.borrow());
+        let found = records.find(|record| record.vm == Some(vm) && !record.state.is_final())?;
+        Some(found.clone())
     }
 
     /// Follows one job.

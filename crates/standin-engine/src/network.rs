@@ -2,7 +2,7 @@
 //! card; what the primary has travels with each session, and what was set on the replica goes before it there.
 //! [`crate::replica::network`] applies them.
 
-use crate::engine::{Engine, hypervisor_refusal};
+use crate::engine::{Engine, inspect_refusal};
 use crate::primary::Command;
 use crate::replica::ReplicaVm;
 use standin_hypervisor::{NetworkMap, NicDefinition, VmDefinition};
@@ -60,7 +60,8 @@ impl Engine {
     ///
     /// # Errors
     /// 32773 for settings that cannot be and for a card that the VM does not have or that is not named where it has
-    /// several; 32775 for a VM that does not replicate, 32779 for an unknown one.
+    /// several; 32775 for a VM that does not replicate, 32779 for an unknown one; 32774 and 32772 while the replica is
+    /// held, 32777 when its disks are not there, 32771 when the hypervisor cannot say how the VM is.
     pub async fn set_network(&self, vm: VmId, changes: Vec<NetworkChange>) -> Result<NetworkView, Refusal> {
         let side = self.side(vm).await?;
         let resolved = |change: NetworkChange| -> Result<_, Refusal> {
@@ -69,7 +70,7 @@ impl Engine {
         let changes = changes.into_iter().map(resolved).collect::<Result<Vec<_>, Refusal>>()?;
         match self.replicas().find(vm) {
             Some(replica) => {
-                let mut record = replica.lock().await;
+                let mut record = replica.claim().await?;
                 record.allow(Method::SetFailoverNetworkAdapterSettings)?;
                 let settings = record.network.changed(&changes)?;
                 let before = std::mem::replace(&mut record.network, settings);
@@ -89,7 +90,10 @@ impl Engine {
         if let Some(replica) = self.replicas().find(vm) {
             return replica_side(&replica).await;
         }
-        let info = self.hypervisor().inspect(vm).await.map_err(|error| hypervisor_refusal(&error))?;
+        if let Some(refusal) = self.replicas().disks_missing(vm) {
+            return Err(refusal);
+        }
+        let info = self.hypervisor().inspect(vm).await.map_err(|error| inspect_refusal(&error))?;
         let Some(handle) = self.primary(vm) else {
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
@@ -114,7 +118,10 @@ async fn replica_side(replica: &ReplicaVm) -> Result<Side, Refusal> {
     // Once it has failed over its networks are those of here already.
     let (definition, map) = match replica.shared.hypervisor.inspect(record.vm).await {
         Ok(info) => (Some(info.definition), NetworkMap::default()),
-        Err(_) => (newest_definition(replica).await?, replica.shared.networks.map.clone()),
+        Err(standin_hypervisor::Error::UnknownVm(_)) => {
+            (newest_definition(replica).await?, replica.shared.networks.map.clone())
+        }
+        Err(error) => return Err(inspect_refusal(&error)),
     };
     Ok(Side {
         name: record.name,

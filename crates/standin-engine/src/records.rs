@@ -210,17 +210,25 @@ impl Tables {
 }
 
 fn failed(key: &str, error: &StateError) -> Refusal {
-    Refusal::new(
-        ReturnCode::Failed,
-        format!("the record {key} could not be kept: {}", crate::error::chain(error)),
-        "See to the file system of the data directory (full, read-only, failing), then try again.",
-    )
+    let message = format!("the record {key} could not be kept: {}", crate::error::chain(error));
+    match error {
+        StateError::Io { source, .. } if crate::error::out_of_memory(source) => Refusal::new(
+            ReturnCode::OutOfMemory,
+            message,
+            "Free some memory on this host, restart the daemon (the VMs run on), then try again.",
+        ),
+        _ => Refusal::new(
+            ReturnCode::Failed,
+            message,
+            "See to the file system of the data directory (full, read-only, failing), then try again.",
+        ),
+    }
 }
 
 /// Writes a record, durably.
 ///
 /// # Errors
-/// 32768 with the store's reason.
+/// 32768 with the store's reason, 32778 when there was no memory for it.
 pub fn put<T: Serialize + DeserializeOwned>(
     table: &Typed<T>,
     id: impl Display,
@@ -233,7 +241,7 @@ pub fn put<T: Serialize + DeserializeOwned>(
 /// Removes a record, durably. One that is not there is no error.
 ///
 /// # Errors
-/// 32768 with the store's reason.
+/// 32768 with the store's reason, 32778 when there was no memory for it.
 pub fn delete<T: Serialize + DeserializeOwned>(table: &Typed<T>, id: impl Display) -> Result<(), Refusal> {
     let key = table.key(&id);
     table.delete(id, Expect::Any).map(|_| ()).map_err(|error| failed(&key, &error))

@@ -13,6 +13,7 @@ use super::admission::file_path;
 use super::layer::{blocking, refusal_of};
 use super::network;
 use super::vm::{Locked, ReplicaVm};
+use crate::engine::{hypervisor_code, inspect_refusal};
 use crate::jobs::{JobHandle, NewJob};
 use crate::messages::ConfigFileInfo;
 use crate::records::FailoverRecord;
@@ -23,17 +24,27 @@ use standin_model::{JobId, PointId, RecoveryPoint, Refusal, ReturnCode};
 use standin_store::{Backing, Overlay, OverlayRequest, Purpose};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long what a primary is sending may take to be sealed or given up.
+const SESSION_PATIENCE: Duration = Duration::from_secs(120);
 
 fn failed(context: &str, error: &dyn std::error::Error, remedy: impl Into<String>) -> Refusal {
     Refusal::new(ReturnCode::Failed, format!("{context}: {}", crate::error::chain(error)), remedy)
 }
 
+/// An error of the hypervisor, with the code that it has.
+fn not_done(context: &str, error: &standin_hypervisor::Error) -> Refusal {
+    let refusal = failed(context, error, error.remedy().to_string());
+    Refusal { code: hypervisor_code(error), ..refusal }
+}
+
 /// Fails over to a point, or to the latest. Returns the job once it is recorded; the rest goes on by itself.
 ///
 /// # Errors
-/// 32775 in the wrong state, 32779 for an unknown point.
+/// 32775 in the wrong state, 32779 for an unknown point, 32774 and 32772 while the VM is held.
 pub async fn initiate(vm: &Arc<ReplicaVm>, point: Option<PointId>, start: bool) -> Result<JobId, Refusal> {
-    let mut record = vm.lock().await;
+    let mut record = vm.claim().await?;
     record.allow(Method::InitiateFailover)?;
     let chosen = choose(vm, point)?;
     let job = begin_job(vm, &record, JobType::InitiateFailover, "failover")?;
@@ -100,16 +111,13 @@ fn begin_job(
 }
 
 async fn carry_out(vm: &Arc<ReplicaVm>, point: Option<PointId>) -> Result<(), Refusal> {
-    // What is fully received is sealed when the session has ended; the latest point is the latest after that.
-    vm.end_session().await;
-    let chosen = choose(vm, point)?;
-    let made = make(vm, &chosen).await;
+    let made = reach(vm, point).await;
     let mut record = vm.lock().await;
     let Some(mut failover) = record.failover.clone() else {
         return Err(Refusal::new(ReturnCode::Failed, "the failover's record is gone", "Fail over again."));
     };
     match made {
-        Ok(()) => {
+        Ok(chosen) => {
             failover.point = chosen.id;
             failover.kind = chosen.kind;
             failover.point_at = chosen.created_at;
@@ -131,6 +139,14 @@ async fn carry_out(vm: &Arc<ReplicaVm>, point: Option<PointId>) -> Result<(), Re
     }
 }
 
+/// Lets what is fully received become a point, and goes to the point of the id or to the latest then.
+async fn reach(vm: &Arc<ReplicaVm>, point: Option<PointId>) -> Result<RecoveryPoint, Refusal> {
+    vm.end_session_within(SESSION_PATIENCE).await?;
+    let chosen = choose(vm, point)?;
+    make(vm, &chosen).await?;
+    Ok(chosen)
+}
+
 /// Makes the overlay and the VM on it.
 async fn make(vm: &Arc<ReplicaVm>, point: &RecoveryPoint) -> Result<(), Refusal> {
     let Some(failover) = vm.snapshot().failover else {
@@ -142,10 +158,11 @@ async fn make(vm: &Arc<ReplicaVm>, point: &RecoveryPoint) -> Result<(), Refusal>
     let overlay = blocking(move || store.overlay(request).map_err(|error| refusal_of(&error))).await?;
     serve_maps(vm, &overlay, point.id).await?;
     let definition = definition(vm, &overlay, point)?;
-    vm.shared.hypervisor.define(definition).await.map_err(|error| {
-        let remedy = error.remedy().to_string();
-        failed(&format!("define VM {} on this host", vm.snapshot().name), &error, remedy)
-    })?;
+    vm.shared
+        .hypervisor
+        .define(definition)
+        .await
+        .map_err(|error| not_done(&format!("define VM {} on this host", vm.snapshot().name), &error))?;
     vm.shared.inventory.refresh(vm.id()).await;
     Ok(())
 }
@@ -260,11 +277,9 @@ async fn start_vm(vm: &Arc<ReplicaVm>) -> Result<(), Refusal> {
     let record = vm.snapshot();
     network::prepare(vm).await;
     vm.shared.hypervisor.start(record.vm, StartOptions::default()).await.map_err(|error| {
-        failed(
-            &format!("VM {} has failed over, but it could not be started", record.name),
-            &error,
-            format!("{} Then: `standin vm start {}`.", error.remedy(), record.name),
-        )
+        let context = format!("VM {} has failed over, but it could not be started", record.name);
+        let refusal = not_done(&context, &error);
+        Refusal { remedy: format!("{} Then: `standin vm start {}`.", error.remedy(), record.name), ..refusal }
     })?;
     runs(vm).await;
     Ok(())
@@ -306,9 +321,9 @@ pub fn fill_overlays(vm: &Arc<ReplicaVm>) {
 /// Goes back to the state before the failover; a running replica VM is turned off and what it wrote is gone.
 ///
 /// # Errors
-/// 32775 unless failed over and not committed.
+/// 32775 unless failed over and not committed, 32774 and 32772 while the VM is held.
 pub async fn revert(vm: &Arc<ReplicaVm>) -> Result<JobId, Refusal> {
-    let mut record = vm.lock().await;
+    let mut record = vm.claim().await?;
     record.allow(Method::RevertFailover)?;
     let job = begin_job(vm, &record, JobType::RevertFailover, "revert of the failover")?;
     let id = job.id();
@@ -367,15 +382,12 @@ async fn undo(vm: &ReplicaVm, overlay: &str) -> Result<(), Refusal> {
                 hypervisor
                     .power_off(vm.id())
                     .await
-                    .map_err(|error| failed("turn the replica VM off", &error, error.remedy().to_string()))?;
+                    .map_err(|error| not_done("turn the replica VM off", &error))?;
             }
-            hypervisor
-                .undefine(vm.id())
-                .await
-                .map_err(|error| failed("remove the replica VM", &error, error.remedy().to_string()))?;
+            hypervisor.undefine(vm.id()).await.map_err(|error| not_done("remove the replica VM", &error))?;
         }
         Err(standin_hypervisor::Error::UnknownVm(_)) => {}
-        Err(error) => return Err(failed("look at the replica VM", &error, error.remedy().to_string())),
+        Err(error) => return Err(inspect_refusal(&error)),
     }
     vm.shared.inventory.refresh(vm.id()).await;
     vm.exports.stop(overlay);
@@ -392,9 +404,9 @@ async fn undo(vm: &ReplicaVm, overlay: &str) -> Result<(), Refusal> {
 /// Makes the failover final: the overlay is the VM's disk, the other points go.
 ///
 /// # Errors
-/// 32775 unless failed over and not committed.
+/// 32775 unless failed over and not committed, 32774 and 32772 while the VM is held.
 pub async fn commit(vm: &Arc<ReplicaVm>) -> Result<JobId, Refusal> {
-    let mut record = vm.lock().await;
+    let mut record = vm.claim().await?;
     record.allow(Method::CommitFailover)?;
     let job = begin_job(vm, &record, JobType::CommitFailover, "commit of the failover")?;
     belongs_to(&mut record, job.id(), false)?;

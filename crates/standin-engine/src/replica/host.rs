@@ -177,7 +177,7 @@ impl ReplicaHost {
         let missing = self.lock_missing();
         let record = missing.get(&vm)?;
         Some(Refusal::new(
-            ReturnCode::FileNotFound,
+            ReturnCode::NotAvailable,
             format!(
                 "the disks of the replica of VM {} are not in its storage location {}",
                 record.name,

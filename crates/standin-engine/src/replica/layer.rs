@@ -239,6 +239,14 @@ pub fn refusal_of(error: &standin_store::Error) -> Refusal {
             ReturnCode::Failed,
             "Run `standin store check` on the replica host: it says which points are good.",
         ),
+        E::Io { source, .. } if crate::error::out_of_memory(source) => {
+            (ReturnCode::OutOfMemory, "Free some memory on the replica host, then try again.")
+        }
+        E::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => (
+            ReturnCode::NotAvailable,
+            "Mount the replica's storage location again and restart its daemon; if it is mounted, run `standin store \
+             check`.",
+        ),
         _ => (ReturnCode::Failed, "See to the file system of the replica's storage location."),
     };
     Refusal::new(code, crate::error::chain(error), remedy)

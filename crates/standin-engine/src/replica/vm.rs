@@ -11,8 +11,14 @@ use standin_model::state::{self, Event, Facts, Method, ReplicationState, Side};
 use standin_model::{PointId, Refusal, ReturnCode, VmId};
 use standin_store::Replica;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::{MutexGuard, watch};
 use tokio_util::sync::CancellationToken;
+
+/// How long a method waits for what holds the VM. Everything that holds it for long is a job, which is told at once.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a job may take to close after its work is done: whoever follows the state asks before that.
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// A VM that this host is the replica of.
 pub struct ReplicaVm {
@@ -73,6 +79,30 @@ impl ReplicaVm {
         Locked { record: self.record.lock().await, vm: self }
     }
 
+    /// The record for a method that changes what the VM is here, while no job works on the VM.
+    ///
+    /// # Errors
+    /// 32774 while another job goes on, 32772 when what holds the record does not let go.
+    pub async fn claim(&self) -> Result<Locked<'_>, Refusal> {
+        let (jobs, id) = (&self.shared.jobs, self.id());
+        jobs.free(id, SETTLING).await?;
+        let locked = tokio::time::timeout(PATIENCE, self.lock()).await.map_err(|_| {
+            Refusal::new(
+                ReturnCode::Timeout,
+                format!(
+                    "something has held VM {} for {} s and does not let go",
+                    self.snapshot().name,
+                    PATIENCE.as_secs()
+                ),
+                "Try again; if that does not help, look at the daemon's log and restart the daemon: what is half done is \
+                 finished or undone then.",
+            )
+        })?;
+        // One may have begun in the meantime.
+        jobs.free(id, Duration::ZERO).await?;
+        Ok(locked)
+    }
+
     /// Takes the place of the session that may write, after ending the one before.
     pub async fn take_session(&self) -> ActiveSession {
         let session = ActiveSession { cancel: CancellationToken::new(), ended: CancellationToken::new() };
@@ -92,6 +122,27 @@ impl ReplicaVm {
             active.cancel.cancel();
             active.ended.cancelled().await;
         }
+    }
+
+    /// As [`Self::end_session`], for as long as a method waits.
+    ///
+    /// # Errors
+    /// 32772 when the session has not ended by then; it ends when it can, and may not write another layer.
+    pub async fn end_session_within(&self, patience: Duration) -> Result<(), Refusal> {
+        let active = self.session.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(active) = active else { return Ok(()) };
+        active.cancel.cancel();
+        tokio::time::timeout(patience, active.ended.cancelled()).await.map_err(|_| {
+            Refusal::new(
+                ReturnCode::Timeout,
+                format!(
+                    "what is being received of VM {} could not be sealed or given up within {} s",
+                    self.snapshot().name,
+                    patience.as_secs()
+                ),
+                "See to the storage of the replica: a write to it does not end. Then try again.",
+            )
+        })
     }
 
     /// Keeps a copy of the record beside the disks, so that the replica is found again without the daemon's

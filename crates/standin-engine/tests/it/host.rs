@@ -17,7 +17,7 @@ use standin_wire::{Accepted, Hello, Identity};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -60,6 +60,8 @@ pub struct Host {
     pub networks: SiteNetworks,
     /// Changes of the records that are still let through before the process is dead.
     records_left: Arc<AtomicI64>,
+    /// What the system answers to a change of the records: an errno, 0 for none.
+    records_error: Arc<AtomicI32>,
     up: Option<Up>,
 }
 
@@ -91,6 +93,7 @@ impl Host {
             store: StoreOptions::default(),
             networks: SiteNetworks::default(),
             records_left: Arc::new(AtomicI64::new(i64::MAX)),
+            records_error: Arc::default(),
             up: None,
         }
     }
@@ -124,7 +127,8 @@ impl Host {
             }
         };
         let (left, crash) = (Arc::clone(&self.records_left), self.store.crash.clone());
-        let state = Arc::new(Mortal { inner: state, dead, left, crash });
+        let error = Arc::clone(&self.records_error);
+        let state = Arc::new(Mortal { inner: state, dead, left, error, crash });
         let options = StoreOptions { locations: vec![make("replicas")], ..self.store.clone() };
         let store = until("the locks of the replicas", || {
             let store = Store::open(options.clone()).expect("the store opens");
@@ -191,6 +195,11 @@ impl Host {
     /// Lets the process die, as far as its records tell, after so many changes of them.
     pub fn records_left(&self, changes: i64) {
         self.records_left.store(changes, Ordering::SeqCst);
+    }
+
+    /// The system refuses every change of the records with this errno; 0 for none.
+    pub fn records_fail(&self, errno: i32) {
+        self.records_error.store(errno, Ordering::SeqCst);
     }
 
     /// The process could not write a record any more.
@@ -278,6 +287,7 @@ struct Mortal {
     inner: Arc<dyn StateStore>,
     dead: Arc<AtomicBool>,
     left: Arc<AtomicI64>,
+    error: Arc<AtomicI32>,
     /// The store's death is the process's.
     crash: Option<CrashPoint>,
 }
@@ -299,7 +309,14 @@ impl StateStore for Mortal {
         if self.dead.load(Ordering::SeqCst) {
             return Err(StateError::Closed { path: "the state of a dead process".into() });
         }
-        self.inner.transaction(ops)
+        match self.error.load(Ordering::SeqCst) {
+            0 => self.inner.transaction(ops),
+            errno => Err(StateError::Io {
+                action: "write the state in",
+                path: "the test's memory".into(),
+                source: std::io::Error::from_raw_os_error(errno),
+            }),
+        }
     }
 }
 

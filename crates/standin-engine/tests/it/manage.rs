@@ -360,3 +360,39 @@ async fn a_thousand_vms_are_shown_in_well_under_half_a_second() {
     assert!(took < Duration::from_millis(300), "{took:?}");
     println!("1000 relationships in {took:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_cannot_be_kept_for_want_of_memory_is_told_apart_from_a_full_disk() {
+    let world = World::replicating(keep_all()).await;
+    let vm = world.vm;
+    world.link.cut();
+    let fail_over = || world.b.call(move |engine| async move { engine.failover(vm, None, false).await });
+    for (errno, code) in [(12, ReturnCode::OutOfMemory), (28, ReturnCode::Failed)] {
+        world.b.records_fail(errno);
+        refused(fail_over().await, code);
+        assert_eq!(world.b.state(vm), S::Replicating);
+    }
+    world.b.records_fail(0);
+    world.done_on_replica(fail_over().await.expect("begun")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn methods_do_not_wait_for_a_job_that_goes_on_and_not_forever_for_what_holds_the_vm() {
+    let world = World::replicating(keep_all()).await;
+    let vm = world.vm;
+    world.link.cut();
+    world.b.fake.faults().stall(Op::Define, 0);
+    let job = world.b.call(move |engine| async move { engine.failover(vm, None, false).await }).await;
+    let job = job.expect("begun");
+    world.b.fake.faults().stalled(Op::Define).await;
+    let commit = || world.b.call(move |engine| async move { engine.commit(vm).await });
+    let refusal = refused(commit().await, ReturnCode::InUse);
+    assert!(refusal.message.contains("failover of web"), "{refusal}");
+    world.b.fake.faults().release(Op::Define);
+    world.done_on_replica(job).await;
+    let replica = world.b.engine().replicas().find(vm).expect("a replica");
+    let held = replica.lock().await;
+    refused(commit().await, ReturnCode::Timeout);
+    drop(held);
+    world.done_on_replica(commit().await.expect("begun")).await;
+}
