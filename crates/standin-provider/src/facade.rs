@@ -14,7 +14,6 @@ pub fn computer_system(site: &Site) -> Instance {
         .with("Caption", site.host.as_str())
         .with("DNSHostName", short)
         .maybe("Domain", domain)
-        .with("PartOfDomain", false)
         .maybe("NumberOfLogicalProcessors", processors())
         .maybe("TotalPhysicalMemory", memory())
         .done()

@@ -4,7 +4,7 @@ use crate::ids;
 use crate::make::Make;
 use jiff::Timestamp;
 use standin_cim::{Datetime, Instance, Key};
-use standin_model::{JobRecord, JobState, Refusal};
+use standin_model::{JobRecord, JobState, Refusal, ReturnCode};
 
 /// Seconds that a job is kept after its end.
 const KEPT_S: u64 = 300;
@@ -77,16 +77,33 @@ pub fn errors(job: &JobRecord) -> Vec<Instance> {
     job.errors.iter().chain(&job.error).map(error).collect()
 }
 
+/// `ErrorType` of what none of the other types says.
+const OTHER: u16 = 1;
+
+/// `ErrorType` and `CIMStatusCode` (`CIM_Error`) of a return code.
+fn kinds(code: ReturnCode) -> (u16, u32) {
+    match code {
+        ReturnCode::AccessDenied => (7, 2),
+        ReturnCode::NotSupported => (10, 7),
+        ReturnCode::NotAvailable => (9, 1),
+        ReturnCode::OutOfMemory => (8, 1),
+        ReturnCode::InvalidParameter | ReturnCode::IncorrectDataType => (OTHER, 4),
+        ReturnCode::FileNotFound => (OTHER, 6),
+        _ => (OTHER, 1),
+    }
+}
+
 /// A refusal as `Msvm_Error`.
 pub fn error(refusal: &Refusal) -> Instance {
-    Make::embedded("Msvm_Error")
-        .with("ErrorType", 4_u16)
-        .with("MessageID", u32::from(refusal.code).to_string())
+    let (kind, status) = kinds(refusal.code);
+    let make = Make::embedded("Msvm_Error").with("ErrorType", kind);
+    let make = if kind == OTHER { make.with("OtherErrorType", format!("{:?}", refusal.code)) } else { make };
+    make.with("MessageID", u32::from(refusal.code).to_string())
         .with("Message", refusal.message.as_str())
         .with("PerceivedSeverity", 5_u16)
         .texts("RecommendedActions", [refusal.remedy.clone()])
         .with("ErrorSourceFormat", 0_u16)
-        .with("CIMStatusCode", 1_u32)
+        .with("CIMStatusCode", status)
         .with("CIMStatusCodeDescription", refusal.message.as_str())
         .done()
 }

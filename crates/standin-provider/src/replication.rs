@@ -68,11 +68,12 @@ pub fn setting_data(site: &Site, machine: &Machine) -> Instance {
     let included = settings::disks(machine).into_iter().filter(|disk| replicates(machine, &disk.name));
     let owner = ids::microsoft(machine.id, "");
     make.with("CompressionEnabled", agreed.compression)
-        .with("ReplicationInterval", u16::try_from(agreed.interval_s).unwrap_or(u16::MAX))
-        .with("RecoveryHistory", u16::try_from(agreed.history).unwrap_or(u16::MAX))
-        .with(
+        // Longer than 18 hours and 12 minutes does not fit: null, which changes nothing when it is given back.
+        .maybe("ReplicationInterval", u16::try_from(agreed.interval_s).ok())
+        .maybe("RecoveryHistory", u16::try_from(agreed.history).ok())
+        .maybe(
             "ApplicationConsistentSnapshotInterval",
-            u16::try_from(agreed.application_consistent_hours).unwrap_or(u16::MAX),
+            u16::try_from(agreed.application_consistent_hours).ok(),
         )
         .with("AutoResynchronizeEnabled", agreed.auto_resync)
         // Resynchronization is not kept to a window: the whole day is one.
@@ -94,19 +95,19 @@ fn replicates(machine: &Machine, disk: &str) -> bool {
 /// Both ends: hosts and connection points.
 fn ends(make: Make, site: &Site, found: Option<&Relationship>) -> Make {
     let Some(found) = found else { return make.with("RecoveryServerPortNumber", site.port) };
-    let peer = found.status.peer.as_deref().unwrap_or_default();
+    let peer = found.status.peer.as_deref();
     match found.side {
         Side::Primary => {
-            let (host, port) = split(peer, site.port);
+            let peer = peer.map(|peer| split(peer, site.port));
             make.with("PrimaryHostSystem", site.host.as_str())
                 .with("PrimaryConnectionPoint", site.host.as_str())
-                .with("RecoveryHostSystem", host)
-                .with("RecoveryConnectionPoint", host)
-                .with("RecoveryServerPortNumber", port)
+                .maybe("RecoveryHostSystem", peer.map(|(host, _)| host))
+                .maybe("RecoveryConnectionPoint", peer.map(|(host, _)| host))
+                .maybe("RecoveryServerPortNumber", peer.map(|(_, port)| port))
         }
         Side::Replica | Side::ExtendedReplica => make
-            .with("PrimaryHostSystem", peer)
-            .with("PrimaryConnectionPoint", peer)
+            .maybe("PrimaryHostSystem", peer)
+            .maybe("PrimaryConnectionPoint", peer)
             .with("RecoveryHostSystem", site.host.as_str())
             .with("RecoveryConnectionPoint", site.host.as_str())
             .with("RecoveryServerPortNumber", site.port),
@@ -128,6 +129,8 @@ pub fn split(peer: &str, default: u16) -> (&str, u16) {
 pub fn statistics(machine: &Machine, found: &Relationship, set: &Statistics) -> Instance {
     let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     let seconds = |millis: u64| count(millis.div_ceil(1000));
+    // A window that lasts is counted up to now, and only its health is known.
+    let lasts = set.end.is_none();
     let end = set.end.or_else(|| Some(Timestamp::now()));
     Make::embedded("Msvm_ReplicationStatistics")
         .with("InstanceID", ids::microsoft(machine.id, "\\HVR\\0\\Statistics"))
@@ -145,7 +148,7 @@ pub fn statistics(machine: &Machine, found: &Relationship, set: &Statistics) -> 
         .with("ReplicationFailureCount", count(set.cycles_failed))
         .with("PendingReplicationSize", set.pending_bytes)
         .with("ApplicationConsistentSnapshotFailureCount", count(set.application_consistent_failed))
-        .with("ReplicationHealth", u32::from(found.status.health.code()))
+        .maybe("ReplicationHealth", lasts.then(|| u32::from(found.status.health.code())))
         .time("LastTestFailoverTime", set.last_test_failover_at)
         .done()
 }

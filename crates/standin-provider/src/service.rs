@@ -58,9 +58,7 @@ pub fn service(site: &Site, service: Service) -> Instance {
         .with("HealthState", 5_u16)
         .with("EnabledState", 2_u16)
         .with("RequestedState", 12_u16)
-        .with("EnabledDefault", 2_u16)
         .time("TimeOfLastStateChange", Some(site.started_at))
-        .with("StartMode", "Automatic")
         .with("Started", true)
         .done()
 }

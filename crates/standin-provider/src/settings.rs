@@ -11,7 +11,7 @@ use standin_store::Point;
 
 /// `VirtualSystemType` of a VM that exists.
 const REALIZED: &str = "Microsoft:Hyper-V:System:Realized";
-/// The GUIDs of the classes of GUIDs stand first: a disk's parent is a controller there; here a disk stands alone.
+/// `ResourceSubType` of a disk's image.
 const DISK_SUBTYPE: &str = "Microsoft:Hyper-V:Virtual Hard Disk";
 /// `ResourceType` 31 is "Logical Disk", 10 "Ethernet Adapter" (DSP1041).
 const RESOURCE_DISK: u16 = 31;
@@ -44,9 +44,14 @@ pub fn realized(machine: &Machine) -> Instance {
                 .and_then(|found| found.firmware.as_ref()?.vars.as_ref())
                 .map(|path| path.display().to_string()),
         )
-        .time("CreationTime", machine.relationship.as_ref().and_then(|found| found.created_at))
+        .time("CreationTime", created_at(machine))
         .with("IsSaved", false)
         .done()
+}
+
+/// When the VM came to be here: known of replicas, which replication made.
+pub fn created_at(machine: &Machine) -> Option<jiff::Timestamp> {
+    machine.relationship.as_ref().filter(|_| machine.is_replica()).and_then(|found| found.created_at)
 }
 
 /// Generation 1 boots by BIOS, generation 2 by UEFI.

@@ -35,8 +35,6 @@ pub fn host(site: &Site) -> Instance {
         .with("HealthState", 5_u16)
         .with("EnabledState", 2_u16)
         .with("RequestedState", 12_u16)
-        .with("EnabledDefault", 2_u16)
-        .time("InstallDate", site.booted_at)
         .maybe("OnTimeInMilliseconds", site.booted_at.map(since))
         .with("ReplicationState", 0_u16)
         .with("ReplicationHealth", 0_u16)
@@ -54,11 +52,9 @@ pub fn vm(machine: &Machine) -> Instance {
         .with("ElementName", machine.name.as_str())
         .numbers("OperationalStatus", &[operational])
         .texts("StatusDescriptions", [text.to_owned()])
-        .with("HealthState", 5_u16)
+        .with("HealthState", health_state(machine))
         .with("EnabledState", enabled)
         .with("RequestedState", 12_u16)
-        .with("EnabledDefault", 2_u16)
-        .with("NumberOfNumaNodes", 1_u16)
         .maybe(
             "ProcessID",
             machine.info.as_ref().and_then(|info| info.pid).and_then(|pid| u32::try_from(pid).ok()),
@@ -85,7 +81,14 @@ pub fn replication(make: Make, found: &Relationship) -> Make {
         .time("LastReplicationTime", found.last_replication_at)
 }
 
-fn operational(machine: &Machine) -> (u16, &'static str) {
+/// `HealthState`: a VM one of whose disks cannot be used has a major failure; standin knows of no other.
+pub fn health_state(machine: &Machine) -> u16 {
+    let broken = machine.info.iter().flat_map(|info| &info.disks).any(|disk| disk.problem.is_some());
+    if broken { 20 } else { 5 }
+}
+
+/// `OperationalStatus` and a word for people.
+pub fn operational(machine: &Machine) -> (u16, &'static str) {
     match machine.relationship.as_ref().map(|found| found.status.state) {
         // 3 is "degraded" in CIM's own numbers.
         Some(ReplicationState::Critical) => (3, "Replication needs attention"),

@@ -8,6 +8,7 @@ use crate::world::{self, Machine};
 use crate::{ids, settings, system};
 use standin_cim::{Instance, Narrow, ObjectPath, Value, same_name};
 use standin_engine::engine::hypervisor_refusal;
+use standin_hypervisor::PowerState;
 use standin_hypervisor::definition::{DiskDefinition, DiskFormat, VmDefinition};
 use standin_model::{DiskName, Refusal, ReturnCode, VmId, VmName};
 
@@ -168,18 +169,22 @@ fn owner(tools: &Tools, value: &Value) -> Result<Machine, Refusal> {
 fn summary(tools: &Tools, machine: &Machine) -> Instance {
     let definition = machine.info.as_ref().map(|info| &info.definition);
     let own = system::vm(machine);
+    let points = world::points(&tools.engine, machine);
     let make = Make::embedded("Msvm_SummaryInformation")
         .with("InstanceID", ids::microsoft(machine.id, ""))
         .with("Name", ids::guid(machine.id))
         .with("ElementName", machine.name.as_str())
         .with("EnabledState", system::enabled_state(machine.power()))
-        .with("HealthState", 5_u16)
-        .numbers("OperationalStatus", &[2])
+        .with("HealthState", system::health_state(machine))
+        .numbers("OperationalStatus", &[system::operational(machine).0])
         .maybe("NumberOfProcessors", definition.and_then(|found| u16::try_from(found.vcpus).ok()))
-        .maybe("MemoryUsage", definition.map(|found| found.memory_mib))
+        .maybe(
+            "MemoryUsage",
+            definition.filter(|_| machine.power() != PowerState::Off).map(|found| found.memory_mib),
+        )
         .with("ReplicationMode", machine.mode().code())
-        .time("CreationTime", machine.relationship.as_ref().and_then(|found| found.created_at))
-        .instances("Snapshots", settings::points(&tools.engine, machine));
+        .time("CreationTime", settings::created_at(machine))
+        .texts("Snapshots", points.iter().map(|point| settings::point_path(point).to_string()));
     ["ReplicationState", "ReplicationHealth"]
         .into_iter()
         .fold(make, |make, name| make.maybe(name, own.value(name).cloned()))

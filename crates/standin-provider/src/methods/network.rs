@@ -9,7 +9,11 @@ use standin_model::{Refusal, ReturnCode};
 
 /// All instances, or none of them. An instance without any address and without DHCP takes the settings away.
 pub async fn set(tools: &Tools, call: &Call) -> Answer {
-    let machine = call.machine(tools)?;
+    // This method has no code for what is not found (its values end at 32778): the parameter is at fault.
+    let machine = call.machine(tools).map_err(|refusal| match refusal.code {
+        ReturnCode::FileNotFound => Refusal { code: ReturnCode::InvalidParameter, ..refusal },
+        _ => refusal,
+    })?;
     let changes =
         call.instances("NetworkSettings")?.into_iter().map(change).collect::<Result<Vec<_>, _>>()?;
     tools.engine.set_network(machine.id, changes).await?;
@@ -24,11 +28,15 @@ fn change(data: &Instance) -> Result<NetworkChange, Refusal> {
         ));
     };
     let adapter = adapter_of(id)?;
-    let Some(Value::Boolean(dhcp)) = data.value("DHCPEnabled") else {
-        return Err(invalid(
-            "the network settings do not say whether DHCP is enabled",
-            "Give DHCPEnabled and IPAddresses on every instance.",
-        ));
+    let dhcp = match data.value("DHCPEnabled") {
+        Some(Value::Boolean(dhcp)) => dhcp,
+        Some(_) => return Err(wrong("DHCPEnabled", "no boolean")),
+        None => {
+            return Err(invalid(
+                "the network settings do not say whether DHCP is enabled",
+                "Give DHCPEnabled and IPAddresses on every instance.",
+            ));
+        }
     };
     if data.value("IPAddresses").is_none() {
         return Err(invalid(
@@ -74,21 +82,21 @@ fn texts(data: &Instance, name: &str) -> Result<Vec<String>, Refusal> {
         None => Ok(Vec::new()),
         Some(Value::String(one)) => Ok(vec![one.clone()]),
         Some(Value::Array(values)) => values.iter().flatten().map(|value| one_text(name, value)).collect(),
-        Some(_) => Err(wrong(name)),
+        Some(_) => Err(wrong(name, "no array of texts")),
     }
 }
 
 fn one_text(name: &str, value: &Value) -> Result<String, Refusal> {
     match value {
         Value::String(text) => Ok(text.trim().to_owned()),
-        _ => Err(wrong(name)),
+        _ => Err(wrong(name, "no array of texts")),
     }
 }
 
-fn wrong(name: &str) -> Refusal {
+fn wrong(name: &str, is: &str) -> Refusal {
     Refusal::new(
         ReturnCode::IncorrectDataType,
-        format!("{name} is no array of texts"),
-        "Pass addresses as texts.",
+        format!("{name} is {is}"),
+        "Use the type that the class Msvm_FailoverNetworkAdapterSettingData has for it.",
     )
 }

@@ -8,7 +8,7 @@ use standin_engine::Engine;
 use standin_engine::engine::hypervisor_refusal;
 use standin_engine::jobs::NewJob;
 use standin_hypervisor::PowerState;
-use standin_model::{JobType, Refusal, ReturnCode, VmId, VmName};
+use standin_model::{JobType, Refusal, ReplicationState, ReturnCode, VmId, VmName};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,7 +77,31 @@ fn change_power(tools: &Tools, machine: &Machine, state: u16) -> Answer {
         }
         _ => return Err(invalid(format!("{state} is no state"), "Use 2, 3, 4 or 9.")),
     };
+    if change == Change::Start {
+        may_start(machine)?;
+    }
     begin(tools, machine, change)
+}
+
+/// What replication says of a start; the engine asks the other host too before it starts anything.
+fn may_start(machine: &Machine) -> Result<(), Refusal> {
+    let Some(found) = &machine.relationship else { return Ok(()) };
+    let state = found.status.state;
+    if machine.is_replica() && !matches!(state, ReplicationState::Recovered | ReplicationState::Committed) {
+        return Err(Refusal::new(
+            ReturnCode::InvalidState,
+            format!("VM {} is a replica in state {state}", machine.name),
+            "Fail over first: InitiateFailover of Msvm_ReplicationService.",
+        ));
+    }
+    if found.fenced {
+        return Err(Refusal::new(
+            ReturnCode::InvalidState,
+            format!("VM {} has failed over: two of it would run", machine.name),
+            "Revert the failover on the replica host to run it here again.",
+        ));
+    }
+    Ok(())
 }
 
 fn wrong_state(machine: &Machine, power: PowerState) -> Refusal {
