@@ -332,6 +332,7 @@ impl Engine {
             state: ReplicationState::ReadyForReplication,
             generation: Generation(1),
             fenced: false,
+            fence: None,
             tracker: tracker(vm),
             acknowledged: None,
             last_point_at: None,
@@ -556,11 +557,16 @@ fn unknown_vm(name: &VmName) -> Refusal {
 
 fn may_start_primary(record: &PrimaryRecord) -> Result<(), Refusal> {
     if record.fenced {
+        // What is to be done depends on whether the failover is final, and that is what the replica said.
+        let remedy = record.fence.as_ref().map_or(
+            "Revert the failover on the replica host to run it here again, or remove the replication here if \
+             the replica is not to be used.",
+            |fence| fence.remedy.as_str(),
+        );
         return Err(refuse(
             ReturnCode::InvalidState,
             format!("VM {} has failed over to {}: two of it would run", record.name, record.peer),
-            "Revert the failover on the replica host to run it here again, or remove the replication here if \
-             the replica is not to be used.",
+            remedy,
         ));
     }
     if record.state == ReplicationState::SyncedReplicationComplete {

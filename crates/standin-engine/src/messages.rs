@@ -216,6 +216,9 @@ pub struct Opened {
     pub has_points: bool,
     /// An unfinished first copy can go on.
     pub resumable: bool,
+    /// The newest recovery point; `None` also from a replica of an older version.
+    #[serde(default)]
+    pub newest: Option<PointOffer>,
 }
 
 #[cfg(test)]

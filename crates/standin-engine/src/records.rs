@@ -60,6 +60,9 @@ pub struct PrimaryRecord {
     pub generation: Generation,
     /// The replica has failed over: this host must not run the VM until that is settled.
     pub fenced: bool,
+    /// What the replica said of that last.
+    #[serde(default)]
+    pub fence: Option<LastError>,
     /// Names this relationship's marks in the hypervisor.
     pub tracker: Tracker,
     /// The newest epoch that the replica acknowledged as durable.

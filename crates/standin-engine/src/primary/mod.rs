@@ -1,6 +1,7 @@
 //! The primary's side of a relationship: the task that owns it, the pieces of work, the session with the
 //! replica, and the passes over the disks.
 
+mod asking;
 pub mod config_files;
 mod handle;
 pub mod pass;

@@ -1,6 +1,7 @@
 //! What operators and management protocols ask of a primary: each request is allowed or refused by the model's table, and
 //! then decided at once by the task that owns the relationship. What takes time is a job.
 
+use super::asking::GREETING;
 use super::handle::Command;
 use super::task::Task;
 use super::worker::Worker;
@@ -15,9 +16,6 @@ use standin_model::settings::RelationshipSettings;
 use standin_model::state::{self, Event, Facts, Method, ReplicationState, Side};
 use standin_model::{JobId, Refusal, ReturnCode};
 use std::time::Duration;
-
-/// How long a replica may take to say whether it has failed over, before a VM is started.
-const GREETING: Duration = Duration::from_secs(5);
 
 impl Task {
     pub(super) async fn command(&mut self, command: Command) -> Result<Option<JobId>, Refusal> {
@@ -74,21 +72,15 @@ impl Task {
         let worker = self.worker.as_mut().unwrap_or(&mut another);
         // What an open session was told is of the past: only a new one asks.
         worker.hang_up();
+        self.asking.stop();
         match tokio::time::timeout(GREETING, worker.head(&self.record)).await {
-            Ok(Err(error @ WorkError::Refused { failed_over: true, .. })) => {
-                if let WorkError::Refused { generation: Some(generation), .. } = &error {
-                    self.record.generation = *generation;
+            Ok(said) => {
+                if let Err(error) = &said
+                    && !matches!(error, WorkError::Refused { .. })
+                {
+                    tracing::warn!(vm = %self.record.name, error = %chain(error), "the replica was not asked before the start");
                 }
-                self.record.fenced = true;
-                self.note_error(&error);
-                self.apply(Event::PeerFailedOver);
-            }
-            Ok(Ok(opened)) => {
-                self.record.fenced = false;
-                self.record.generation = opened.generation;
-            }
-            Ok(Err(error)) => {
-                tracing::warn!(vm = %self.record.name, error = %chain(&error), "the replica was not asked before the start");
+                self.replica_said(&said);
             }
             Err(_) => {
                 worker.hang_up();
@@ -281,6 +273,7 @@ impl Task {
     }
 
     async fn remove(&mut self) -> Result<(), Refusal> {
+        self.asking.stop();
         self.cancel_running();
         if let Some(running) = self.running.take() {
             self.worker = running.task.await.ok().map(|(worker, _)| worker);

@@ -23,6 +23,8 @@ pub struct Session {
     reader: JoinHandle<()>,
     opened: Opened,
     sent_before: u64,
+    /// Something came that nobody had asked for.
+    stale: bool,
 }
 
 impl Drop for Session {
@@ -88,9 +90,14 @@ impl Session {
         let (sender, receiver) = connection.split();
         let (into, replies) = mpsc::channel(4);
         let reader = tokio::spawn(read_replies(receiver, into));
-        let opened =
-            Opened { generation: Default::default(), head: None, has_points: false, resumable: false };
-        Self { peer: peer.to_owned(), sender, replies, reader, opened, sent_before: 0 }
+        let opened = Opened {
+            generation: Default::default(),
+            head: None,
+            has_points: false,
+            resumable: false,
+            newest: None,
+        };
+        Self { peer: peer.to_owned(), sender, replies, reader, opened, sent_before: 0, stale: false }
     }
 
     /// What the replica had when the session was opened.
@@ -100,9 +107,11 @@ impl Session {
     }
 
     /// Whether nothing came from the replica since its last answer. A refusal that nobody waited for, or the end
-    /// of the connection, means that it restarted, was suspended or failed over while nothing was sent.
+    /// of the connection, means that it restarted, was suspended or failed over while nothing was sent. Once it was
+    /// said, the replica only waits for this side to hang up: nothing more is answered, so it stays said.
     pub fn is_fresh(&mut self) -> bool {
-        matches!(self.replies.try_recv(), Err(mpsc::error::TryRecvError::Empty))
+        self.stale |= !matches!(self.replies.try_recv(), Err(mpsc::error::TryRecvError::Empty));
+        !self.stale
     }
 
     /// Notes that the replica has sealed `epoch`.

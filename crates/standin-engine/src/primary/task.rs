@@ -4,6 +4,7 @@
 //!
 //! Called by [`crate::engine`] through [`Handle`]. What may be asked of it is in [`super::requests`].
 
+use super::asking::Asking;
 use super::handle::{Answer, Command, Handle, Snapshot};
 use super::schedule::Schedule;
 use super::worker::{Order, Sealed, Tools, Worker};
@@ -31,8 +32,9 @@ const CRITICAL_AFTER: u32 = 3;
 /// How often those who watch a job see its progress.
 const PROGRESS: Duration = Duration::from_millis(200);
 
-/// How old the stored times of cycles may be.
-const SAVE_EVERY: Duration = Duration::from_secs(60);
+/// How old the stored times and counters of cycles may be: what a crash of this host makes of what is shown. A write
+/// of the record costs a flush of the state's file, so it is not one for each cycle of a second.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
 
 /// How long the task sleeps when there is nothing to do.
 const IDLE: Duration = Duration::from_secs(60);
@@ -99,6 +101,7 @@ pub(super) struct Task {
     pub(super) removed: bool,
     /// What a session is opened with changed while the worker was away: the next piece of work opens a new one.
     pub(super) offer_again: bool,
+    pub(super) asking: Asking,
 }
 
 /// Starts the task of a relationship. `worker` may bring the session that made it. The returned future ends
@@ -131,6 +134,7 @@ pub fn spawn(shared: Shared, record: PrimaryRecord, worker: Option<Worker>) -> (
         snapshot,
         removed: false,
         offer_again: false,
+        asking: Asking::default(),
     };
     let ended = tokio::spawn(task.run(inbox));
     (Handle { commands, snapshot: seen }, ended)
@@ -144,13 +148,15 @@ impl Task {
         self.go_on_after_restart();
         while !self.removed {
             self.start_due_work();
+            self.ask_if_due();
             self.publish();
-            let wake = self.wake_at();
+            let wake = self.asks_at().map_or(self.wake_at(), |at| at.min(self.wake_at()));
             let idle = self.job.as_ref().filter(|_| self.running.is_none()).map(JobHandle::cancelled);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
                 done = ended(&mut self.running) => self.finished(done).await,
+                said = self.asking.answer() => self.answered(&said),
                 Some((command, answer)) = inbox.recv() => {
                     let decided = self.command(command).await;
                     // Whoever asked looks at the snapshot next.
@@ -230,6 +236,7 @@ impl Task {
     fn start_due_work(&mut self) {
         let Some(work) = self.due() else { return };
         let Some(mut worker) = self.worker.take() else { return };
+        self.asking.stop();
         let cancel = match &self.job {
             Some(job) => job.cancelled().child_token(),
             None => CancellationToken::new(),
@@ -264,6 +271,7 @@ impl Task {
         }
         self.worker = Some(worker);
         self.roll_statistics();
+        self.asking.note(&result);
         match result {
             Ok(sealed) => self.succeeded(running.work, &sealed),
             Err(error) => {
@@ -280,7 +288,7 @@ impl Task {
 
     /// Most cycles change only what the replica can tell again; those are stored once in a while, so that an
     /// idle cycle costs no flush of the state store.
-    fn save_if_needed(&mut self) {
+    pub(super) fn save_if_needed(&mut self) {
         let essence = self.essence();
         if self.saved.0 == essence && self.saved.1.elapsed() < SAVE_EVERY {
             return;
@@ -306,6 +314,7 @@ impl Task {
         self.record.failures = 0;
         self.record.last_error = None;
         self.record.fenced = false;
+        self.record.fence = None;
         if let Some(point) = &sealed.point {
             self.record.last_point_at = Some(point.created_at);
             self.record.last_kind = Some(point.kind);
@@ -356,12 +365,7 @@ impl Task {
                 return self.schedule.at_once();
             }
             WorkError::TrackingLost(_) => self.tracking_lost(&error),
-            WorkError::Refused { generation, failed_over: true, .. } => {
-                self.record.fenced = true;
-                self.record.generation = generation.unwrap_or(self.record.generation);
-                self.note_error(&error);
-                self.apply(Event::PeerFailedOver);
-            }
+            WorkError::Refused { failed_over: true, .. } => self.fenced_by(&error),
             _ => self.note_failure(&error),
         }
         self.record.statistics.current.failed(matches!(error, WorkError::Link { .. }));
@@ -568,6 +572,7 @@ impl Task {
 
     /// The daemon stops, or the relationship is gone: nothing runs on when this returns.
     async fn stop(mut self) {
+        self.asking.stop();
         self.cancel_running();
         if let Some(running) = self.running.take() {
             drop(running.task.await);

@@ -150,11 +150,18 @@ impl Session {
         // A failover, a pause or a removal that was decided meanwhile did not see this session yet.
         let generation = admission::admit(&self.host, &vm, &self.peer, offer).await?;
         let store = vm.store().clone();
+        let points = store.points();
+        let newest = points.iter().max_by_key(|point| point.epoch);
         let opened = Opened {
             generation,
             head: store.head_epoch(),
-            has_points: !store.points().is_empty(),
+            has_points: !points.is_empty(),
             resumable: store.head_epoch().is_none(),
+            newest: newest.map(|point| PointOffer {
+                id: point.id,
+                created_at: point.created_at,
+                kind: point.kind,
+            }),
         };
         Ok(Reply::Opened(opened))
     }

@@ -10,6 +10,7 @@ use standin_model::job::{JobState, JobType};
 use standin_model::state::ReplicationState as S;
 use standin_model::{JobId, PointId, RecoveryPoint, Refusal, ReturnCode, VmName};
 use standin_nbd::{Client, Target};
+use std::time::{Duration, Instant};
 
 impl World {
     async fn fail_over(&self, point: Option<PointId>, start: bool) -> Result<JobId, Refusal> {
@@ -134,6 +135,69 @@ async fn a_primary_that_comes_back_from_a_crash_asks_before_it_starts_the_vm() {
     let refusal = world.a.call(move |engine| async move { engine.start_vm(vm).await }).await;
     assert!(refused(refusal, ReturnCode::InvalidState).message.contains("failed over"));
     assert_eq!(world.a.fake.inspect(vm).await.expect("there").power, PowerState::Off);
+    let reason = world.a.status(vm).await.last_error.expect("the health points to a last error");
+    assert!(reason.message.contains("failed over"), "{reason:?}");
+}
+
+/// The primary was dead during the failover and is back, with its VM off.
+async fn back_from_the_dead() -> World {
+    let mut world = World::replicating(keep_all()).await;
+    world.a.fake.crash(world.vm);
+    world.a.kill().await;
+    world.failed_over(None, true).await;
+    world.link.cut();
+    world.a.start().await;
+    // Nobody answers yet, and what is shown is what was.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(world.a.state(world.vm), S::Replicating);
+    world.link.mend();
+    world.a.reaches(world.vm, S::Critical).await;
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_returns_finds_out_by_itself_that_its_vm_runs_on_the_replica_and_when_that_ends() {
+    let world = back_from_the_dead().await;
+    let vm = world.vm;
+    let status = world.a.status(vm).await;
+    assert_eq!(status.health, Health::Critical);
+    let error = status.last_error.expect("the reason");
+    assert!(error.message.contains("failed over") && error.remedy.contains("Revert"), "{error:?}");
+    world.revert().await;
+    world.a.reaches(vm, S::Replicating).await;
+    assert!(world.a.status(vm).await.last_error.is_none());
+    assert_eq!(world.a.fake.inspect(vm).await.expect("there").power, PowerState::Off, "nobody started it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_that_is_final_is_not_to_be_reverted_in_what_the_old_primary_says() {
+    let world = back_from_the_dead().await;
+    let vm = world.vm;
+    let start = || world.a.call(move |engine| async move { engine.start_vm(vm).await });
+    assert!(refused(start().await, ReturnCode::InvalidState).remedy.contains("Revert"));
+    world.commit().await;
+    let remedy = refused(start().await, ReturnCode::InvalidState).remedy;
+    assert!(remedy.contains("unreplicate") && !remedy.contains("evert"), "{remedy}");
+    // What was said last holds also when nobody can be asked.
+    world.link.cut();
+    assert_eq!(refused(start().await, ReturnCode::InvalidState).remedy, remedy);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_was_killed_shows_the_newest_point_also_of_a_vm_that_is_off() {
+    let mut world = World::replicating(keep_all()).await;
+    let (vm, older) = (world.vm, world.latest());
+    let newest = world.point().await;
+    assert!(newest.created_at > older.created_at);
+    world.a.fake.crash(vm);
+    world.a.restart(End::Kill).await;
+    let engine = world.a.engine();
+    until("the newest point", || {
+        let record = engine.primary(vm)?.snapshot().record;
+        (record.last_point_at == Some(newest.created_at)).then_some(())
+    })
+    .await;
+    assert_eq!(world.a.status(vm).await.last_point_at, Some(newest.created_at));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -223,6 +287,19 @@ async fn a_failover_that_cannot_define_the_vm_leaves_everything_as_it_was() {
     world.proven_point().await;
     assert!(world.b.status(world.vm).await.last_error.is_none());
     world.failed_over(None, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_the_replica_ended_while_nothing_was_sent_is_not_used_again() {
+    let world = World::replicating(keep_all()).await;
+    world.b.fake.faults().fail_next(Op::Define);
+    let job = world.fail_over(None, true).await.expect("begun");
+    world.b.job(job).await;
+    // The refusal that ended the session is here; the connection stays until this side hangs up.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let begun = Instant::now();
+    world.proven_point().await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}: it waited for an answer", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

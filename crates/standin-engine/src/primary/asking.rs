@@ -1,0 +1,162 @@
+//! Asks the replica how things stand while nothing is sent to it.
+//!
+//! A host that was dead finds its VMs off and the state of before: whether one of them runs on the replica by now is
+//! only known there. So each relationship asks once after the daemon has started, unless a piece of work does so by
+//! connecting, and again now and then while the replica runs in the VM's place, to see that end.
+//!
+//! Invariants: asking never runs beside work, because a new session ends the one before it; an answer of any kind is
+//! an answer, and only silence is tried again. Part of the task of a relationship, see [`super::task`].
+
+use super::task::Task;
+use super::worker::Worker;
+use crate::error::{WorkError, chain};
+use crate::messages::Opened;
+use crate::records::LastError;
+use jiff::Timestamp;
+use standin_model::Backoff;
+use standin_model::state::{Event, ReplicationState};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// How long a replica may take to say whether it has failed over.
+pub(super) const GREETING: Duration = Duration::from_secs(5);
+
+type Said = Result<Opened, WorkError>;
+
+/// The question that is under way or to come.
+#[derive(Default)]
+pub(super) struct Asking {
+    question: Option<JoinHandle<Said>>,
+    /// The replica has answered since the daemon started.
+    answered: bool,
+    /// Questions without an answer in a row.
+    silent: u32,
+    /// Not before this.
+    next: Option<Instant>,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Asking {
+    /// Something else asks, or nobody wants to know any more.
+    pub(super) fn stop(&mut self) {
+        if let Some(question) = self.question.take() {
+            question.abort();
+        }
+    }
+
+    /// A piece of work has ended: whatever the replica said to it is an answer.
+    pub(super) fn note<T>(&mut self, result: &Result<T, WorkError>) {
+        self.answered |= matches!(result, Ok(_) | Err(WorkError::Refused { .. }));
+    }
+
+    /// Waits for the answer to the question that is under way.
+    pub(super) async fn answer(&mut self) -> Said {
+        let Some(question) = &mut self.question else { return std::future::pending().await };
+        let said = question.await;
+        self.question = None;
+        said.unwrap_or(Err(WorkError::Cancelled))
+    }
+}
+
+impl Task {
+    /// When the replica is asked next; `None` if there is no need, or a question is under way.
+    pub(super) fn asks_at(&self) -> Option<Instant> {
+        use ReplicationState as S;
+        let record = &self.record;
+        let sends = self.vm_running
+            && matches!(
+                record.state,
+                S::WaitingForInitialReplication | S::Replicating | S::Critical | S::Resynchronizing
+            );
+        // Without a point there is nothing that the replica could have failed over to.
+        let wanted = record.last_point_at.is_some() && (!self.asking.answered || record.fenced);
+        let free = self.running.is_none() && self.asking.question.is_none();
+        (wanted && free && !sends).then(|| self.asking.next.unwrap_or_else(Instant::now))
+    }
+
+    pub(super) fn ask_if_due(&mut self) {
+        if !self.asks_at().is_some_and(|at| at <= Instant::now()) {
+            return;
+        }
+        let (tools, record) = (self.shared.tools.clone(), self.record.clone());
+        let slots = Arc::clone(&self.shared.slots);
+        self.asking.question = Some(tokio::spawn(async move {
+            // Never closed, so the only way this fails is a daemon that is going down.
+            let Ok(_slot) = slots.acquire_owned().await else { return Err(WorkError::Cancelled) };
+            let mut worker = Worker::new(tools);
+            let asked = tokio::time::timeout(GREETING, worker.head(&record)).await;
+            asked.unwrap_or_else(|_| Err(silent(&record.peer)))
+        }));
+    }
+
+    /// The answer to a question that this task asked by itself.
+    pub(super) fn answered(&mut self, said: &Said) {
+        if let Err(error) = said {
+            tracing::info!(vm = %self.record.name, error = %chain(error), "the replica was asked how things stand");
+        }
+        self.replica_said(said);
+        let wait = Backoff::default().wait(self.asking.silent.saturating_sub(1), rand::random());
+        self.asking.next = Some(Instant::now() + wait);
+        self.save_if_needed();
+    }
+
+    /// Takes in what a replica said when a session was opened.
+    pub(super) fn replica_said(&mut self, said: &Said) {
+        self.asking.note(said);
+        // While it stays as it is, it is asked less and less often.
+        self.asking.silent = self.asking.silent.saturating_add(1);
+        match said {
+            Ok(opened) => self.takes_part(opened),
+            Err(error @ WorkError::Refused { failed_over: true, .. }) => self.fenced_by(error),
+            Err(_) => {}
+        }
+    }
+
+    /// The replica takes what this host sends: it does not run the VM.
+    fn takes_part(&mut self, opened: &Opened) {
+        self.asking.silent = 0;
+        let record = &mut self.record;
+        record.generation = opened.generation;
+        if let Some(newest) = &opened.newest
+            && record.last_point_at.is_none_or(|known| known < newest.created_at)
+        {
+            record.last_point_at = Some(newest.created_at);
+            record.last_kind = Some(newest.kind);
+        }
+        if !std::mem::take(&mut record.fenced) {
+            return;
+        }
+        record.fence = None;
+        record.last_error = None;
+        record.failures = 0;
+        if record.state == ReplicationState::Critical {
+            self.apply(Event::RetrySucceeded);
+        }
+    }
+
+    /// The replica runs in the place of this VM.
+    pub(super) fn fenced_by(&mut self, error: &WorkError) {
+        let WorkError::Refused { generation, refusal, .. } = error else { return };
+        let record = &mut self.record;
+        record.fenced = true;
+        record.generation = generation.unwrap_or(record.generation);
+        record.fence = Some(LastError {
+            at: Timestamp::now(),
+            message: refusal.message.clone(),
+            remedy: refusal.remedy.clone(),
+        });
+        self.note_error(error);
+        self.apply(Event::PeerFailedOver);
+    }
+}
+
+fn silent(peer: &str) -> WorkError {
+    WorkError::OutOfTurn { peer: peer.to_owned(), what: format!("nothing for {} s", GREETING.as_secs()) }
+}
