@@ -82,10 +82,12 @@ impl ReplicaVm {
     /// The record for a method that changes what the VM is here, while no job works on the VM.
     ///
     /// # Errors
-    /// 32774 while another job goes on, 32772 when what holds the record does not let go.
+    /// 32774 while another job goes on, 32772 when what holds the record does not let go, 32777 when the storage location
+    /// is gone: what would be written there went into another file system.
     pub async fn claim(&self) -> Result<Locked<'_>, Refusal> {
         let (jobs, id) = (&self.shared.jobs, self.id());
         jobs.free(id, SETTLING).await?;
+        self.storage_is_there().await?;
         let locked = tokio::time::timeout(PATIENCE, self.lock()).await.map_err(|_| {
             Refusal::new(
                 ReturnCode::Timeout,
@@ -101,6 +103,20 @@ impl ReplicaVm {
         // One may have begun in the meantime.
         jobs.free(id, Duration::ZERO).await?;
         Ok(locked)
+    }
+
+    async fn storage_is_there(&self) -> Result<(), Refusal> {
+        let directory = self.store.directory().to_owned();
+        let name = self.snapshot().name;
+        blocking(move || match directory.is_dir() {
+            true => Ok(()),
+            false => Err(Refusal::new(
+                ReturnCode::NotAvailable,
+                format!("the disks of the replica of VM {name} are not in {} any more", directory.display()),
+                "Mount the storage location on the replica host again and restart its daemon.",
+            )),
+        })
+        .await
     }
 
     /// Takes the place of the session that may write, after ending the one before.
