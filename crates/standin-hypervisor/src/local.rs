@@ -7,8 +7,14 @@
 //!
 //! It is only done where all of this is certain: the format is raw, QEMU shows the image as a plain file name (no
 //! offset, no encryption in between), nothing of it is opened with `O_DIRECT`, the file has the size that the guest
-//! sees, and a process holds QEMU's write lock on it, so that the name means the same file here as there. Otherwise
-//! it is read over NBD, as cuts always are. Made by the QEMU driver for live views; used by the engine's passes.
+//! sees, QEMU's write lock is held on it, and the VM's own process has that very file open, so that the name means the
+//! same file here as there. Otherwise it is read over NBD, as cuts always are. Made by the QEMU driver for live views;
+//! used by the engine's passes.
+//!
+//! The file stays open for the view's life, as the node does that the view exports: when somebody mirrors the disk
+//! elsewhere or puts a snapshot over it meanwhile, both ways go on reading the image that was, whose mark ends there.
+//! The next cycle finds no mark where the guest writes now, and a comparison sends what differs. A disk that shrinks
+//! fails the read; one that grows is refused by its size at the next view.
 
 use crate::error::Error;
 use std::fs::File;

@@ -9,6 +9,7 @@ use super::machine::Vm;
 use super::marks;
 use super::names::{Kind, Names};
 use super::nbd;
+use super::process::Process;
 use super::view::{Context, Exported, Parts, QemuView};
 use crate::error::Error;
 use crate::seam::{LiveRequest, View, ViewInfo};
@@ -68,7 +69,7 @@ async fn build(shared: &Shared, context: &Context, request: &LiveRequest) -> Res
         disks: exported
             .into_iter()
             .zip(&disks)
-            .map(|(offer, disk)| Exported { local: local(disk), ..offer })
+            .map(|(offer, disk)| Exported { local: local(disk, machine.process), ..offer })
             .collect(),
         reserve: 0,
         events,
@@ -76,13 +77,16 @@ async fn build(shared: &Shared, context: &Context, request: &LiveRequest) -> Res
 }
 
 /// The image itself, where reading it is the same as asking QEMU; see [`crate::local`].
-fn local(disk: &LiveDisk) -> Option<(File, PathBuf)> {
+fn local(disk: &LiveDisk, process: Option<Process>) -> Option<(File, PathBuf)> {
     if !disk.plain_file {
         return None;
     }
     let file = File::open(&disk.path).ok()?;
     let metadata = file.metadata().ok()?;
-    let same = metadata.is_file() && metadata.len() == disk.size && image::holds_lock(&metadata);
+    let same = metadata.is_file()
+        && metadata.len() == disk.size
+        && image::holds_lock(&metadata)
+        && process?.has_open(&metadata);
     same.then(|| (file, disk.path.clone()))
 }
 

@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal};
 use standin_model::VmId;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -55,6 +55,15 @@ impl Process {
     /// Whether it still runs.
     pub fn alive(self) -> bool {
         Self::of_pid(self.pid) == Some(self)
+    }
+
+    /// Whether it has this very file open, whatever it calls it: it may see other directories, and the name may have
+    /// been given to another file since. `false` where that cannot be told.
+    pub fn has_open(self, file: &fs::Metadata) -> bool {
+        let Ok(entries) = fs::read_dir(format!("/proc/{}/fd", self.pid)) else { return false };
+        let same = |found: fs::Metadata| (found.dev(), found.ino()) == (file.dev(), file.ino());
+        let found = entries.flatten().any(|entry| fs::metadata(entry.path()).is_ok_and(same));
+        found && self.alive()
     }
 
     /// Waits until it has ended; `false` when it still runs at the deadline.
@@ -141,6 +150,20 @@ mod tests {
         assert!(process.ended(Duration::from_secs(5)).await);
         child.wait().await.expect("reap");
         assert!(process.kill().is_ok(), "killing what has ended is no error");
+    }
+
+    #[test]
+    fn an_open_file_is_told_from_another_of_its_name() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("image");
+        let file = File::create(&path).expect("a file");
+        let this = Process::of_pid(i32::try_from(std::process::id()).expect("a pid")).expect("this process");
+        let opened = file.metadata().expect("metadata");
+        assert!(this.has_open(&opened));
+        fs::remove_file(&path).expect("remove");
+        assert!(this.has_open(&opened), "it needs no name");
+        fs::write(&path, "another").expect("write");
+        assert!(!this.has_open(&fs::metadata(&path).expect("metadata")));
     }
 
     #[test]

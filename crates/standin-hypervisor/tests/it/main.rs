@@ -8,5 +8,6 @@ mod qemu_cut;
 mod qemu_freeze;
 mod qemu_harness;
 mod qemu_lifecycle;
+mod qemu_local;
 mod qemu_qmp;
 mod qemu_scratch;
