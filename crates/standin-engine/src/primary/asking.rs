@@ -82,7 +82,7 @@ impl Task {
     }
 
     pub(super) fn ask_if_due(&mut self) {
-        if !self.asks_at().is_some_and(|at| at <= Instant::now()) {
+        if self.asks_at().is_none_or(|at| at > Instant::now()) {
             return;
         }
         let (tools, record) = (self.shared.tools.clone(), self.record.clone());
