@@ -77,6 +77,18 @@ pub(crate) struct Job {
     queue: VecDeque<(usize, Mapped)>,
 }
 
+/// Names what a merge writes.
+struct Files {
+    disk: DiskName,
+    upper: Epoch,
+}
+
+impl Job {
+    fn files(&self) -> Files {
+        Files { disk: self.disk.clone(), upper: self.upper }
+    }
+}
+
 impl Replica {
     /// One bounded piece of background merging. Call it until it answers [`MergeOutcome::Idle`], and again
     /// after points were dropped. Runs beside everything else.
@@ -88,7 +100,13 @@ impl Replica {
         let Ok(mut slot) = self.inner.merging.try_lock() else { return Ok(MergeOutcome::Idle) };
         let manifest = self.manifest();
         // What an overlay froze meanwhile is left as it stands; a recorded merge goes on when it thaws.
-        let current = slot.take().filter(|job| self.may_go_on(&manifest, job));
+        let current = match slot.take() {
+            Some(job) if !self.may_go_on(&manifest, &job) => {
+                self.abandon(&job.files())?;
+                None
+            }
+            current => current,
+        };
         let mut job = match current {
             Some(job) => job,
             None => match self.begin_merge(&manifest)? {
@@ -99,12 +117,47 @@ impl Replica {
                 }
             },
         };
-        let copied = job.copy(budget.max_bytes)?;
+        let files = job.files();
+        let copied = match job.copy(budget.max_bytes) {
+            Ok(copied) => copied,
+            Err(error) => return self.given_up(&files, error),
+        };
         if job.tables.is_empty() && job.queue.is_empty() {
-            return self.finish_merge(job);
+            let outcome = self.finish_merge(job).or_else(|error| self.given_up(&files, error))?;
+            if !matches!(outcome, MergeOutcome::Merged { .. }) {
+                self.abandon(&files)?;
+            }
+            return Ok(outcome);
         }
         *slot = Some(job);
         Ok(MergeOutcome::Progress { copied })
+    }
+
+    /// What a merge that failed has written goes, because nobody says that the same merge is ever tried again: the
+    /// disk may be full of it. The reason of the failure is what is told.
+    fn given_up<T>(&self, files: &Files, error: Error) -> Result<T> {
+        if let Err(left) = self.abandon(files) {
+            tracing::warn!(disk = %files.disk, error = %left, "what a merge wrote stays until the next start");
+        }
+        Err(error)
+    }
+
+    /// Removes what a merge has written beside the layers. A merge that is recorded keeps it: its files may be half
+    /// renamed, and it is gone on with.
+    fn abandon(&self, files: &Files) -> Result<()> {
+        if self
+            .manifest()
+            .merges
+            .iter()
+            .any(|record| record.disk == files.disk && record.upper == files.upper)
+        {
+            return Ok(());
+        }
+        let layout = &self.inner.layout;
+        for path in [layout.layer(&files.disk, files.upper), layout.sidecar(&files.disk, files.upper)] {
+            self.inner.io.remove(&part(&path))?;
+        }
+        Ok(())
     }
 
     fn may_go_on(&self, manifest: &Manifest, job: &Job) -> bool {
@@ -129,7 +182,10 @@ impl Replica {
         if into_base && !self.record_base_merge(&disk, lower, upper)? {
             return Ok(None);
         }
-        self.open_job(manifest, &disk, lower, upper, into_base).map(Some)
+        match self.open_job(manifest, &disk, lower, upper, into_base) {
+            Ok(job) => Ok(Some(job)),
+            Err(error) => self.given_up(&Files { disk, upper }, error),
+        }
     }
 
     /// From here on what ends at the base alone is gone for good.

@@ -2,7 +2,10 @@
 
 use crate::rig::{Rig, change, digests, directory, disk, options, pattern, request, spec};
 use standin_model::{DiskName, Epoch, PointId, VmId};
-use standin_store::{DiskSpec, Error, Kind, OverlayRequest, Purpose, RemoveDisks, Store, StoreOptions};
+use standin_store::{
+    DiskSpec, Error, Kind, MergeBudget, MergeOutcome, OverlayRequest, Purpose, RemoveDisks, Store,
+    StoreOptions,
+};
 use std::path::Path;
 use std::process::Command;
 
@@ -47,6 +50,53 @@ fn a_full_disk_gives_up_the_layer_and_keeps_everything_else() {
     rig.verify(&replica);
     crate::rig::assert_good(&store);
     drop((replica, store));
+}
+
+#[test]
+fn a_merge_that_does_not_fit_leaves_nothing_behind_and_is_done_when_there_is_room() {
+    let Some(small) = Small::mount("16m") else { return };
+    let home = small.0.path();
+    let store = Store::open(options(home)).expect("opens");
+    let replica = store.create(home, spec(&[64 << 20], 4096)).expect("creates");
+    let mut rig = Rig::new(&[64 << 20], 4096);
+    rig.layer(&replica, 0, &[change(0, 0, 100, 1)], true).expect("base");
+    rig.layer(&replica, 1, &[change(0, 200, 800, 2)], false).expect("a delta that no point needs");
+    rig.layer(&replica, 2, &[change(0, 1000, 800, 3)], true).expect("delta");
+    let ballast = home.join(".ballast");
+    let free = rustix::fs::statvfs(home).map(|space| space.f_bavail * space.f_frsize).expect("statvfs");
+    let file = std::fs::File::create(&ballast).expect("creates the ballast");
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, free - (64 << 10))
+        .expect("fills up");
+    let error = merge_all(&replica).expect_err("6 MB do not fit");
+    assert!(matches!(error, Error::NoSpace { .. }), "{error}");
+    assert_eq!(unfinished(home), Vec::<std::path::PathBuf>::new());
+    rig.verify(&replica);
+    drop(file);
+    std::fs::remove_file(&ballast).expect("makes room");
+    assert!(merge_all(&replica).expect("merges now"), "something was merged");
+    rig.verify(&replica);
+    assert_eq!(unfinished(home), Vec::<std::path::PathBuf>::new());
+}
+
+/// Merges until there is nothing to do; whether anything was merged.
+fn merge_all(replica: &standin_store::Replica) -> Result<bool, Error> {
+    let mut merged = false;
+    loop {
+        match replica.merge_step(&MergeBudget { max_bytes: 1 << 20 })? {
+            MergeOutcome::Idle => return Ok(merged),
+            MergeOutcome::Merged { .. } => merged = true,
+            MergeOutcome::Progress { .. } => {}
+        }
+    }
+}
+
+/// Everything below a directory that is half written.
+fn unfinished(dir: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir).expect("lists").map(|entry| entry.expect("an entry").path());
+    entries
+        .flat_map(|path| if path.is_dir() { unfinished(&path) } else { vec![path] })
+        .filter(|path| path.extension().is_some_and(|end| end == "part"))
+        .collect()
 }
 
 #[test]
