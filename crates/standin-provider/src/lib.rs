@@ -34,9 +34,10 @@ pub use world::Site;
 use async_trait::async_trait;
 use standin_cim::{
     Caller, CimError, Instance, InstanceSource, MethodAnswer, MethodCall, Namespace, Narrow, ObjectPath,
-    Schema, StatusCode, TypedValue, schema,
+    Schema, StatusCode, TypedValue, same_name, schema,
 };
 use standin_engine::Engine;
+use standin_model::ReturnCode;
 use std::sync::Arc;
 use world::Machine;
 
@@ -228,9 +229,19 @@ impl InstanceSource for Provider {
         _caller: &Caller,
         _namespace: &Namespace,
         instance: &Instance,
-        _changes: Vec<(String, TypedValue)>,
+        changes: Vec<(String, TypedValue)>,
     ) -> Result<()> {
-        Err(by_method(&instance.class))
+        if !same_name(&instance.class, "Msvm_ReplicationAuthorizationSettingData") {
+            return Err(by_method(&instance.class));
+        }
+        methods::authorization::put(&self.engine, instance, &changes).await.map_err(|refusal| {
+            let status = match refusal.code {
+                ReturnCode::InvalidParameter => StatusCode::InvalidParameter,
+                ReturnCode::FileNotFound => StatusCode::NotFound,
+                _ => StatusCode::Failed,
+            };
+            CimError::new(status, jobs::sentence(&refusal))
+        })
     }
 
     async fn create(

@@ -4,7 +4,8 @@ use super::call::{Call, cut, invalid, not_found};
 use super::relationship::{number, text};
 use super::{Answer, Done, Tools};
 use crate::{ids, service};
-use standin_cim::{Datetime, Instance, Value, same_name};
+use standin_cim::{Datetime, Instance, TypedValue, Value, same_name};
+use standin_engine::Engine;
 use standin_model::{AuthId, AuthorizationEntry, Refusal};
 use std::path::PathBuf;
 
@@ -47,6 +48,30 @@ pub async fn modify(tools: &Tools, call: &Call) -> Answer {
     }
     tools.engine.replicas().modify_entry(entry).await?;
     Ok(Done::default())
+}
+
+/// A Put on an entry: its three properties can be written (the class says so).
+pub async fn put(
+    engine: &Engine,
+    instance: &Instance,
+    changes: &[(String, TypedValue)],
+) -> Result<(), Refusal> {
+    let guid = text(instance, "InstanceID").and_then(ids::guid_in);
+    let entries = engine.replicas().entries();
+    let entry = entries.into_iter().find(|entry| Some(entry.id.0) == guid);
+    let mut entry = entry.ok_or_else(|| not_found("the authorization entry is gone"))?;
+    for (name, value) in changes {
+        let Some(Value::String(text)) = &value.value else {
+            return Err(invalid(format!("{name} cannot be null"), "Give all three properties a text."));
+        };
+        match name.to_ascii_lowercase().as_str() {
+            "allowedprimaryhostsystem" => text.clone_into(&mut entry.allowed_primary),
+            "trustgroup" => text.clone_into(&mut entry.trust_group),
+            "replicastoragelocation" => entry.storage_location = PathBuf::from(text),
+            _ => return Err(invalid(format!("{name} cannot be changed"), "Change the three writable ones.")),
+        }
+    }
+    engine.replicas().modify_entry(entry).await
 }
 
 /// `RemoveAuthorizationEntry`, by the hosts that it admits.

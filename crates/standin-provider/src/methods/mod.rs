@@ -1,7 +1,7 @@
 //! The methods. Each is a few lines: take the arguments, ask the engine, give its answer. What all of them share is
 //! here: who may call, how arguments that do not fit are answered, and how a refusal becomes a return value.
 
-mod authorization;
+pub mod authorization;
 mod call;
 pub mod certificates;
 mod disks;
