@@ -101,13 +101,7 @@ impl Progress {
             }
             Kind::Plain { last } => {
                 let (at, percent) = *last;
-                let waited = now.duration_since(at) >= PLAIN_PAUSE;
-                // The first line comes with the first figures: a short job without any needs but its outcome.
-                let due = match percent {
-                    None => job.bytes_done > 0 || waited,
-                    Some(percent) => percent != job.percent && waited,
-                };
-                if due {
+                if line_due(job, percent, now.duration_since(at) >= PLAIN_PAUSE) {
                     eprintln!("{}: {} %, {text}", title(job), job.percent);
                     *last = (now, Some(job.percent));
                 }
@@ -130,6 +124,16 @@ impl Progress {
         if let Kind::Bar(bar) = self.kind {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// Whether a plain line is due after one that showed `shown` percent, if there was one.
+fn line_due(job: &JobView, shown: Option<u8>, waited: bool) -> bool {
+    match shown {
+        // The first line comes with the first figures: a short job without any needs but its outcome.
+        None => waited || (job.bytes_done > 0 && !job.state.is_final()),
+        // Who has read 2 % must not read of the outcome next, as if the rest had been left out.
+        Some(shown) => shown != job.percent && (waited || job.state.is_final()),
     }
 }
 
@@ -192,6 +196,24 @@ mod tests {
         assert_eq!(figures(&job, None), "1.00 GiB of 4.00 GiB");
         assert_eq!(figures(&job, Some(96 << 20)), "1.00 GiB of 4.00 GiB, 96.0 MiB/s, 32s left");
         assert_eq!(figures(&job, Some(0)), "1.00 GiB of 4.00 GiB, 0 B/s");
+    }
+
+    #[test]
+    fn plain_lines_that_have_begun_end_with_the_last_figures_however_soon_those_come() {
+        let mut record = JobRecord::new(JobType::SendInitialReplica, "test", Timestamp::UNIX_EPOCH);
+        record.start(Timestamp::UNIX_EPOCH).unwrap();
+        assert!(!line_due(&JobView::from(&record), None, false), "nothing is known yet");
+        record.progress(2, 100);
+        let running = JobView::from(&record);
+        assert!(line_due(&running, None, false), "the first figures");
+        assert!(!line_due(&running, Some(1), false), "the next line waits");
+        assert!(line_due(&running, Some(1), true));
+        record.complete(Timestamp::UNIX_EPOCH).unwrap();
+        let ended = JobView::from(&record);
+        assert_eq!(ended.percent, 100);
+        assert!(line_due(&ended, Some(2), false), "2 % is not the last that is read");
+        assert!(!line_due(&ended, Some(100), true), "it is not said twice");
+        assert!(!line_due(&ended, None, false), "the outcome is enough where nothing was shown");
     }
 
     #[test]
