@@ -1,9 +1,14 @@
 //! The management API as its users meet it: real daemons, a real guest, and the clients that people have. The Python
 //! ones are in `target/venv` (`make clients`), the others are packages that `scripts/setup` installs.
 
-use crate::rig::{PATIENCE, Rig, text};
+mod bad_input;
+mod clients;
+mod stories;
+
+use crate::rig::Rig;
 use standin_testbed::daemon::{Daemon, find_binary};
-use standin_testbed::guest::{SerialLog, checkout};
+use standin_testbed::guest::{GuestPlan, checkout};
+use standin_wire::PkiDir;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -12,10 +17,15 @@ pub const PASSWORD: &str = "correct Horse 7";
 
 /// Two hosts whose management API listens on their own addresses.
 pub fn managed() -> Rig {
+    managed_with("")
+}
+
+/// The same with further keys of the table `[management]`.
+fn managed_with(keys: &str) -> Rig {
     let rig = Rig::with(|a, b| {
         for plan in [a, b] {
             let address = plan.listen.ip();
-            plan.extra_config += &format!("[management]\nlisten = \"{address}\"\n");
+            plan.extra_config += &format!("[management]\nlisten = \"{address}\"\n{keys}");
         }
     });
     for daemon in [&rig.a, &rig.b] {
@@ -26,14 +36,32 @@ pub fn managed() -> Rig {
 }
 
 pub fn add_user(daemon: &Daemon, name: &str, options: &[&str]) {
+    add_user_with(daemon, name, PASSWORD, options);
+}
+
+pub fn add_user_with(daemon: &Daemon, name: &str, password: &str, options: &[&str]) {
     let mut command = Command::new(find_binary().unwrap());
     command
         .env("STANDIN_CONFIG", daemon.config_path())
         .args(["user", "add", name, "--password-stdin"])
         .args(options);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    writeln!(child.stdin.take().unwrap(), "{PASSWORD}").unwrap();
+    writeln!(child.stdin.take().unwrap(), "{password}").unwrap();
     assert!(child.wait().unwrap().success());
+}
+
+/// Two hosts, the first with the VMs web-1, which runs and is replicated to the second, and db-1, which is off.
+pub fn peopled() -> Rig {
+    peopled_with("")
+}
+
+/// The same with further keys of the table `[management]`.
+pub fn peopled_with(keys: &str) -> Rig {
+    let rig = managed_with(keys);
+    rig.define(GuestPlan::records("db-1", 100));
+    rig.boot("web-1", 100);
+    rig.replicate("web-1", "30s");
+    rig
 }
 
 /// The Python that has the clients.
@@ -51,7 +79,7 @@ pub fn authority(daemon: &Daemon) -> PathBuf {
 
 /// The Python with the clients. What the machine's owner has set for his own requests must not decide whom these
 /// trust: the library would take it before what it is told.
-fn clients() -> Command {
+pub fn python_with_clients() -> Command {
     let mut command = Command::new(python());
     command.env_remove("REQUESTS_CA_BUNDLE").env_remove("CURL_CA_BUNDLE").env("STANDIN_PASSWORD", PASSWORD);
     command.stdin(Stdio::null());
@@ -61,9 +89,25 @@ fn clients() -> Command {
 /// Runs one of the clients' scripts beside these tests, with the two hosts as its arguments.
 pub fn client(rig: &Rig, script: &str, more: &[&str]) -> Output {
     let path = checkout().join("crates/standin-testbed/tests/clients").join(script);
-    let mut command = clients();
+    let mut command = python_with_clients();
     command.arg(path).args([rig.a.listen().ip().to_string(), rig.b.listen().ip().to_string()]);
     command.arg(authority(&rig.a)).args(more).output().unwrap()
+}
+
+/// Makes a user who comes by a certificate of the hosts' own authority, on both hosts; its file and that of its key.
+pub fn user_certificate(rig: &Rig, name: &str, role: &str) -> [PathBuf; 2] {
+    let authority = PkiDir::new(rig.a.dir().join("data/pki"));
+    let issued = authority.issue(&[name.to_owned()], 30).unwrap();
+    let subject = format!("CN={name}");
+    for daemon in [&rig.a, &rig.b] {
+        daemon
+            .run(&["user", "add", name, "--no-password", "--certificate", &subject, "--role", role])
+            .unwrap();
+    }
+    let files = [rig.path(&format!("{name}.crt")), rig.path(&format!("{name}.key"))];
+    std::fs::write(&files[0], issued.certificate).unwrap();
+    std::fs::write(&files[1], issued.key).unwrap();
+    files
 }
 
 /// The output of something that must have gone well.
@@ -71,49 +115,4 @@ pub fn well(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     text
-}
-
-#[test]
-fn the_whole_story_is_told_by_the_example_of_pywbem() {
-    let rig = managed();
-    let guest = rig.boot("web-1", 100);
-    let url = |daemon: &Daemon| format!("https://{}:5989", daemon.listen().ip());
-    let mut command = clients();
-    command.arg(checkout().join("examples/python/failover_story.py"));
-    command.args(["--vm", "web-1", "--primary", &url(&rig.a), "--replica", &url(&rig.b)]);
-    command.args(["--recovery-host", &rig.b.listen().ip().to_string(), "--recovery-port", "28444"]);
-    command.args(["--user", "admin", "--interval", "2", "--ca", text(&authority(&rig.a))]);
-    let story = well(&command.output().unwrap());
-    assert!(story.contains("recovery points") && story.contains("web-1 runs on"), "{story}");
-    // What runs there is the guest, with what it had written.
-    let there = SerialLog::new(rig.b.dir().join("data/log/web-1-serial.log"));
-    let (records, _) = there.wait_verified(0, PATIENCE).unwrap();
-    assert!(records > 0 && guest.serial.faults().is_empty());
-    // Every call that changed something is in the audit log, with who and what.
-    let audit = std::fs::read_to_string(rig.b.dir().join("data/audit.log")).unwrap();
-    for method in ["InitiateFailover", "RevertFailover", "CommitFailover", "RequestStateChange"] {
-        assert!(audit.contains(&format!("\"method\":\"{method}\"")), "{method}: {audit}");
-    }
-    assert!(audit.contains("\"user\":\"admin\"") && !audit.contains(PASSWORD));
-}
-
-/// The story over WS-Management, by one way to prove who one is.
-fn wsman_story(way: &str, prepare: impl Fn(&Rig) -> Vec<String>) {
-    let rig = managed();
-    let more = prepare(&rig);
-    let guest = rig.boot("web-1", 100);
-    let more: Vec<&str> = [way, "web-1"].into_iter().chain(more.iter().map(String::as_str)).collect();
-    let story = well(&client(&rig, "wsman_story.py", &more));
-    assert!(story.contains("the story is told"), "{story}");
-    assert!(guest.serial.faults().is_empty());
-}
-
-#[test]
-fn the_whole_story_is_told_by_pypsrp_with_a_password_over_https() {
-    wsman_story("basic", |_| Vec::new());
-}
-
-#[test]
-fn the_whole_story_is_told_by_pypsrp_with_sealed_messages_over_http() {
-    wsman_story("negotiate", |_| Vec::new());
 }
