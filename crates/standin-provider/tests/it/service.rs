@@ -4,7 +4,7 @@
 use crate::client::{embedded, named, number, out, reference, set, string, text};
 use crate::world::{World, keep_all};
 use base64::Engine as _;
-use standin_cim::{CimType, Datetime, Instance, Named, RawValue, Value};
+use standin_cim::{CimType, Datetime, Instance, Named, RawValue, Role, Value};
 use standin_model::state::ReplicationState as S;
 
 fn entry(hosts: &str, group: &str, location: &str) -> Instance {
@@ -61,6 +61,14 @@ async fn entries_are_added_modified_bound_and_removed() {
         (string(&found, "AllowedPrimaryHostSystem"), string(&found, "TrustGroup")),
         ("*.example.net", "two")
     );
+    // The same by a Put, which the class allows for these properties, and to administrators only.
+    let group = |name: &str| vec![text("TrustGroup", name)];
+    let changed = world.at_b().modify(&path, group("three")).await.expect("a Put");
+    assert_eq!(string(&changed, "TrustGroup"), "three");
+    assert!(world.at_b().with_role(Role::Operator).modify(&path, group("four")).await.is_err());
+    assert!(world.at_b().modify(&path, group(" ")).await.is_err(), "no trust group is called so");
+    let back = world.at_b().modify(&path, group("two")).await.expect("a Put");
+    assert_eq!(string(&back, "TrustGroup"), "two");
     // Bound to another group's entry, the VM is not received any more.
     let bind = vec![world.computer_system(), embedded("AuthorizationEntry", found)];
     assert_eq!(world.at_b().replication("SetAuthorizationEntry", bind).await.return_value, 0);
