@@ -13,6 +13,7 @@ mod failover;
 mod first_copy;
 mod idle;
 mod iops;
+mod management;
 mod peer;
 mod rig;
 mod wire;
@@ -26,13 +27,14 @@ use std::process::ExitCode;
 
 type Benchmark = fn(&mut Report) -> Result<()>;
 
-const BENCHMARKS: [(&str, Benchmark); 6] = [
+const BENCHMARKS: [(&str, Benchmark); 7] = [
     ("first_copy", first_copy::run),
     ("wire", wire::run),
     ("failover", failover::run),
     ("idle", idle::run),
     ("iops", iops::run),
     ("age", age::run),
+    ("management", management::run),
 ];
 
 /// What the benchmarks find, and where they may work.

@@ -33,13 +33,21 @@ impl Hosts {
     /// # Errors
     /// When they do not start or do not get to know each other.
     pub fn start(parent: &Path, name: &str) -> Result<Self> {
+        Self::start_with(parent, name, "")
+    }
+
+    /// The same, with further lines in the configuration of the primary.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(parent: &Path, name: &str, more: &str) -> Result<Self> {
         let dir = parent.join(name);
-        let plan = |host: &str, ip: [u8; 4]| -> Result<DaemonPlan> {
+        let plan = |host: &str, ip: [u8; 4], more: &str| -> Result<DaemonPlan> {
             let mut plan = DaemonPlan::new(host, dir.join(host), free_port(ip)?);
-            plan.extra_config = CONFIG.into();
+            plan.extra_config = format!("{CONFIG}\n{more}");
             Ok(plan)
         };
-        let (primary, replica) = hosts::pair(plan("a", [127, 0, 0, 1])?, plan("b", REPLICA)?)?;
+        let (primary, replica) = hosts::pair(plan("a", [127, 0, 0, 1], more)?, plan("b", REPLICA, "")?)?;
         Ok(Self { primary, replica, dir })
     }
 
