@@ -3,25 +3,16 @@
 use super::types::invalid;
 use standin_hypervisor::definition::VmDefinition;
 use standin_hypervisor::error::Error;
-use standin_model::view::VmView;
 use standin_model::{Refusal, ReturnCode};
 use std::path::Path;
 
-/// A definition from TOML or JSON text, with paths made absolute by `base_dir` and the identity of the VM of
-/// the same name in `known`, if the text has none of its own.
+/// A definition from TOML or JSON text, with paths made absolute by `base_dir`, and whether the text says the VM's
+/// identity; else one was made up, and the VM of the same name, if there is one, is meant.
 ///
 /// # Errors
 /// 32773 with the line or field that is wrong.
-pub(super) fn read(
-    text: &str,
-    json: bool,
-    base_dir: Option<&Path>,
-    known: &[VmView],
-) -> Result<VmDefinition, Refusal> {
+pub(super) fn read(text: &str, json: bool, base_dir: Option<&Path>) -> Result<(VmDefinition, bool), Refusal> {
     let (mut definition, has_id) = if json { from_json(text)? } else { from_toml(text)? };
-    if let (false, Some(id)) = (has_id, known.iter().find(|vm| vm.vm == definition.name).map(|vm| vm.id)) {
-        definition.uuid = id;
-    }
     match base_dir {
         Some(dir) if dir.is_absolute() => definition.resolve(dir),
         Some(dir) => {
@@ -32,7 +23,7 @@ pub(super) fn read(
         }
         None => refuse_relative(&definition)?,
     }
-    Ok(definition)
+    Ok((definition, has_id))
 }
 
 fn from_toml(text: &str) -> Result<(VmDefinition, bool), Refusal> {

@@ -155,8 +155,13 @@ pub(super) async fn define_vm(
     let text = std::str::from_utf8(&raw.bytes)
         .map_err(|_| invalid("the definition is not text in UTF-8", "Send TOML or JSON in UTF-8."))?;
     let json = raw.content_type.starts_with("application/json");
-    let known = context.ask(context.service.list_vms()).await?;
-    let definition = super::define::read(text, json, query.base_dir.as_deref(), &known)?;
+    let (mut definition, has_id) = super::define::read(text, json, query.base_dir.as_deref())?;
+    // A list looks at the images of every VM: with a thousand of them it is not taken where it is not needed.
+    if !has_id {
+        let known = context.ask(context.service.list_vms()).await?;
+        let same = known.into_iter().find(|vm| vm.vm == definition.name);
+        definition.uuid = same.map_or(definition.uuid, |vm| vm.id);
+    }
     answer(context.change(CHANGE_LIMIT, |service| async move { service.define_vm(definition).await }).await?)
 }
 
