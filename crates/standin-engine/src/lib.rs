@@ -32,6 +32,6 @@ pub mod service;
 pub mod status;
 
 pub use engine::{Enable, Engine, EngineConfig, Parts};
-pub use overview::Relationship;
 pub use network::SiteNetworks;
+pub use overview::Relationship;
 pub use primary::Command;

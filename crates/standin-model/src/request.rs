@@ -289,13 +289,7 @@ pub fn request_with(side: Side, state: S, method: Method, facts: Facts) -> Resul
 ///
 /// # Errors
 /// As [`request_with`].
-pub fn request_for(
-    vm: &VmName,
-    side: Side,
-    state: S,
-    method: Method,
-    facts: Facts,
-) -> Result<(), Refusal> {
+pub fn request_for(vm: &VmName, side: Side, state: S, method: Method, facts: Facts) -> Result<(), Refusal> {
     decide(&format!("VM {vm}"), side, state, method, facts)
 }
 

@@ -187,7 +187,8 @@ impl Guest {
         } else {
             let small = small()?;
             // On a busy host an emulated CPU loses ticks, and Linux gives up on its timer: no_timer_check.
-            let words = format!("console=ttyS0 quiet mitigations=off no_timer_check {}", plan.writer.join(" "));
+            let words =
+                format!("console=ttyS0 quiet mitigations=off no_timer_check {}", plan.writer.join(" "));
             writeln!(text, "kernel = {}\ninitrd = {}", path(&small.kernel), path(&small.initrd))?;
             writeln!(text, "cmdline = {}", quoted(words.trim()))?;
         }

@@ -21,13 +21,7 @@ pub(super) fn wrong_side(vm: &str, side: Side, state: S, method: Method) -> Refu
     )
 }
 
-pub(super) fn wrong_state(
-    vm: &str,
-    side: Side,
-    state: S,
-    method: Method,
-    states: &[S],
-) -> Refusal {
+pub(super) fn wrong_state(vm: &str, side: Side, state: S, method: Method, states: &[S]) -> Refusal {
     if state == S::Disabled {
         return Refusal::new(
             ReturnCode::InvalidState,
