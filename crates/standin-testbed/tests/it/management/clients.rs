@@ -47,16 +47,16 @@ fn wbemcli_does_what_it_has_commands_for() {
     let names = wbemcli(&rig.a, &["ein", &format!("{space}:Msvm_ReplicationService")]);
     let service = names.trim().split_once(':').and_then(|(_, rest)| rest.split_once(':')).unwrap().1;
     let service = format!("{space}:{service}");
-    let system = format!("ComputerSystem=root/virtualization/v2:{keys}");
     let settings = format!("Msvm_ReplicationSettingData.InstanceID=\"Microsoft:{id}\\\\HVR\"");
-    let commands: [(&[&str], &str); 13] = [
+    // Not all associated instances at once, nor all classes: some have arrays of embedded instances, and wbemcli 1.6.3
+    // knows EmbeddedObject on a PROPERTY only, not on a PROPERTY.ARRAY.
+    let commands: [(&[&str], &str); 12] = [
         (&["ein", &class], &keys),
         (&["ei", &class], "ElementName=\"db-1\""),
         (&["ecn", &space], "Msvm_ReplicationRelationship"),
         (&["gc", &class], "ReplicationState="),
         (&["gi", &vm], "ElementName=\"web-1\""),
         (&["ain", &vm], &settings),
-        (&["ai", &vm], "ReplicationInterval=30"),
         (&["ai", "-ac", "Msvm_SystemReplicationRelationship", &vm], "ReplicationState=3"),
         (&["rin", &vm], "Msvm_SettingsDefineState.ManagedElement="),
         (&["ri", &vm], "Msvm_SystemReplicationRelationship.Antecedent="),
@@ -70,10 +70,10 @@ fn wbemcli_does_what_it_has_commands_for() {
         assert!(!said.contains("Parse Exception"), "{arguments:?}: {said}");
     }
     // A method with a null among its out parameters ends wbemcli 1.6.3 in a segmentation fault, after the call: the
-    // state of the VM says that it was made and refused.
-    wbemcli(&rig.a, &["cm", &service, "InitiateFailover", &system]);
+    // audit log says that it was made and refused.
+    wbemcli(&rig.a, &["cm", &service, "InitiateFailover"]);
     let audit = std::fs::read_to_string(rig.a.dir().join("data/audit.log")).unwrap();
-    assert!(audit.lines().any(|line| line.contains("InitiateFailover") && line.contains("32775")), "{audit}");
+    assert!(audit.lines().any(|line| line.contains("InitiateFailover") && line.contains("32773")), "{audit}");
 }
 
 #[test]
