@@ -32,6 +32,13 @@ impl ObjectPath {
         if host.is_some() && namespace.is_none() {
             return None;
         }
+        // Nothing is called so, and white space among them would be taken off when the path is read again.
+        let spoiled = |name: &str| name.chars().any(char::is_control) || name.trim() != name;
+        if host.as_deref().is_some_and(spoiled)
+            || namespace.as_ref().is_some_and(|namespace| spoiled(namespace.as_str()))
+        {
+            return None;
+        }
         let end = rest.find(['.', '=']).unwrap_or(rest.len());
         let (class, keys) = rest.split_at(end);
         if !is_name(class) {

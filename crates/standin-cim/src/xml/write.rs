@@ -247,7 +247,10 @@ pub(super) fn property_start(
         attribute(out, "REFERENCECLASS", class);
     }
     if typed.cim_type == CimType::String {
-        embedded_mark(out, typed.value.as_ref(), marks.embedded);
+        // There is nothing to mark in a null array, and sblim's client knows the mark on single values only.
+        if !(typed.array && typed.value.is_none()) {
+            embedded_mark(out, typed.value.as_ref(), marks.embedded);
+        }
     }
     if let Some((origin, inherited)) = marks.origin {
         attribute(out, "CLASSORIGIN", origin);

@@ -14,7 +14,14 @@ fn all(site: &Site) -> Vec<CertificateDer<'static>> {
     let mut found = Vec::new();
     for path in &site.certificates {
         match CertificateDer::pem_file_iter(path) {
-            Ok(certificates) => found.extend(certificates.flatten()),
+            // The authority stands in the host's chain and among those it trusts.
+            Ok(certificates) => {
+                for certificate in certificates.flatten() {
+                    if !found.contains(&certificate) {
+                        found.push(certificate);
+                    }
+                }
+            }
             Err(error) => tracing::warn!(path = %path.display(), %error, "a certificate cannot be read"),
         }
     }
