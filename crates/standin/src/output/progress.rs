@@ -131,7 +131,7 @@ impl Progress {
 fn line_due(job: &JobView, shown: Option<u8>, waited: bool) -> bool {
     match shown {
         // The first line comes with the first figures: a short job without any needs but its outcome.
-        None => waited || (job.bytes_done > 0 && !job.state.is_final()),
+        None => waited || job.bytes_done > 0,
         // Who has read 2 % must not read of the outcome next, as if the rest had been left out.
         Some(shown) => shown != job.percent && (waited || job.state.is_final()),
     }
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(ended.percent, 100);
         assert!(line_due(&ended, Some(2), false), "2 % is not the last that is read");
         assert!(!line_due(&ended, Some(100), true), "it is not said twice");
-        assert!(!line_due(&ended, None, false), "the outcome is enough where nothing was shown");
+        assert!(line_due(&ended, None, false), "a copy too quick to be watched says how much it was");
     }
 
     #[test]
