@@ -178,7 +178,7 @@ fn a_peer_of_another_version_is_refused_with_both_versions() {
         }
     });
     let at = here.to_string();
-    refused(&rig.a, &["replicate", "writer", "--to", &at], UNAVAILABLE, &[&at, "7 to 9", "1"]);
+    refused(&rig.a, &["replicate", "writer", "--to", &at], UNAVAILABLE, &["host-a", "7 to 9", "1"]);
 
     // It calls.
     let before = facts(&rig.b);
