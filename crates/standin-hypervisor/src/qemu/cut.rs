@@ -104,6 +104,8 @@ pub(crate) async fn exported(
         Some(mark) if disks.iter().any(|disk| idle(disk, mark)) => Inventory::take(vm, machine).await?.disks,
         _ => Vec::new(),
     };
+    // Only a cut has a scratch directory; a live view has nothing between it and the disk.
+    let apart = context.scratch_dir.is_some() && !machine.features().await?.cut_reads_across;
     let frozen = names.frozen();
     let offer = |(index, disk): (usize, &LiveDisk)| {
         let is_idle = after.iter().any(|now| now.node == disk.node && idle(now, &frozen));
@@ -112,6 +114,7 @@ pub(crate) async fn exported(
             target: Target::unix(socket, names.item(Kind::Export, index)),
             size: disk.size,
             changed: since.map(|_| !is_idle),
+            apart,
             local: None,
         }
     };

@@ -32,6 +32,7 @@
 //! - The guest does not pay for replication with an error: see [`scratch`].
 
 mod adopt;
+mod clusters;
 mod cmdline;
 mod cut;
 mod driver;

@@ -1,6 +1,7 @@
 //! Reads one disk of a view through its NBD export. Up to three connections, each opened when it is first needed:
 //! for data, for allocation, for the dirty bitmap. QEMU loses step when one connection has two contexts.
 
+use super::clusters;
 use crate::error::Error;
 use crate::local::LocalDisk;
 use crate::seam::{DiskReader, Extent};
@@ -17,6 +18,7 @@ pub(crate) struct Reader {
     size: u64,
     failure: watch::Receiver<Option<String>>,
     local: Option<Arc<LocalDisk>>,
+    apart: bool,
     data: Connection,
     allocation: Connection,
     dirty: Dirty,
@@ -58,6 +60,7 @@ impl Reader {
             size,
             failure,
             local: None,
+            apart: false,
             data: connection(None),
             allocation: connection(Some(standin_nbd::CONTEXT_ALLOCATION.to_owned())),
             dirty: match changes {
@@ -71,6 +74,11 @@ impl Reader {
     /// The same reader, with a shorter way to the data.
     pub fn with_local(self, local: Option<LocalDisk>) -> Self {
         Self { local: local.map(Arc::new), ..self }
+    }
+
+    /// The same reader, of a QEMU that answers wrongly across clusters.
+    pub fn with_clusters_apart(self, apart: bool) -> Self {
+        Self { apart, ..self }
     }
 
     /// Once the view has failed nothing that was read is to be believed.
@@ -99,7 +107,10 @@ impl Reader {
         let length = length.min(self.size.saturating_sub(offset));
         let outcome = async {
             let client = connection.get(&self.target).await?;
-            let answer = client.block_status(offset, length).await;
+            let answer = match self.apart && connection.is_allocation() {
+                true => clusters::allocation(&client, offset, length).await,
+                false => client.block_status(offset, length).await,
+            };
             connection.drop_if_dead(&answer).await;
             answer
         };
@@ -125,6 +136,11 @@ impl Connection {
         Ok(client.insert(opened).clone())
     }
 
+    /// Dirty bitmaps are frozen and not part of what the guest's writes move.
+    fn is_allocation(&self) -> bool {
+        self.context.as_deref() == Some(standin_nbd::CONTEXT_ALLOCATION)
+    }
+
     /// A connection that ended is opened anew by the next call.
     async fn drop_if_dead<T>(&self, answer: &Result<T, standin_nbd::Error>) {
         use standin_nbd::Error::{Request, Server};
@@ -144,7 +160,10 @@ impl DiskReader for Reader {
         self.trusted()?;
         let outcome = async {
             let client = self.data.get(&self.target).await?;
-            let answer = client.read(offset, length).await;
+            let answer = match self.apart {
+                true => clusters::read(&client, offset, length).await,
+                false => client.read(offset, length).await,
+            };
             self.data.drop_if_dead(&answer).await;
             answer
         };

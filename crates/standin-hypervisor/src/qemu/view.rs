@@ -82,6 +82,8 @@ pub(crate) struct Exported {
     pub size: u64,
     /// Whether anything changed since the request's `since`; `None` if it had none.
     pub changed: Option<bool>,
+    /// Whether each cluster has to be asked for by itself; see [`super::clusters`].
+    pub apart: bool,
     /// The image, where it may be read past QEMU, and its name.
     pub local: Option<(File, PathBuf)>,
 }
@@ -119,7 +121,9 @@ impl QemuView {
                 Some(true) => Changes::In(&frozen),
             };
             let local = disk.local.map(|(file, path)| LocalDisk::new(file, &path, failure.clone()));
-            let reader = Reader::new(disk.target, disk.size, changes, failure.clone()).with_local(local);
+            let reader = Reader::new(disk.target, disk.size, changes, failure.clone())
+                .with_local(local)
+                .with_clusters_apart(disk.apart);
             (disk.name, Arc::new(reader))
         });
         let readers = readers.collect();
