@@ -14,11 +14,13 @@ const FILE: &str = "lock";
 /// Holds a data directory until it is dropped or the process ends, however it ends.
 ///
 /// It is a lock of the kernel on an open file, which no crash leaves behind. The file stays: its content, the
-/// process id of the holder, only serves the refusal. Programs that this process starts do not inherit it.
+/// process id of the holder, only serves the refusal. Programs that this process starts do not inherit it, and
+/// a drop frees the directory even while such a program is between its fork and its exec, when it still shares
+/// the open file (flock(2): an unlock through any of the descriptors frees the lock).
 #[derive(Debug)]
 pub struct DirLock {
     directory: PathBuf,
-    _file: File,
+    file: File,
 }
 
 impl DirLock {
@@ -47,13 +49,20 @@ impl DirLock {
             Err(error) => return Err(failed("lock", error.into())),
         }
         write_pid(&mut file).map_err(|source| failed("write the lock file in", source))?;
-        Ok(Self { directory, _file: file })
+        Ok(Self { directory, file })
     }
 
     /// The directory that is held.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+}
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // Should it fail, the closing of the file that follows frees the lock as well.
+        let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 
