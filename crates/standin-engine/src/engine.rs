@@ -283,9 +283,8 @@ impl Engine {
     /// 32779 when there is none, 32773 when the name is ambiguous.
     pub async fn resolve(&self, name: &VmName) -> Result<VmId, Refusal> {
         let mut found: Vec<VmId> = Vec::new();
-        let vms = self.hypervisor.list().await.map_err(|error| hypervisor_refusal(&error))?;
-        self.inventory.note_all(&vms);
-        found.extend(vms.iter().filter(|info| info.name == *name).map(|info| info.id));
+        let names = self.hypervisor.names().await.map_err(|error| hypervisor_refusal(&error))?;
+        found.extend(names.iter().filter(|(_, known)| known == name).map(|(id, _)| *id));
         found.extend(self.primaries().iter().filter(|p| p.record.name == *name).map(|p| p.record.vm));
         found.extend(self.replicas.list().iter().filter(|vm| vm.snapshot().name == *name).map(|vm| vm.id()));
         found.extend(self.replicas.missing().iter().filter(|vm| vm.name == *name).map(|vm| vm.vm));

@@ -11,6 +11,7 @@ use standin_model::state::{ReplicationMode, ReplicationState, Side};
 use standin_model::stats::Statistics;
 use standin_model::view::{DiskView, ErrorView, ProgressView, StatusView, VmView};
 use standin_model::{Generation, Refusal, ReturnCode, VmId};
+use std::collections::BTreeMap;
 
 /// The words of a power state.
 #[must_use]
@@ -92,6 +93,11 @@ impl Engine {
         if let Ok(info) = &info {
             self.inventory().note(info.clone());
         }
+        self.status_of(vm, info).await
+    }
+
+    /// The status of a VM that the hypervisor was just asked for.
+    async fn status_of(&self, vm: VmId, info: standin_hypervisor::Result<VmInfo>) -> Result<StatusView, Refusal> {
         let mut view = if let Some(found) = self.relationship(vm) {
             let pending = match self.primary(vm) {
                 Some(handle) => self.pending(&handle.snapshot()).await,
@@ -118,7 +124,8 @@ impl Engine {
         let vms =
             self.hypervisor().list().await.map_err(|error| crate::engine::hypervisor_refusal(&error))?;
         self.inventory().note_all(&vms);
-        let mut ids: Vec<VmId> = vms.iter().map(|info| info.id).collect();
+        let mut infos: BTreeMap<VmId, VmInfo> = vms.into_iter().map(|info| (info.id, info)).collect();
+        let mut ids: Vec<VmId> = infos.keys().copied().collect();
         ids.extend(self.primaries().iter().map(|primary| primary.record.vm));
         ids.extend(self.replicas().list().iter().map(|replica| replica.id()));
         ids.extend(self.replicas().missing().iter().map(|record| record.vm));
@@ -126,8 +133,9 @@ impl Engine {
         ids.dedup();
         let mut all = Vec::with_capacity(ids.len());
         for id in ids {
+            let info = infos.remove(&id).ok_or(standin_hypervisor::Error::UnknownVm(id));
             // One that is removed in this moment is simply not shown.
-            all.extend(self.status(id).await.ok());
+            all.extend(self.status_of(id, info).await.ok());
         }
         all.sort_by(|a, b| a.vm.cmp(&b.vm));
         Ok(all)

@@ -297,8 +297,12 @@ pub struct GuestNic {
 /// A hypervisor on this host. See the module's doc for the contract of marks and views.
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
-    /// Every VM that is defined or adopted.
+    /// Every VM that is defined or adopted, by id: a conversation with each that runs, and a look at the images of
+    /// each that is off.
     async fn list(&self) -> Result<Vec<VmInfo>>;
+
+    /// The identities and names of the same, by id. From memory: no VM and no image is asked.
+    async fn names(&self) -> Result<Vec<(VmId, VmName)>>;
 
     /// One VM.
     ///

@@ -203,6 +203,10 @@ impl Hypervisor for FakeHypervisor {
         Ok(self.shared.lock().vms.values().map(info).collect())
     }
 
+    async fn names(&self) -> Result<Vec<(VmId, VmName)>> {
+        Ok(self.shared.lock().vms.iter().map(|(id, fake)| (*id, fake.definition.name.clone())).collect())
+    }
+
     async fn inspect(&self, vm: VmId) -> Result<VmInfo> {
         self.shared.faults.pass(Op::Inspect).await?;
         self.shared.lock().vm(vm).map(info)

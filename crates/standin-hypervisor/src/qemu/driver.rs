@@ -1,5 +1,6 @@
 //! The driver itself: what it knows when it opens, and the seam's calls, handed to the parts that do them.
 
+use super::image::{self, Locks};
 use super::machine::{self, CONNECT_TIMEOUT, Machine, Origin, Vm};
 use super::process::Process;
 use super::store::Store;
@@ -18,12 +19,16 @@ use standin_model::{DiskName, VmId, VmName};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Starts and stops are few.
 const EVENT_QUEUE: usize = 256;
+/// How many VMs a list asks at once.
+const ASKED_AT_ONCE: usize = 32;
+/// Looking at an image takes a processor, not only a disk.
+const LOOKERS: usize = 4;
 
 /// The [`Hypervisor`] of QEMU. When it is dropped its VMs go on, and the next one finds them.
 #[derive(Debug)]
@@ -52,6 +57,7 @@ impl QemuDriver {
             kvm: options.kvm,
             vms: Mutex::new(vms),
             events: broadcast::channel(EVENT_QUEUE).0,
+            lookers: Semaphore::new(LOOKERS),
             stop: stop.clone(),
         });
         let mut attaching = JoinSet::new();
@@ -113,29 +119,47 @@ async fn attach(shared: Arc<Shared>, vm: Arc<Vm>) {
     freeze::thaw_left_over(&shared.store, vm.id);
 }
 
-impl QemuDriver {
-    async fn info(&self, vm: &Arc<Vm>) -> Result<VmInfo> {
-        let adopted = matches!(vm.origin, Origin::Adopted { .. });
-        let machine = vm.machine();
-        let (power, disks) = match &machine {
-            Some(machine) => running(vm, machine).await?,
-            // Its monitor does not answer, but it is there.
-            None if Process::find(&self.shared.store, vm.id).is_some() => {
-                (PowerState::Running, off(vm).await)
+async fn info(shared: &Shared, vm: &Arc<Vm>, locks: &Arc<Locks>) -> Result<VmInfo> {
+    let adopted = matches!(vm.origin, Origin::Adopted { .. });
+    let machine = vm.machine();
+    let (power, disks) = match &machine {
+        Some(machine) => running(vm, machine).await?,
+        // Its monitor does not answer, but it is there.
+        None if Process::find(&shared.store, vm.id).is_some() => {
+            (PowerState::Running, off(shared, vm, locks).await)
+        }
+        None => (PowerState::Off, off(shared, vm, locks).await),
+    };
+    let process = machine.as_ref().and_then(|machine| machine.process);
+    Ok(VmInfo {
+        id: vm.id,
+        name: vm.name(),
+        power,
+        adopted,
+        accelerator: machine.as_ref().and_then(|machine| machine.accelerator.clone()),
+        disks,
+        pid: process.or_else(|| Process::find(&shared.store, vm.id)).map(|process| process.pid),
+        definition: vm.definition(),
+    })
+}
+
+/// The same for a list, which shows every VM: one that ended or hangs in between as it is on disk.
+async fn listed(shared: &Shared, vm: &Arc<Vm>, locks: &Arc<Locks>) -> VmInfo {
+    match info(shared, vm, locks).await {
+        Ok(info) => info,
+        Err(error) => {
+            tracing::warn!(vm = %vm.id, %error, "the VM cannot be asked");
+            VmInfo {
+                id: vm.id,
+                name: vm.name(),
+                power: if vm.machine().is_some() { PowerState::Running } else { PowerState::Off },
+                adopted: vm.origin != Origin::Owned,
+                accelerator: None,
+                disks: off(shared, vm, locks).await,
+                pid: None,
+                definition: vm.definition(),
             }
-            None => (PowerState::Off, off(vm).await),
-        };
-        let process = machine.as_ref().and_then(|machine| machine.process);
-        Ok(VmInfo {
-            id: vm.id,
-            name: vm.name(),
-            power,
-            adopted,
-            accelerator: machine.as_ref().and_then(|machine| machine.accelerator.clone()),
-            disks,
-            pid: process.or_else(|| Process::find(&self.shared.store, vm.id)).map(|process| process.pid),
-            definition: vm.definition(),
-        })
+        }
     }
 }
 
@@ -149,15 +173,15 @@ async fn running(vm: &Arc<Vm>, machine: &Machine) -> Result<(PowerState, Vec<Dis
 }
 
 /// The disks of a VM that is off: what is wrong with one is said, not raised.
-async fn off(vm: &Vm) -> Vec<DiskInfo> {
+async fn off(shared: &Shared, vm: &Vm, locks: &Arc<Locks>) -> Vec<DiskInfo> {
     if vm.origin != Origin::Owned {
         return Vec::new();
     }
     let mut disks = Vec::new();
     for disk in vm.definition().disks {
-        let (size, problem) = match super::image::examine(&disk, false).await {
+        let (size, problem) = match image::look(&disk, &vm.images, locks, &shared.lookers).await {
             Ok(_) if disk.read_only => (0, Some(inventory::READ_ONLY.to_owned())),
-            Ok(image) => (image.size, None),
+            Ok(size) => (size, None),
             Err(Error::DiskProblem { problem, .. }) => (0, Some(problem)),
             Err(error) => (0, Some(error.to_string())),
         };
@@ -177,32 +201,34 @@ async fn off(vm: &Vm) -> Vec<DiskInfo> {
 impl Hypervisor for QemuDriver {
     async fn list(&self) -> Result<Vec<VmInfo>> {
         let known: Vec<Arc<Vm>> = self.shared.vms().values().cloned().collect();
+        let locks = Arc::new(Locks::read());
         let mut infos = Vec::with_capacity(known.len());
+        let mut asked = JoinSet::new();
         for vm in known {
-            match self.info(&vm).await {
-                Ok(info) => infos.push(info),
-                // It ended or hangs in between: shown as it is on disk, so that the others are shown too.
-                Err(error) => {
-                    tracing::warn!(vm = %vm.id, %error, "the VM cannot be asked");
-                    infos.push(VmInfo {
-                        id: vm.id,
-                        name: vm.name(),
-                        power: if vm.machine().is_some() { PowerState::Running } else { PowerState::Off },
-                        adopted: vm.origin != Origin::Owned,
-                        accelerator: None,
-                        disks: off(&vm).await,
-                        pid: None,
-                        definition: vm.definition(),
-                    });
-                }
+            if asked.len() >= ASKED_AT_ONCE {
+                infos.extend(asked.join_next().await);
             }
+            let (shared, locks) = (Arc::clone(&self.shared), Arc::clone(&locks));
+            asked.spawn(async move { listed(&shared, &vm, &locks).await });
         }
+        while let Some(info) = asked.join_next().await {
+            infos.push(info);
+        }
+        let mut infos: Vec<VmInfo> = infos
+            .into_iter()
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|e| Error::Internal(e.to_string()))?;
+        infos.sort_unstable_by_key(|info| info.id);
         Ok(infos)
+    }
+
+    async fn names(&self) -> Result<Vec<(VmId, VmName)>> {
+        Ok(self.shared.vms().values().map(|vm| (vm.id, vm.name())).collect())
     }
 
     async fn inspect(&self, vm: VmId) -> Result<VmInfo> {
         let vm = self.shared.vm(vm)?;
-        self.info(&vm).await
+        info(&self.shared, &vm, &Arc::new(Locks::read())).await
     }
 
     async fn define(&self, definition: VmDefinition) -> Result<VmId> {

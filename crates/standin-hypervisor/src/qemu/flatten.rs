@@ -88,7 +88,14 @@ async fn concluded(
 }
 
 /// The next start must not look for a backing that nobody serves any more.
+///
+/// The disks of a VM are filled at the same time, and each changes the one definition: only one may between its
+/// reading and its keeping. A VM that was removed meanwhile must not come back by its file.
 async fn forget_backing(shared: &Arc<Shared>, vm: &Arc<Vm>, disk: &DiskName) -> Result<(), Error> {
+    let _alone = vm.lifecycle.lock().await;
+    if !shared.vm(vm.id).is_ok_and(|known| Arc::ptr_eq(&known, vm)) {
+        return Ok(());
+    }
     let mut definition = vm.definition();
     let mut changed = false;
     for described in definition.disks.iter_mut().filter(|described| described.name == *disk) {

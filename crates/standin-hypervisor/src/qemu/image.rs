@@ -1,10 +1,17 @@
-//! What a disk's image is, before QEMU is started on it, asked of `qemu-img`: a refusal here is a sentence; the
-//! same mistake found by a starting QEMU is a line in a log.
+//! What a disk's image is. Before QEMU is started on it ([`examine`]), asked of `qemu-img`: a refusal here is a
+//! sentence; the same mistake found by a starting QEMU is a line in a log. For lists of VMs that are off
+//! ([`look`]), from its first bytes where those say it all.
+
+mod glance;
+mod look;
+
+pub(crate) use look::{Memory, look};
 
 use crate::definition::{DiskDefinition, DiskFormat};
 use crate::error::Error;
 use crate::qmp::json;
 use serde_json::Value;
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -45,25 +52,37 @@ pub(crate) struct Layer {
 /// found out by locking it for a moment, which a QEMU that starts at the same time would trip over; without, by
 /// looking at its locks.
 pub(crate) async fn examine(disk: &DiskDefinition, exclusive: bool) -> Result<Image, Error> {
-    let block_device = check_file(disk)?;
+    let opened = check_file(disk)?;
     if !exclusive && !disk.read_only && is_written(&disk.file) {
         return Err(problem(disk, in_use(&disk.file)));
     }
+    let block_device = opened.block_device;
+    // Closed again before another process locks it.
+    drop(opened);
+    let (image, _) = ask_qemu(disk, exclusive).await?;
+    Ok(Image { block_device, ..image })
+}
+
+/// What `qemu-img` says about an image, and whether there are images below it. Whether it is a block device is
+/// not asked.
+async fn ask_qemu(disk: &DiskDefinition, exclusive: bool) -> Result<(Image, bool), Error> {
     let info = run_info(disk, &disk.file, exclusive, false).await?;
     let top = json::items(&info).first().unwrap_or(&info);
-    let backing = if disk.backing.is_none() && top.get("backing-filename").is_some() {
+    let chained = disk.backing.is_none() && top.get("backing-filename").is_some();
+    let backing = if chained {
         // Images below are shared with others; only the top one has to be ours alone.
         let chain = run_info(disk, &disk.file, false, true).await?;
         layers(json::items(&chain))
     } else {
         Vec::new()
     };
-    Ok(Image {
+    let image = Image {
         size: json::number(top, "virtual-size"),
-        block_device,
+        block_device: false,
         persistent_marks: keeps_marks(top) && !disk.read_only,
         backing,
-    })
+    };
+    Ok((image, chained))
 }
 
 /// Whether an image, as QEMU describes it, can hold persistent bitmaps: qcow2 of version 3.
@@ -76,8 +95,14 @@ fn problem(disk: &DiskDefinition, problem: impl Into<String>) -> Error {
     Error::DiskProblem { disk: disk.name.clone(), problem: problem.into() }
 }
 
+/// An image that opens as the VM will open it.
+struct Opened {
+    file: File,
+    block_device: bool,
+}
+
 /// Exists, is a file or a block device, opens as the VM will open it, and does not contradict its format.
-fn check_file(disk: &DiskDefinition) -> Result<bool, Error> {
+fn check_file(disk: &DiskDefinition) -> Result<Opened, Error> {
     let shown = disk.file.display();
     let kind = fs::metadata(&disk.file)
         .map_err(|error| match error.kind() {
@@ -98,7 +123,7 @@ fn check_file(disk: &DiskDefinition) -> Result<bool, Error> {
     if disk.format == DiskFormat::Raw && looks_qcow2 {
         return Err(problem(disk, format!("{shown} is a qcow2 image, and the definition says raw")));
     }
-    Ok(kind.is_block_device())
+    Ok(Opened { file, block_device: kind.is_block_device() })
 }
 
 async fn run_info(disk: &DiskDefinition, file: &Path, exclusive: bool, chain: bool) -> Result<Value, Error> {
@@ -131,29 +156,48 @@ fn in_use(file: &Path) -> String {
     )
 }
 
-/// Whether a program holds QEMU's lock for writing to an image, as the kernel lists it: the byte of `BLK_PERM_WRITE`
-/// after `RAW_LOCK_PERM_BASE`, see `block/file-posix.c` in QEMU and `/proc/locks` in proc(5). Takes no lock. `false`
-/// where that cannot be told; a start finds it out then.
+/// Whether a program holds QEMU's lock for writing to an image. `false` where that cannot be told; a start finds it
+/// out then.
 fn is_written(file: &Path) -> bool {
     fs::metadata(file).is_ok_and(|metadata| holds_lock(&metadata))
 }
 
 /// The same for a file that is open here.
 pub(crate) fn holds_lock(metadata: &fs::Metadata) -> bool {
-    let Ok(locks) = fs::read_to_string("/proc/locks") else { return false };
-    let (device, inode) = (metadata.dev(), metadata.ino());
-    let owner = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(device), rustix::fs::minor(device));
-    locks.lines().any(|line| holds_write(line, &owner))
+    Locks::read().hold(metadata)
 }
 
-/// `1: OFDLCK  ADVISORY  READ -1 fd:00:1234 100 101`; one that waits has `->` after its number.
-fn holds_write(line: &str, owner: &str) -> bool {
+/// QEMU's locks for writing that programs of this host hold, as the kernel lists them: the byte of `BLK_PERM_WRITE`
+/// after `RAW_LOCK_PERM_BASE`, see `block/file-posix.c` in QEMU and `/proc/locks` in proc(5). Takes no lock. Read once
+/// for a whole list of VMs.
+#[derive(Debug, Default)]
+pub(crate) struct Locks(HashSet<String>);
+
+impl Locks {
+    /// As they are now; none where the kernel does not say.
+    pub fn read() -> Self {
+        let list = fs::read_to_string("/proc/locks").unwrap_or_default();
+        Self(list.lines().filter_map(written_file).map(str::to_owned).collect())
+    }
+
+    /// Whether a file is written.
+    pub fn hold(&self, metadata: &fs::Metadata) -> bool {
+        let (device, inode) = (metadata.dev(), metadata.ino());
+        let file = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(device), rustix::fs::minor(device));
+        self.0.contains(&file)
+    }
+}
+
+/// The file that a line locks for writing: `1: OFDLCK  ADVISORY  READ -1 fd:00:1234 100 101`; one that waits has `->`
+/// after its number.
+fn written_file(line: &str) -> Option<&str> {
     const WRITE_PERMISSION: u64 = 100 + 1;
     let words: Vec<&str> = line.split_whitespace().collect();
-    let [_, kind, _, _, _, file, start, end] = words[..] else { return false };
+    let [_, kind, _, _, _, file, start, end] = words[..] else { return None };
     let start = start.parse().unwrap_or(u64::MAX);
     let end = if end == "EOF" { u64::MAX } else { end.parse().unwrap_or(0) };
-    matches!(kind, "OFDLCK" | "POSIX") && file == owner && (start..=end).contains(&WRITE_PERMISSION)
+    let held = matches!(kind, "OFDLCK" | "POSIX") && (start..=end).contains(&WRITE_PERMISSION);
+    held.then_some(file)
 }
 
 fn explain(file: &Path, disk: &DiskDefinition, stderr: &str) -> String {
@@ -163,9 +207,13 @@ fn explain(file: &Path, disk: &DiskDefinition, stderr: &str) -> String {
         return in_use(file);
     }
     if said.contains("not in qcow2 format") {
-        return format!("{shown} is not a {} image", disk.format.as_str());
+        return other_format(file, disk);
     }
     format!("its image {shown} cannot be used: {said}")
+}
+
+fn other_format(file: &Path, disk: &DiskDefinition) -> String {
+    format!("{} is not a {} image", file.display(), disk.format.as_str())
 }
 
 fn layers(chain: &[Value]) -> Vec<Layer> {
@@ -214,7 +262,7 @@ mod tests {
 
     #[test]
     fn only_a_held_lock_on_qemus_byte_for_writing_counts() {
-        let of = |line| holds_write(line, "fd:00:1234");
+        let of = |line| written_file(line) == Some("fd:00:1234");
         assert!(of("1: OFDLCK  ADVISORY  READ -1 fd:00:1234 100 101"));
         assert!(of("7: POSIX   ADVISORY  WRITE 3568 fd:00:1234 0 EOF"));
         assert!(!of("1: OFDLCK  ADVISORY  READ -1 fd:00:1234 100 100"), "only reads");

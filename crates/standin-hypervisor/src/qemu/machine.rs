@@ -56,6 +56,8 @@ pub(crate) struct Vm {
     /// Held while it is started or stopped.
     pub lifecycle: tokio::sync::Mutex<()>,
     views: Mutex<HashSet<Tracker>>,
+    /// What is known of its images while it is off.
+    pub images: super::image::Memory,
 }
 
 impl Vm {
@@ -68,6 +70,7 @@ impl Vm {
             running: watch::Sender::new(None),
             lifecycle: tokio::sync::Mutex::default(),
             views: Mutex::default(),
+            images: super::image::Memory::default(),
         }
     }
 
@@ -88,6 +91,7 @@ impl Vm {
     /// Replaces its definition.
     pub fn redefine(&self, definition: VmDefinition) {
         *self.locked() = definition;
+        self.images.clear();
     }
 
     /// The QEMU that runs it.

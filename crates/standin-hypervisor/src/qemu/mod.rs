@@ -66,7 +66,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use store::Store;
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 
 /// How the driver is set up.
@@ -118,6 +118,8 @@ pub(crate) struct Shared {
     prober: Prober,
     vms: Mutex<BTreeMap<VmId, Arc<Vm>>>,
     events: broadcast::Sender<VmEvent>,
+    /// How many `qemu-img` may look at images for lists at once.
+    lookers: Semaphore,
     /// Ends the tasks; the VMs go on.
     stop: CancellationToken,
 }
