@@ -4,6 +4,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use hyper::{HeaderMap, Method};
 use standin_cim::Caller;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// A request that is complete, authenticated and unsealed.
 #[derive(Debug, Clone)]
@@ -60,4 +63,58 @@ pub trait Endpoint: Send + Sync + 'static {
     /// The answer to a request that the listener refused: too large (413), malformed (400), too slow (408). The
     /// protocol says it in its own words where it has some.
     fn refusal(&self, status: u16, reason: &str) -> Response;
+
+    /// Drops what clients left behind and will not ask for any more. Called now and then.
+    fn sweep(&self) {}
+}
+
+/// Has the endpoints swept at each `period`, until it is to stop.
+pub async fn keep_swept(endpoints: Vec<Arc<dyn Endpoint>>, period: Duration, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(period)).await.is_some() {
+        for endpoint in &endpoints {
+            endpoint.sweep();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[derive(Default)]
+    struct Counting(AtomicUsize);
+
+    #[async_trait]
+    impl Endpoint for Counting {
+        fn protocol(&self) -> &'static str {
+            "none"
+        }
+        fn serves(&self, _: &str) -> bool {
+            false
+        }
+        fn anonymous(&self, _: &str, _: &HeaderMap, _: &Bytes) -> Option<Response> {
+            None
+        }
+        async fn call(&self, _: Request) -> Response {
+            self.refusal(400, "")
+        }
+        fn refusal(&self, status: u16, _: &str) -> Response {
+            Response { status, content_type: "", headers: HeaderMap::new(), body: Bytes::new() }
+        }
+        fn sweep(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn endpoints_are_swept_until_the_end() {
+        let (endpoint, stop) = (Arc::new(Counting::default()), CancellationToken::new());
+        let all: Vec<Arc<dyn Endpoint>> = vec![endpoint.clone()];
+        let clock = tokio::spawn(keep_swept(all, Duration::from_secs(30), stop.clone()));
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        assert_eq!(endpoint.0.load(Ordering::Relaxed), 3);
+        stop.cancel();
+        clock.await.unwrap();
+    }
 }

@@ -16,6 +16,7 @@ pub mod audit;
 pub mod auth;
 pub mod endpoint;
 pub mod listener;
+pub mod quota;
 mod seal;
 pub mod settings;
 pub mod throttle;

@@ -1,22 +1,17 @@
 //! Open enumerations: what the pulled operations leave between two requests.
 //!
 //! An enumeration keeps its elements as they will be sent, so that its memory is known. Invariants: it belongs to
-//! the user who opened it, nobody else can tell that it is there; all together are bounded in number and bytes, and
-//! those of one user in number; one that was not asked for within its time is gone, and so is its memory at the
-//! latest when the next one is opened.
+//! the user who opened it, nobody else can tell that it is there; all together and those of one user are bounded in
+//! number and bytes, and what waited the longest makes room (`standin_access::quota`), because clients go away without
+//! closing; one that was not asked for within its time is gone, and so is its memory soon after.
 
+use standin_access::quota::{self, Held, Quota};
 use standin_cim::{CimError, Namespace, Result, StatusCode};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// The most enumerations that are open at once.
-const MAX_OPEN: usize = 512;
-/// The most of one user.
-const MAX_OPEN_OF_ONE: usize = 64;
-/// The most bytes that wait in all of them.
-const MAX_BYTES: usize = 64 << 20;
 /// How long one waits when the client does not say.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest that a client may ask for.
@@ -48,6 +43,7 @@ struct Open {
     elements: VecDeque<Box<str>>,
     bytes: usize,
     timeout: Duration,
+    used: Instant,
     until: Instant,
 }
 
@@ -64,6 +60,7 @@ pub(crate) struct Page {
 #[derive(Default)]
 pub(crate) struct Enumerations {
     open: Mutex<HashMap<Uuid, Open>>,
+    quota: Quota,
 }
 
 /// How long an enumeration may wait for its client.
@@ -98,20 +95,16 @@ impl Enumerations {
         let now = Instant::now();
         let bytes = elements.iter().map(|element| element.len()).sum();
         let mut open = self.swept(now);
-        let limits = [
-            ("enumerations are open", open.len() >= MAX_OPEN),
-            (
-                "enumerations of this user are open",
-                open.values().filter(|open| open.user == *asker.user).count() >= MAX_OPEN_OF_ONE,
-            ),
-            (
-                "bytes wait",
-                open.values().map(|open| open.bytes).sum::<usize>().saturating_add(bytes) > MAX_BYTES,
-            ),
-        ];
-        if let Some((what, _)) = limits.iter().find(|(_, reached)| *reached) {
-            let message = format!("too many {what}; pull or close those that are, or ask for fewer objects");
-            return Err(CimError::new(StatusCode::ServerLimitsExceeded, message));
+        let held = open.iter().map(|(key, one)| Held {
+            key: *key,
+            owner: &*one.user,
+            bytes: one.bytes,
+            used: one.used,
+        });
+        let gone = quota::make_room(&self.quota, held, asker.user, bytes)
+            .map_err(|error| CimError::new(StatusCode::ServerLimitsExceeded, error.to_string()))?;
+        for id in gone {
+            open.remove(&id);
         }
         let id = Uuid::new_v4();
         open.insert(
@@ -123,6 +116,7 @@ impl Enumerations {
                 elements,
                 bytes,
                 timeout,
+                used: now,
                 until: now + timeout,
             },
         );
@@ -143,6 +137,7 @@ impl Enumerations {
         };
         let taken = take(&mut open.elements, most);
         open.bytes = open.bytes.saturating_sub(taken.len());
+        open.used = now;
         open.until = now + open.timeout;
         let ended = open.elements.is_empty();
         if ended {
@@ -162,6 +157,11 @@ impl Enumerations {
         Ok(())
     }
 
+    /// Drops what nobody asked for within its time.
+    pub fn sweep(&self) {
+        drop(self.swept(Instant::now()));
+    }
+
     /// The enumerations whose time is not over.
     fn swept(&self, now: Instant) -> MutexGuard<'_, HashMap<Uuid, Open>> {
         // Each change is one step, so that a panic elsewhere leaves the map whole.
@@ -178,7 +178,8 @@ fn find(open: &HashMap<Uuid, Open>, asker: Asker<'_>, context: &str) -> Result<U
         open.get(id).is_some_and(|open| open.user == *asker.user && open.namespace == *asker.namespace)
     });
     id.ok_or_else(|| {
-        let message = "there is no such enumeration: it ended, was closed, or waited too long; open it again";
+        let message = "there is no such enumeration: it ended, was closed, waited too long, or made room for newer ones; \
+             open it again";
         CimError::new(StatusCode::InvalidEnumerationContext, message)
     })
 }
@@ -249,26 +250,35 @@ mod tests {
         std::thread::sleep(Duration::from_millis(10));
         assert!(all.pull(owner, &context, 1).is_err());
         assert!(all.open.lock().unwrap().is_empty(), "its memory is free");
+        all.open(owner, elements(5, 1), 0, Duration::from_millis(5)).unwrap();
+        std::thread::sleep(Duration::from_millis(10));
+        all.sweep();
+        assert!(all.open.lock().unwrap().is_empty(), "without a request too");
     }
 
     #[test]
-    fn number_and_memory_are_bounded() {
+    fn number_and_memory_are_bounded_and_the_longest_idle_makes_room() {
         let (user, namespace) = (Arc::from("u"), Namespace::new("root"));
-        let all = Enumerations::default();
-        for _ in 0..MAX_OPEN_OF_ONE {
-            all.open(asker(&user, &namespace), elements(1, 1), 0, DEFAULT_TIMEOUT).unwrap();
+        let quota = Quota { of_one: 20, of_all: 30, bytes_of_one: 100, bytes_of_all: 120 };
+        let all = Enumerations { quota, ..Enumerations::default() };
+        let open = |user: &Arc<str>, length| {
+            let page = all.open(asker(user, &namespace), elements(1, length), 0, DEFAULT_TIMEOUT);
+            page.map(|page| page.context.unwrap())
+        };
+        let first = open(&user, 1).unwrap();
+        for _ in 0..2000 {
+            open(&user, 1).unwrap();
         }
-        let refused = all.open(asker(&user, &namespace), elements(1, 1), 0, DEFAULT_TIMEOUT).unwrap_err();
-        assert_eq!(refused.status, StatusCode::ServerLimitsExceeded);
+        assert_eq!(all.open.lock().unwrap().len(), quota.of_one);
+        let gone = all.pull(asker(&user, &namespace), &first, 1).unwrap_err();
+        assert_eq!(gone.status, StatusCode::InvalidEnumerationContext);
         let other = Arc::from("v");
-        let large = elements(3, MAX_BYTES / 2);
-        let refused = all.open(asker(&other, &namespace), large, 0, DEFAULT_TIMEOUT).unwrap_err();
-        assert_eq!(refused.status, StatusCode::ServerLimitsExceeded);
-        for at in 0..MAX_OPEN - MAX_OPEN_OF_ONE {
-            let user = Arc::from(at.to_string());
-            all.open(asker(&user, &namespace), elements(1, 1), 0, DEFAULT_TIMEOUT).unwrap();
-        }
-        assert!(all.open(asker(&other, &namespace), elements(1, 1), 0, DEFAULT_TIMEOUT).is_err());
+        let kept = open(&other, 30).unwrap();
+        assert_eq!(open(&user, 101).unwrap_err().status, StatusCode::ServerLimitsExceeded);
+        open(&user, 90).unwrap();
+        let bytes: usize = all.open.lock().unwrap().values().map(|one| one.bytes).sum();
+        assert!(bytes <= quota.bytes_of_all, "{bytes}");
+        all.pull(asker(&other, &namespace), &kept, 0).unwrap();
     }
 
     #[test]

@@ -154,6 +154,10 @@ impl Endpoint for CimXml {
         }
     }
 
+    fn sweep(&self) {
+        self.enumerations.sweep();
+    }
+
     fn refusal(&self, status: u16, reason: &str) -> Response {
         let body = Bytes::from(format!("{reason}\n"));
         Response { status, content_type: TEXT, headers: HeaderMap::new(), body }

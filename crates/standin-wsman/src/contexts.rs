@@ -2,40 +2,31 @@
 //!
 //! Items are kept as the text that will be sent, so that what a context costs is known to the byte. A context
 //! belongs to the user who opened it and is unknown to everybody else; it ends when it is read to its end,
-//! released, or not asked for in its lifetime. Numbers and memory are limited, for each user and for all.
+//! released, or not asked for in its lifetime. Numbers and memory are limited, for each user and for all; what was not
+//! asked for the longest makes room (`standin_access::quota`), because many clients never say that they are done.
 //!
-//! Called by `enumeration` alone. The lock is held for moving strings, never across an await.
+//! Called by `enumeration`, and swept by the service's clock. The lock is held for moving strings, never across an
+//! await.
 
 use crate::fault::{Fault, Kind};
+use standin_access::quota::{self, Held, Quota};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// How much may be kept.
+/// How much may be kept, and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Contexts of one user.
-    pub contexts_per_user: usize,
-    /// Contexts of all users.
-    pub contexts: usize,
-    /// Bytes of one user's contexts.
-    pub bytes_per_user: usize,
-    /// Bytes of all contexts.
-    pub bytes: usize,
+    /// Numbers and bytes.
+    pub quota: Quota,
     /// How long a context lives after it was opened or last pulled from.
     pub lifetime: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            contexts_per_user: 100,
-            contexts: 1000,
-            bytes_per_user: 64 << 20,
-            bytes: 256 << 20,
-            lifetime: Duration::from_secs(600),
-        }
+        Self { quota: Quota::default(), lifetime: Duration::from_secs(600) }
     }
 }
 
@@ -122,6 +113,7 @@ struct Open {
     items: Items,
     /// The client's own choice of a lifetime is not renewed by pulling.
     fixed: bool,
+    used: Instant,
     ends: Instant,
 }
 
@@ -132,49 +124,29 @@ impl Contexts {
         Self { limits, open: Mutex::new(HashMap::new()) }
     }
 
-    /// Keeps items for a user.
+    /// Keeps items for a user; those that were not asked for the longest make room.
     ///
     /// # Errors
-    /// `QuotaLimit` when that is more than may be kept.
+    /// `QuotaLimit` when they are more than may be kept for one user.
     pub fn open(&self, owner: &Arc<str>, items: Items, lifetime: Option<Duration>) -> Result<Uuid, Fault> {
         let now = Instant::now();
-        let mut open = self.lock();
-        open.retain(|_, context| context.ends > now);
-        self.check(&open, owner, items.bytes())?;
+        let mut open = self.swept(now);
+        let held = open.iter().map(|(key, one)| Held {
+            key: *key,
+            owner: &*one.owner,
+            bytes: one.items.bytes(),
+            used: one.used,
+        });
+        let gone = quota::make_room(&self.limits.quota, held, owner, items.bytes())
+            .map_err(|error| Fault::new(Kind::QuotaLimit, error.to_string()))?;
+        for id in gone {
+            open.remove(&id);
+        }
         let lasts = lifetime.unwrap_or(self.limits.lifetime).min(self.limits.lifetime);
         let id = Uuid::new_v4();
-        let context = Open { owner: owner.clone(), items, fixed: lifetime.is_some(), ends: now + lasts };
-        open.insert(id, context);
+        let fixed = lifetime.is_some();
+        open.insert(id, Open { owner: owner.clone(), items, fixed, used: now, ends: now + lasts });
         Ok(id)
-    }
-
-    fn check(&self, open: &HashMap<Uuid, Open>, owner: &Arc<str>, bytes: usize) -> Result<(), Fault> {
-        let limits = &self.limits;
-        let (mut own, mut own_bytes, mut all_bytes) = (0, bytes, bytes);
-        for context in open.values() {
-            let bytes = context.items.bytes();
-            all_bytes += bytes;
-            if context.owner == *owner {
-                own += 1;
-                own_bytes += bytes;
-            }
-        }
-        let reason = if own >= limits.contexts_per_user {
-            format!("{owner} has {own} open enumerations, which is the most; release some")
-        } else if open.len() >= limits.contexts {
-            "too many enumerations are open; try again later".to_owned()
-        } else if own_bytes > limits.bytes_per_user {
-            format!(
-                "the result has {bytes} bytes, and the open enumerations of {owner} may have {} together; \
-                 ask for less, or release some",
-                limits.bytes_per_user
-            )
-        } else if all_bytes > limits.bytes {
-            "the open enumerations of all users occupy too much memory; try again later".to_owned()
-        } else {
-            return Ok(());
-        };
-        Err(Fault::new(Kind::QuotaLimit, reason))
     }
 
     /// Takes a page from a user's context; true when it was the last one, and the context is gone.
@@ -183,8 +155,7 @@ impl Contexts {
     /// `InvalidEnumerationContext` when he has none of that name; as [`Items::take`], and the context stays.
     pub fn pull(&self, owner: &Arc<str>, id: &str, page: &Page, out: &mut String) -> Result<bool, Fault> {
         let now = Instant::now();
-        let mut open = self.lock();
-        open.retain(|_, context| context.ends > now);
+        let mut open = self.swept(now);
         let id = read_id(id)?;
         let context = open.get_mut(&id).filter(|context| context.owner == *owner).ok_or_else(unknown)?;
         context.items.take(page, out)?;
@@ -192,6 +163,7 @@ impl Contexts {
             open.remove(&id);
             return Ok(true);
         }
+        context.used = now;
         if !context.fixed {
             context.ends = now + self.limits.lifetime;
         }
@@ -204,14 +176,15 @@ impl Contexts {
     /// `InvalidEnumerationContext` when he has none of that name.
     pub fn release(&self, owner: &Arc<str>, id: &str) -> Result<(), Fault> {
         let id = read_id(id)?;
-        let mut open = self.lock();
-        let now = Instant::now();
-        open.get(&id)
-            .filter(|context| context.owner == *owner && context.ends > now)
-            .map(drop)
-            .ok_or_else(unknown)?;
+        let mut open = self.swept(Instant::now());
+        open.get(&id).filter(|context| context.owner == *owner).map(drop).ok_or_else(unknown)?;
         open.remove(&id);
         Ok(())
+    }
+
+    /// Drops what nobody asked for in its lifetime.
+    pub fn sweep(&self) {
+        drop(self.swept(Instant::now()));
     }
 
     /// How many are open, and how many bytes they occupy.
@@ -219,6 +192,13 @@ impl Contexts {
     pub fn size(&self) -> (usize, usize) {
         let open = self.lock();
         (open.len(), open.values().map(|context| context.items.bytes()).sum())
+    }
+
+    /// The contexts that still live.
+    fn swept(&self, now: Instant) -> MutexGuard<'_, HashMap<Uuid, Open>> {
+        let mut open = self.lock();
+        open.retain(|_, context| context.ends > now);
+        open
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Open>> {
@@ -235,8 +215,8 @@ fn read_id(text: &str) -> Result<Uuid, Fault> {
 fn unknown() -> Fault {
     Fault::new(
         Kind::InvalidEnumerationContext,
-        "there is no such enumeration context: it was read to its end, released, or not used for too long; \
-         enumerate again",
+        "there is no such enumeration context: it was read to its end, released, not used for too long, or made \
+         room for newer ones; enumerate again",
     )
 }
 
@@ -314,16 +294,39 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_memory_are_limited() {
-        let limits = Limits { contexts_per_user: 2, contexts: 3, bytes_per_user: 500, ..Limits::default() };
+    fn what_nobody_asks_for_goes_without_a_request() {
+        let limits = Limits { lifetime: Duration::from_millis(30), ..Limits::default() };
         let contexts = Contexts::new(limits);
+        contexts.open(&user("anna"), items(5), None).unwrap();
+        contexts.sweep();
+        assert_eq!(contexts.size().0, 1);
+        std::thread::sleep(Duration::from_millis(60));
+        contexts.sweep();
+        assert_eq!(contexts.size(), (0, 0));
+    }
+
+    #[test]
+    fn numbers_and_memory_are_limited_and_the_longest_idle_makes_room() {
+        let quota = Quota { of_one: 2, of_all: 3, bytes_of_one: 1000, bytes_of_all: 10_000 };
+        let contexts = Contexts::new(Limits { quota, ..Limits::default() });
         let open =
-            |name: &str, count| contexts.open(&user(name), items(count), None).map_err(|fault| fault.kind);
-        open("anna", 2).unwrap();
-        assert_eq!(open("anna", 100).unwrap_err(), Kind::QuotaLimit, "memory of a user");
-        open("anna", 2).unwrap();
-        assert_eq!(open("anna", 2).unwrap_err(), Kind::QuotaLimit, "contexts of a user");
+            |name: &str, count| contexts.open(&user(name), items(count), None).map(|id| id.to_string());
+        let pull = |name: &str, id: &str| contexts.pull(&user(name), id, &all(1), &mut String::new());
+        let first = open("anna", 9).unwrap();
+        let second = open("anna", 9).unwrap();
+        pull("anna", &first).unwrap();
+        open("anna", 9).unwrap();
+        let fault = pull("anna", &second).unwrap_err();
+        assert_eq!(fault.kind, Kind::InvalidEnumerationContext, "the one that waited the longest is gone");
+        pull("anna", &first).unwrap();
         open("bert", 2).unwrap();
-        assert_eq!(open("cora", 2).unwrap_err(), Kind::QuotaLimit, "contexts of all");
+        open("cora", 2).unwrap();
+        assert_eq!(contexts.size().0, 3, "of all");
+        assert_eq!(open("anna", 100).unwrap_err().kind, Kind::QuotaLimit, "one that has no room by itself");
+        for _ in 0..5000 {
+            open("anna", 9).unwrap();
+            let (count, bytes) = contexts.size();
+            assert!(count <= 3 && bytes <= 3000, "{count} {bytes}");
+        }
     }
 }

@@ -300,6 +300,6 @@ fn reference(out: &mut String, instance: &Instance, style: &Style) -> Result<(),
             format!("an instance of {} has no path, so that no reference to it can be given", instance.class);
         return Err(Fault::new(Kind::InternalError, reason));
     };
-    write::endpoint_reference(out, path, style);
+    write::object_reference(out, path, style);
     Ok(())
 }

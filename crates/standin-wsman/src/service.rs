@@ -246,6 +246,10 @@ impl Endpoint for Service {
         self.answer(&request.caller, &request.body, content_type(&request.headers)).await
     }
 
+    fn sweep(&self) {
+        self.contexts.sweep();
+    }
+
     fn refusal(&self, status: u16, reason: &str) -> Response {
         let fault = match status {
             // Clients look for faults where the status is 500, and nowhere else.

@@ -129,8 +129,16 @@ pub fn element(out: &mut String, name: &str, value: &TypedValue, style: &Style, 
     Writer { style, nested, depth: 0 }.element(out, name, value);
 }
 
-/// Writes a full `a:EndpointReference`.
-pub fn endpoint_reference(out: &mut String, path: &ObjectPath, style: &Style) {
+/// Writes a full `a:EndpointReference` that stands for an object in a result. Its parts say their namespaces once more:
+/// there are clients that cut them out as text and put them into their next request.
+pub fn object_reference(out: &mut String, path: &ObjectPath, style: &Style) {
+    out.push_str("<a:EndpointReference>");
+    parts(out, path, style, true);
+    out.push_str("</a:EndpointReference>");
+}
+
+/// Writes a full `a:EndpointReference` within a selector.
+fn endpoint_reference(out: &mut String, path: &ObjectPath, style: &Style) {
     out.push_str("<a:EndpointReference>");
     reference(out, path, style);
     out.push_str("</a:EndpointReference>");
@@ -138,12 +146,32 @@ pub fn endpoint_reference(out: &mut String, path: &ObjectPath, style: &Style) {
 
 /// Writes what is within an endpoint reference: what a reference in a property is.
 pub fn reference(out: &mut String, path: &ObjectPath, style: &Style) {
+    parts(out, path, style, false);
+}
+
+fn parts(out: &mut String, path: &ObjectPath, style: &Style, standalone: bool) {
     let namespace = path.namespace.as_ref().unwrap_or(&style.namespace);
-    out.push_str("<a:Address>");
+    let open = |out: &mut String, element: &str, uri: &str| {
+        out.push('<');
+        out.push_str(element);
+        if standalone {
+            let prefix = element.split(':').next().unwrap_or_default();
+            out.push_str(" xmlns:");
+            out.push_str(prefix);
+            out.push_str("=\"");
+            out.push_str(uri);
+            out.push('"');
+        }
+        out.push('>');
+    };
+    open(out, "a:Address", names::ADDRESSING);
     out.push_str(names::ANONYMOUS);
-    out.push_str("</a:Address><a:ReferenceParameters><w:ResourceURI>");
+    out.push_str("</a:Address>");
+    open(out, "a:ReferenceParameters", names::ADDRESSING);
+    open(out, "w:ResourceURI", names::WSMAN);
     style.write_uri(out, namespace, &path.class);
-    out.push_str("</w:ResourceURI><w:SelectorSet>");
+    out.push_str("</w:ResourceURI>");
+    open(out, "w:SelectorSet", names::WSMAN);
     if style.family != Family::Wmi {
         out.push_str("<w:Selector Name=\"__cimnamespace\">");
         escape(out, namespace.as_str());

@@ -9,8 +9,9 @@ use crate::config::{Certificates, Config};
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
 use standin_access::audit::{AuditLog, Audited};
-use standin_access::endpoint::Endpoint;
+use standin_access::endpoint::{self, Endpoint};
 use standin_access::listener::{Gate, TlsFiles, TlsIdentity};
+use standin_access::quota;
 use standin_access::users::{Directory, UsersFile};
 use standin_access::{AccessSettings, Authenticator, Listener, ListenerConfig};
 use standin_cim::broker::Broker;
@@ -53,6 +54,8 @@ impl Management {
         let cimxml: Arc<dyn Endpoint> =
             Arc::new(CimXml::new(operations, &config.host_name).with_qualifiers(schema::qualifiers()));
         let this = Self { stop: CancellationToken::new(), tasks: TaskTracker::new(), tls, audit };
+        let swept = vec![Arc::clone(&wsman), Arc::clone(&cimxml)];
+        this.tasks.spawn(endpoint::keep_swept(swept, quota::SWEEP, this.stop.clone()));
         let gate = Gate::new(&settings.limits());
         for (key, port, encrypted, endpoint) in [
             ("wsman_http", settings.wsman_http, false, &wsman),
