@@ -212,6 +212,35 @@ async fn an_overlay_is_filled_until_it_stands_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disks_that_are_filled_at_the_same_time_all_stand_alone_afterwards() {
+    let host = Host::new().await;
+    let disks = ["a", "b", "c", "d"];
+    let mut vm = host.definition(&disks.map(|disk| (disk, DiskFormat::Qcow2, 4 * MIB)));
+    let base = host.path("base.img");
+    create_image(&base, "raw", 4 * MIB);
+    let socket = host.path("nbd");
+    let options = ["--format=raw", "--read-only", "--shared=8", "--export-name=point"];
+    let server = Server::start(&base, &socket, &options).await;
+    for disk in &mut vm.disks {
+        let export = "point".to_owned();
+        disk.backing = Some(standin_hypervisor::NbdBacking { socket: socket.clone(), export });
+    }
+    let id = host.start(&vm).await;
+    let fills = disks.map(|disk| {
+        let driver = std::sync::Arc::clone(host.driver());
+        tokio::spawn(async move { driver.flatten(id, &name(disk), 0).await })
+    });
+    for fill in fills {
+        fill.await.expect("the task").expect("flatten");
+    }
+    let info = host.driver().inspect(id).await.expect("inspect");
+    assert!(info.definition.disks.iter().all(|disk| disk.backing.is_none()), "{:?}", info.definition.disks);
+    drop(server);
+    host.driver().power_off(id).await.expect("power off");
+    host.start_again(id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_impatient_power_off_need_not_wait_for_a_shutdown() {
     let host = Host::new().await;
     let vm = host.start(&host.definition(&ONE)).await;
