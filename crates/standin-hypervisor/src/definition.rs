@@ -312,4 +312,6 @@ impl VmDefinition {
 }
 
 #[cfg(test)]
+mod documented;
+#[cfg(test)]
 mod tests;
