@@ -34,10 +34,12 @@ $replicating, $recovered, $committed = 3, 5, 6
 $running, $overTheNetwork = 2, 1
 
 function Connect-Standin([string] $HostName) {
-    $options = @{}
-    if ($UseSsl) { $options.UseSsl = $true }
-    if ($SkipCertificateCheck) { $options.SkipCACheck = $true; $options.SkipCNCheck = $true }
-    $sessionOption = New-CimSessionOption @options
+    # Without any of the options of WS-Management the cmdlet would ask for a protocol.
+    $sessionOption = if ($UseSsl) {
+        New-CimSessionOption -UseSsl -SkipCACheck:$SkipCertificateCheck -SkipCNCheck:$SkipCertificateCheck
+    } else {
+        New-CimSessionOption -Protocol Wsman
+    }
     New-CimSession -ComputerName $HostName -Credential $Credential -Authentication $Authentication -SessionOption $sessionOption
 }
 
@@ -48,7 +50,7 @@ function Get-Machine([CimSession] $Session) {
     $found
 }
 
-function Wait-Job([CimSession] $Session, [string] $Method, [ciminstance] $Job) {
+function Wait-CimJob([CimSession] $Session, [string] $Method, [ciminstance] $Job) {
     do {
         Start-Sleep -Milliseconds 500
         $now = Get-CimInstance -CimSession $Session -InputObject $Job
@@ -62,7 +64,7 @@ function Invoke-Checked([CimSession] $Session, [ciminstance] $Target, [string] $
     $answer = Invoke-CimMethod -CimSession $Session -InputObject $Target -MethodName $Method -Arguments $Arguments
     switch ($answer.ReturnValue) {
         $completed { }
-        $jobStarted { Wait-Job $Session $Method $answer.Job }
+        $jobStarted { Wait-CimJob $Session $Method $answer.Job }
         default { throw "$Method was refused with $_" }
     }
 }

@@ -97,7 +97,7 @@ impl Enumerations {
         let mut open = self.swept(now);
         let held = open.iter().map(|(key, one)| Held {
             key: *key,
-            owner: &*one.user,
+            owner: &one.user,
             bytes: one.bytes,
             used: one.used,
         });

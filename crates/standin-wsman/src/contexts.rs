@@ -133,7 +133,7 @@ impl Contexts {
         let mut open = self.swept(now);
         let held = open.iter().map(|(key, one)| Held {
             key: *key,
-            owner: &*one.owner,
+            owner: &one.owner,
             bytes: one.items.bytes(),
             used: one.used,
         });

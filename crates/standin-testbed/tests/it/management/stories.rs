@@ -57,3 +57,24 @@ fn the_whole_story_is_told_by_pypsrp_with_a_client_certificate() {
         files.iter().map(|file| text(file).to_owned()).collect()
     });
 }
+
+/// There is no PowerShell to run the example with: its requests are made as Windows makes them, in its order, and the
+/// script is read to know that they are its own.
+#[test]
+fn the_whole_story_is_told_by_the_requests_of_the_example_of_powershell() {
+    let rig = managed();
+    let guest = rig.boot("web-1", 100);
+    let script = checkout().join("examples/powershell/Invoke-FailoverStory.ps1");
+    let story = well(&client(&rig, "powershell_story.py", &[text(&script), "web-1"]));
+    assert!(story.contains("recovery points") && story.ends_with("the story is told\n"), "{story}");
+    let there = SerialLog::new(rig.b.dir().join("data/log/web-1-serial.log"));
+    let (records, _) = there.wait_verified(0, PATIENCE).unwrap();
+    assert!(records > 0 && guest.serial.faults().is_empty());
+}
+
+#[test]
+fn the_example_of_powershell_can_be_parsed_and_names_only_what_there_is() {
+    let script = checkout().join("examples/powershell/Invoke-FailoverStory.ps1");
+    let said = well(&client(&managed(), "powershell_story.py", &[text(&script)]));
+    assert!(said.ends_with("the script is checked\n"), "{said}");
+}
