@@ -156,7 +156,7 @@ async fn make(vm: &Arc<ReplicaVm>, point: &RecoveryPoint) -> Result<(), Refusal>
         OverlayRequest { id: failover.overlay.clone(), point: point.id, purpose: Purpose::Failover };
     let store = vm.store().clone();
     let overlay = blocking(move || store.overlay(request).map_err(|error| refusal_of(&error))).await?;
-    serve_maps(vm, &overlay, point.id).await?;
+    serve_maps(vm, &overlay).await?;
     let definition = definition(vm, &overlay, point)?;
     vm.shared
         .hypervisor
@@ -168,7 +168,9 @@ async fn make(vm: &Arc<ReplicaVm>, point: &RecoveryPoint) -> Result<(), Refusal>
 }
 
 /// Serves the disks of an overlay that has no chain of files beneath it.
-async fn serve_maps(vm: &ReplicaVm, overlay: &Overlay, point: PointId) -> Result<(), Refusal> {
+///
+/// By the epoch of the overlay, not by the point: a commit drops the points, and what the overlay stands on stays.
+async fn serve_maps(vm: &ReplicaVm, overlay: &Overlay) -> Result<(), Refusal> {
     let disks: Vec<_> = overlay
         .disks
         .iter()
@@ -178,8 +180,8 @@ async fn serve_maps(vm: &ReplicaVm, overlay: &Overlay, point: PointId) -> Result
     if disks.is_empty() {
         return Ok(());
     }
-    let store = vm.store().clone();
-    let reader = blocking(move || store.reader(point).map_err(|error| refusal_of(&error))).await?;
+    let (store, epoch) = (vm.store().clone(), overlay.epoch);
+    let reader = blocking(move || store.reader_at(epoch).map_err(|error| refusal_of(&error))).await?;
     vm.exports.serve(&overlay.id, reader, &disks).map_err(|error| {
         failed("serve the recovery point to QEMU", &error, "See to the runtime directory of the daemon.")
     })
@@ -518,7 +520,7 @@ async fn serve_again(vm: &Arc<ReplicaVm>, failover: &FailoverRecord) -> Result<b
             "Revert the failover and fail over again.",
         ));
     };
-    serve_maps(vm, &overlay, failover.point).await?;
+    serve_maps(vm, &overlay).await?;
     let running = vm.shared.hypervisor.inspect(vm.id()).await.is_ok_and(|info| info.power != PowerState::Off);
     if running {
         fill_overlays(vm);

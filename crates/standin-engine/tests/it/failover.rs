@@ -1,7 +1,7 @@
 //! Failover: to the latest point and to older ones, back, and for good; and the primary that finds out.
 
 use crate::host::{End, until};
-use crate::world::{KIB, World, disk, every_second, keep_all, random, refused};
+use crate::world::{Contents, KIB, World, disk, every_second, keep_all, random, refused};
 use standin_engine::{Command, Enable};
 use standin_hypervisor::fake::Op;
 use standin_hypervisor::{DiskDefinition, DiskFormat, Hypervisor, PowerState, VmDefinition};
@@ -362,37 +362,61 @@ async fn a_replica_vm_starts_only_after_a_failover() {
     refused(refusal, ReturnCode::InvalidState);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_point_with_too_many_layers_for_qemu_is_served_and_the_overlay_is_filled() {
-    let mut world = World::new().await;
-    world.b.store.max_chain = 2;
-    world.b.restart_behind(&world.link, End::Kill).await;
-    let job = world.begin(keep_all()).await;
-    world.done(job).await;
-    for number in 0..4 {
-        world.write("a", number * 8 * KIB, &random(4 * KIB, 170 + number));
-        world.proven_point().await;
+impl World {
+    /// A replica with more layers than its host lets QEMU open.
+    async fn with_a_long_chain() -> Self {
+        let mut world = Self::new().await;
+        world.b.store.max_chain = 2;
+        world.b.restart_behind(&world.link, End::Kill).await;
+        let job = world.begin(keep_all()).await;
+        world.done(job).await;
+        for number in 0..4 {
+            world.write("a", number * 8 * KIB, &random(4 * KIB, 170 + number));
+            world.proven_point().await;
+        }
+        world
     }
-    let expected = world.contents();
-    world.failed_over(None, false).await;
-    for round in 0..2 {
-        let info = world.b.fake.inspect(world.vm).await.expect("defined");
+
+    /// What backs the overlays of the failover is served, and is `expected`.
+    async fn serves(&self, expected: &Contents) {
+        let info = self.b.fake.inspect(self.vm).await.expect("defined");
         for entry in &info.definition.disks {
             let backing = entry.backing.clone().expect("it is served");
             let target = Target::unix(backing.socket, backing.export);
             let client = Client::connect(&target, None).await.expect("a client");
             let data = &expected[&entry.name];
             let length = u32::try_from(data.len()).expect("small");
-            assert!(
-                client.read(0, length).await.expect("a read") == data[..],
-                "{} in round {round}",
-                entry.name
-            );
-        }
-        if round == 0 {
-            world.b.restart_behind(&world.link, End::Kill).await;
+            assert!(client.read(0, length).await.expect("a read") == data[..], "{}", entry.name);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_committed_failover_that_reads_its_point_from_the_daemon_does_so_after_a_restart_too() {
+    let mut world = World::with_a_long_chain().await;
+    let expected = world.contents();
+    world.write("a", 0, &random(4 * KIB, 180));
+    let chosen = world.latest();
+    world.proven_point().await;
+    world.failed_over(Some(chosen.id), false).await;
+    world.commit().await;
+    for end in [End::Kill, End::Stop] {
+        world.b.restart_behind(&world.link, end).await;
+        world.serves(&expected).await;
+    }
+    let vm = world.vm;
+    world.b.call(move |engine| async move { engine.start_vm(vm).await }).await.expect("started");
+    until("the overlays stand alone", || (world.b.fake.faults().calls(Op::Flatten) == 2).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_point_with_too_many_layers_for_qemu_is_served_and_the_overlay_is_filled() {
+    let mut world = World::with_a_long_chain().await;
+    let expected = world.contents();
+    world.failed_over(None, false).await;
+    world.serves(&expected).await;
+    world.b.restart_behind(&world.link, End::Kill).await;
+    world.serves(&expected).await;
     let vm = world.vm;
     world.b.call(move |engine| async move { engine.start_vm(vm).await }).await.expect("started");
     until("the overlays stand alone", || (world.b.fake.faults().calls(Op::Flatten) == 2).then_some(())).await;
