@@ -152,17 +152,21 @@ impl<S: InstanceSource> Broker<S> {
     }
 }
 
-/// The namespaces directly below one, as WMI's clients look for them.
+/// The next namespaces below one, as WMI's clients look for them. Where one on the way is not there, the name has
+/// several parts: put behind the one that was asked, it is the name of a namespace that is there.
 fn below(namespace: &Namespace, all: &[Namespace], class: &Class) -> Vec<Instance> {
     let begin = format!("{namespace}/").to_ascii_lowercase();
     let mut names: Vec<&str> = Vec::new();
     for other in all {
         let inside = other.as_str().to_ascii_lowercase().starts_with(&begin);
-        let name = other.as_str().get(begin.len()..).and_then(|rest| rest.split('/').next());
-        if let (true, Some(name)) = (inside, name)
-            && !names.iter().any(|known| same_name(known, name))
-        {
-            names.push(name);
+        let Some(rest) = other.as_str().get(begin.len()..).filter(|_| inside) else { continue };
+        let between = |name: &str| {
+            let name = format!("{begin}{name}");
+            all.iter().any(|one| same_name(one.as_str(), &name))
+        };
+        let nearer = rest.match_indices('/').any(|(at, _)| rest.get(..at).is_some_and(between));
+        if !nearer && !names.iter().any(|known| same_name(known, rest)) {
+            names.push(rest);
         }
     }
     let instance = |name: &str| {

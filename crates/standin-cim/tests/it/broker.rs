@@ -149,15 +149,26 @@ async fn numbers_and_references_are_keys_as_well() {
 }
 
 #[tokio::test]
-async fn a_namespace_lists_those_directly_below_it() {
-    let repository =
-        ["root", "root/cimv2", "ROOT/virtualization/v2", "root/virtualization/v3", "interop", "rootless/x"]
-            .into_iter()
-            .fold(Repository::new(), |repository, name| repository.with_namespace(name, schema::cimv2()));
+async fn a_namespace_lists_the_next_ones_below_it_and_each_can_be_entered() {
+    let repository = [
+        "root",
+        "root/cimv2",
+        "root/cimv2/x",
+        "ROOT/virtualization/v2",
+        "root/virtualization/v3",
+        "interop",
+        "rootless/x",
+    ]
+    .into_iter()
+    .fold(Repository::new(), |repository, name| repository.with_namespace(name, schema::cimv2()));
     let broker = Broker::new(repository);
     let root = Namespace::new("root");
     let found = broker.enumerate(&caller(Role::Viewer), &root, "__NAMESPACE").await.unwrap();
-    assert_eq!(names(&found, "Name"), ["cimv2", "virtualization"]);
+    assert_eq!(names(&found, "Name"), ["cimv2", "virtualization/v2", "virtualization/v3"]);
+    for name in names(&found, "Name") {
+        let below = Namespace::new(&format!("root/{name}"));
+        assert!(broker.enumerate(&administrator(), &below, "__NAMESPACE").await.is_ok(), "{name}");
+    }
     let path = reference("__Namespace", &[("Name", "CIMV2")]).within(root);
     assert!(broker.get_instance(&administrator(), &path).await.is_ok());
     let found = broker.enumerate(&administrator(), &Namespace::new("interop"), "__NAMESPACE").await.unwrap();
