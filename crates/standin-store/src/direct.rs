@@ -9,6 +9,7 @@
 //! views of a file in step); where the file system refuses, everything goes through the cache from then on.
 //! A sync is as necessary as before: it is what puts block allocations and the drive's own cache on disk.
 
+use crate::fault::DirectWrites;
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
@@ -29,23 +30,43 @@ const COPY: usize = 1 << 20;
 pub(crate) struct Direct {
     file: OnceLock<Option<File>>,
     refused: AtomicBool,
+    /// What a test wants it to meet.
+    fault: DirectWrites,
 }
 
 impl Direct {
+    /// The way to a file; tests may make it a bad one.
+    pub(crate) fn new(fault: DirectWrites) -> Self {
+        Self { fault, ..Self::default() }
+    }
+
     /// Writes the beginning of `data` around the cache; how many bytes. The caller writes the rest through it.
     pub(crate) fn write(&self, cached: &File, data: &[u8], offset: u64) -> io::Result<usize> {
         let length = data.len() - data.len() % ALIGN;
         if length < MIN || offset % ALIGN as u64 != 0 || self.refused.load(Ordering::Relaxed) {
             return Ok(0);
         }
-        let Some(file) = self.file.get_or_init(|| reopen(cached.as_fd())) else { return Ok(0) };
-        match write_aligned(file, &data[..length], offset) {
+        let Some(file) = self.file.get_or_init(|| self.open(cached.as_fd())) else { return Ok(0) };
+        match self.try_write(file, &data[..length], offset) {
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
                 self.refused.store(true, Ordering::Relaxed);
                 Ok(0)
             }
             written => written.map(|()| length),
         }
+    }
+
+    fn open(&self, file: BorrowedFd<'_>) -> Option<File> {
+        if self.fault == DirectWrites::RefusedAtOpen { None } else { reopen(file) }
+    }
+
+    fn try_write(&self, file: &File, data: &[u8], offset: u64) -> io::Result<()> {
+        if self.fault != DirectWrites::RefusedHalfWay {
+            return write_aligned(file, data, offset);
+        }
+        let half = data.len() / 2 / ALIGN * ALIGN;
+        write_aligned(file, &data[..half], offset)?;
+        Err(rustix::io::Errno::INVAL.into())
     }
 }
 

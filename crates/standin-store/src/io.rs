@@ -1,59 +1,16 @@
 //! Every system call that changes something on disk goes through here: one place for errors, for the crash-safe
 //! order of write, fsync, rename, fsync of the directory, and for the crash points of tests.
 //!
-//! A [`CrashPoint`] counts those calls. When its number is up, this call and every later one of the same store
-//! fail without doing anything, as if the process had been killed: what a test finds on disk then is what a
-//! kill -9 would have left. Called by every other module of the crate.
+//! A [`CrashPoint`] counts those calls and has them fail when its number is up. Called by every other module of the
+//! crate.
 
 use crate::direct::Direct;
 use crate::error::{Error, Result};
+use crate::fault::CrashPoint;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-
-/// Kills a store in a test after a number of changing system calls.
-#[derive(Debug, Clone)]
-pub struct CrashPoint {
-    left: Arc<AtomicI64>,
-    taken: Arc<AtomicU64>,
-}
-
-impl CrashPoint {
-    /// Lets `steps` changing calls through, then none.
-    #[must_use]
-    pub fn after(steps: i64) -> Self {
-        Self { left: Arc::new(AtomicI64::new(steps)), taken: Arc::new(AtomicU64::new(0)) }
-    }
-
-    /// The crash happened.
-    #[must_use]
-    pub fn crashed(&self) -> bool {
-        self.left.load(Ordering::SeqCst) < 0
-    }
-
-    /// Changing calls that were let through so far.
-    #[must_use]
-    pub fn steps(&self) -> u64 {
-        self.taken.load(Ordering::SeqCst)
-    }
-
-    /// Sets the number of calls still to be let through.
-    pub fn arm(&self, steps: i64) {
-        self.left.store(steps, Ordering::SeqCst);
-    }
-
-    fn step(&self, name: &'static str) -> Result<()> {
-        if self.left.fetch_sub(1, Ordering::SeqCst) <= 0 {
-            self.left.store(-1, Ordering::SeqCst);
-            return Err(Error::Crashed(name));
-        }
-        self.taken.fetch_add(1, Ordering::SeqCst);
-        Ok(())
-    }
-}
 
 /// The way to the file system. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -66,13 +23,23 @@ impl Io {
         Self { crash }
     }
 
-    fn step(&self, name: &'static str) -> Result<()> {
-        self.crash.as_ref().map_or(Ok(()), |crash| crash.step(name))
+    /// Whether a test lets this call happen.
+    fn step(&self, name: &'static str, path: &Path) -> Result<()> {
+        match self.crash.as_ref().map(|crash| crash.step(name)).transpose()?.flatten() {
+            Some(error) => Err(Error::io(name, path, error)),
+            None => Ok(()),
+        }
+    }
+
+    /// How much of a write a test lets happen, and the error that follows then.
+    fn let_through(&self, data: usize) -> Result<(usize, Option<std::io::Error>)> {
+        let error = self.crash.as_ref().map(|crash| crash.step("write")).transpose()?.flatten();
+        Ok((if error.is_some() { data / 2 } else { data }, error))
     }
 
     /// Makes a new file, or empties an old one, for reading and writing.
     pub(crate) fn create(&self, path: &Path) -> Result<Handle> {
-        self.step("create")?;
+        self.step("create", path)?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -98,13 +65,13 @@ impl Io {
     }
 
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        self.step("rename")?;
+        self.step("rename", from)?;
         std::fs::rename(from, to).map_err(|e| Error::io("rename", from, e))
     }
 
     /// Removes a file; one that is gone already is no error.
     pub(crate) fn remove(&self, path: &Path) -> Result<()> {
-        self.step("remove")?;
+        self.step("remove", path)?;
         match std::fs::remove_file(path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
             _ => Ok(()),
@@ -113,7 +80,7 @@ impl Io {
 
     /// Removes a directory with all in it; one that is gone already is no error.
     pub(crate) fn remove_tree(&self, path: &Path) -> Result<()> {
-        self.step("remove")?;
+        self.step("remove", path)?;
         match std::fs::remove_dir_all(path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
             _ => Ok(()),
@@ -121,17 +88,17 @@ impl Io {
     }
 
     pub(crate) fn create_dir(&self, path: &Path) -> Result<()> {
-        self.step("mkdir")?;
+        self.step("mkdir", path)?;
         std::fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))
     }
 
     pub(crate) fn hard_link(&self, from: &Path, to: &Path) -> Result<()> {
-        self.step("link")?;
+        self.step("link", to)?;
         std::fs::hard_link(from, to).map_err(|e| Error::io("link", to, e))
     }
 
     pub(crate) fn sync_dir(&self, path: &Path) -> Result<()> {
-        self.step("fsync directory")?;
+        self.step("fsync directory", path)?;
         File::open(path).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync", path, e))
     }
 
@@ -176,7 +143,8 @@ pub(crate) struct Handle {
 
 impl Handle {
     fn over(file: File, path: &Path, io: &Io) -> Self {
-        Self { file, path: path.to_owned(), io: io.clone(), direct: Direct::default() }
+        let direct = Direct::new(io.crash.as_ref().map(CrashPoint::direct).unwrap_or_default());
+        Self { file, path: path.to_owned(), io: io.clone(), direct }
     }
 
     /// Opens a file for reading only.
@@ -200,24 +168,27 @@ impl Handle {
     }
 
     pub(crate) fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
-        self.io.step("write")?;
-        self.file.write_all_at(data, offset).map_err(|e| Error::io("write", &self.path, e))
+        let failed = |e| Error::io("write", &self.path, e);
+        let (length, error) = self.io.let_through(data.len())?;
+        self.file.write_all_at(&data[..length], offset).map_err(failed)?;
+        error.map_or(Ok(()), |error| Err(failed(error)))
     }
 
     /// Writes a run of guest data, around the page cache where it is long. How many bytes wait in the cache.
     pub(crate) fn write_run(&self, data: &[u8], offset: u64) -> Result<u64> {
-        self.io.step("write")?;
         let failed = |e| Error::io("write", &self.path, e);
+        let (length, error) = self.io.let_through(data.len())?;
+        let data = &data[..length];
         let done = self.direct.write(&self.file, data, offset).map_err(failed)?;
         let rest = &data[done..];
         self.file.write_all_at(rest, offset + done as u64).map_err(failed)?;
-        Ok(rest.len() as u64)
+        error.map_or(Ok(rest.len() as u64), |error| Err(failed(error)))
     }
 
     /// Has the file system find space for a run before it is written, and lengthens the file to its end. A help,
     /// no promise: where it cannot, the write that needs the space will say so.
     pub(crate) fn reserve(&self, offset: u64, length: u64) -> Result<()> {
-        self.io.step("reserve")?;
+        self.io.step("reserve", &self.path)?;
         let reserved = rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), offset, length);
         if let Err(error) = reserved {
             tracing::debug!(path = %self.path.display(), %error, "no space was reserved");
@@ -247,19 +218,19 @@ impl Handle {
 
     /// Data and size durable.
     pub(crate) fn sync(&self) -> Result<()> {
-        self.io.step("fsync")?;
+        self.io.step("fsync", &self.path)?;
         self.file.sync_data().map_err(|e| Error::io("sync", &self.path, e))
     }
 
     pub(crate) fn set_len(&self, length: u64) -> Result<()> {
-        self.io.step("truncate")?;
+        self.io.step("truncate", &self.path)?;
         self.file.set_len(length).map_err(|e| Error::io("resize", &self.path, e))
     }
 
     /// Gives the space of a run back; it reads as zeros after. Where the file system cannot, zeros are written.
     pub(crate) fn punch(&self, offset: u64, length: u64) -> Result<()> {
         use rustix::fs::FallocateFlags as Flags;
-        self.io.step("punch")?;
+        self.io.step("punch", &self.path)?;
         match rustix::fs::fallocate(&self.file, Flags::PUNCH_HOLE | Flags::KEEP_SIZE, offset, length) {
             Ok(()) => Ok(()),
             Err(rustix::io::Errno::OPNOTSUPP) => self.write_zeros(offset, length),

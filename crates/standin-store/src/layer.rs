@@ -136,8 +136,14 @@ impl Replica {
         };
         let tables = (TABLES / manifest.disks.len().max(1)).max(4);
         for disk in &manifest.disks {
-            let opened = writer.open_disk(disk, manifest.head(), tables)?;
-            writer.disks.insert(disk.name.clone(), opened);
+            match writer.open_disk(disk, manifest.head(), tables) {
+                Ok(opened) => writer.disks.insert(disk.name.clone(), opened),
+                Err(error) => {
+                    // The writer knows only the disks before: what was made of this one goes here.
+                    writer.give_up(&disk.name);
+                    return Err(error);
+                }
+            };
         }
         Ok(writer)
     }
@@ -398,15 +404,28 @@ impl LayerWriter {
     }
 
     pub(crate) fn remove_files(&self) -> Result<()> {
+        self.disks.keys().try_for_each(|disk| self.remove_files_of(disk))
+    }
+
+    fn remove_files_of(&self, disk: &DiskName) -> Result<()> {
         let inner = &self.replica.inner;
-        for disk in self.disks.keys() {
-            inner.io.remove(&inner.layout.progress(disk, self.epoch))?;
-            for path in [inner.layout.layer(disk, self.epoch), inner.layout.sidecar(disk, self.epoch)] {
-                inner.io.remove(&part(&path))?;
-                inner.io.remove(&path)?;
-            }
+        inner.io.remove(&inner.layout.progress(disk, self.epoch))?;
+        for path in [inner.layout.layer(disk, self.epoch), inner.layout.sidecar(disk, self.epoch)] {
+            inner.io.remove(&part(&path))?;
+            inner.io.remove(&path)?;
         }
         Ok(())
+    }
+
+    /// Removes what was made of a disk that could not be opened. Of a base it stays, as all of it does.
+    fn give_up(&self, disk: &DiskName) {
+        if self.kind == Kind::Base {
+            return;
+        }
+        if let Err(error) = self.remove_files_of(disk) {
+            let vm = self.replica.inner.vm;
+            tracing::warn!(%vm, %disk, epoch = %self.epoch, %error, "a layer that was not begun goes at the next start");
+        }
     }
 }
 

@@ -111,6 +111,7 @@ impl LayerWriter {
         let sealed = match outcome {
             Ok(sealed) => sealed,
             Err(error) => {
+                self.undo_config();
                 self.undo_rename();
                 return Err(error);
             }
@@ -241,6 +242,20 @@ impl LayerWriter {
         let listed = record(manifest, &stored, after);
         manifest.points.push(stored);
         listed
+    }
+
+    /// The configuration of an epoch that was not recorded goes.
+    fn undo_config(&self) {
+        if self.keep_files {
+            return;
+        }
+        let inner = &self.replica.inner;
+        let directory = inner.layout.config_dir(self.epoch);
+        for path in [part(&directory), directory] {
+            if let Err(error) = inner.io.remove_tree(&path) {
+                tracing::warn!(vm = %inner.vm, %error, "a configuration that belongs to no point goes at the next start");
+            }
+        }
     }
 
     /// A base that was not recorded gets its unsealed names back; a delta goes when the writer is dropped.

@@ -1,7 +1,8 @@
 //! All replicas of this host.
 
 use crate::error::{Error, Result};
-use crate::io::{CrashPoint, Io};
+use crate::fault::CrashPoint;
+use crate::io::Io;
 use crate::layout::Layout;
 use crate::manifest::{Disk, FORMAT, Manifest, check_granule};
 use crate::recover;

@@ -5,6 +5,7 @@
 mod campaign;
 mod crash;
 mod damage;
+mod full;
 mod limits;
 mod qemu;
 mod resume;
