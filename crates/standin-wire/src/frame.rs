@@ -29,6 +29,7 @@
 
 use crate::block::{BlockHeader, Encoding, MAX_BLOCK, MIN_GRANULE, ReceivedBlock};
 use crate::pool::{Buffer, Pool};
+use crate::tls::Sink;
 use bytes::{Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use standin_model::BlockDigest;
@@ -345,18 +346,31 @@ impl Assembler {
             begun.body[begun.filled..begun.filled + take].copy_from_slice(&bytes[..take]);
             begun.filled += take;
             bytes = &bytes[take..];
-            if begun.filled < begun.body.len() {
+            if !self.finish_if_whole()? {
                 return Ok(());
             }
-            if let Some(Begun { header, body, .. }) = self.begun.take() {
+        }
+    }
+
+    /// Gives out the frame that has begun if its body is whole.
+    fn finish_if_whole(&mut self) -> Result<bool, FrameError> {
+        match self.begun.take_if(|begun| begun.filled == begun.body.len()) {
+            Some(Begun { header, body, .. }) => {
                 self.ready.push_back(finish(&header, body.freeze())?);
+                Ok(true)
             }
+            None => Ok(false),
         }
     }
 
     /// The next whole frame.
     pub(crate) fn pop(&mut self) -> Option<Incoming> {
         self.ready.pop_front()
+    }
+
+    /// A whole frame waits to be popped.
+    pub(crate) fn has_whole(&self) -> bool {
+        !self.ready.is_empty()
     }
 
     /// The next whole frame for the user. Frames of the connection itself are passed over: this is for tests
@@ -374,6 +388,24 @@ impl Assembler {
     #[must_use]
     pub fn mid_frame(&self) -> bool {
         self.begun.is_some() || !self.head.is_empty()
+    }
+}
+
+/// Data is decrypted right into the body of the frame that has begun, where all of it belongs there.
+impl Sink for Assembler {
+    fn place(&mut self, count: usize) -> Option<&mut [u8]> {
+        let begun = self.begun.as_mut()?;
+        begun.body.window(begun.filled, count)
+    }
+
+    fn advance(&mut self, count: usize) -> Result<(), String> {
+        let Some(begun) = &mut self.begun else { return Err("data without a frame".to_owned()) };
+        begun.filled = (begun.filled + count).min(begun.body.len());
+        self.finish_if_whole().map(drop).map_err(|FrameError(reason)| reason)
+    }
+
+    fn push(&mut self, data: &[u8]) -> Result<(), String> {
+        Self::push(self, data).map_err(|FrameError(reason)| reason)
     }
 }
 

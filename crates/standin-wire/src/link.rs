@@ -3,16 +3,16 @@
 //! ```text
 //!  block(), control()                                                       next()
 //!      │ queue (one frame at most stays behind)                                ▲
-//!   Writer ── whole records of 16 KiB ── seal ── TCP ~~~~ TCP ── feed ── Assembler
-//!      ▲                                   └── Shared (TLS state) ──┘
+//!   Writer ── whole records of 16 KiB ── Sealer ── TCP ~~~~ TCP ── Opener ── Assembler
 //!   keepalive task: pings when nothing was sent for a while, answers the peer's pings
 //! ```
 //!
 //! Invariants:
 //! * Back-pressure: a send returns when all but the last, unfilled record is in the kernel's hands. A peer that
 //!   does not read makes the sender wait; memory stays bounded by one frame on either side plus fixed buffers.
-//! * The order of records: whoever seals holds the TLS state, and what the receiving side had to say is written
-//!   before what is sealed next.
+//! * A byte is copied by nobody but the kernel and the cipher: records are sealed from the caller's bytes, and
+//!   opened into the memory of the block that they belong to.
+//! * What came whole before something that ends the connection is given out before the error.
 //! * [`Receiver::next`] may be cancelled at any time without losing anything. A cancelled send either queued its
 //!   frame whole or not at all, and a later send or the keepalive task writes the rest.
 //! * A living peer is heard at least every third of the idle timeout, so silence means that it is gone.
@@ -21,6 +21,7 @@
 //! below what the kernel grows to by itself.
 
 mod establish;
+mod handshake;
 mod receiver;
 mod sender;
 mod socket;
@@ -29,18 +30,16 @@ pub use establish::{Accepted, Connection, Settings, accept, accept_with, connect
 pub use receiver::Receiver;
 pub use sender::Sender;
 
-pub(crate) use establish::{Ends, handshake, open_socket};
+pub(crate) use establish::{Ends, open_socket};
+pub(crate) use handshake::handshake;
 
 use crate::error::Error;
-use crate::tls::{OutBuf, Tls};
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// What both directions of a connection share.
 pub(crate) struct Shared {
-    guarded: Mutex<Guarded>,
     /// Address of the peer, for messages.
     peer: String,
     /// Ciphertext bytes.
@@ -54,16 +53,16 @@ pub(crate) struct Shared {
     dead: CancellationToken,
 }
 
-struct Guarded {
-    tls: Tls,
-    /// What TLS had to say while receiving; the writer puts it first.
-    out: OutBuf,
-}
-
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Guarded> {
-        // A panic while the lock was held can only come from within TLS; the connection fails by itself then.
-        self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
+    fn new(peer: String) -> Self {
+        Self {
+            peer,
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            pong_due: AtomicBool::new(false),
+            nudge: Notify::new(),
+            dead: CancellationToken::new(),
+        }
     }
 
     fn tls_error(&self, error: rustls::Error) -> Error {

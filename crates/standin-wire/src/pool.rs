@@ -65,6 +65,13 @@ impl Buffer {
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }
+
+    /// `count` bytes from `from` on, of which the last may lie one behind the end, where the memory has that byte;
+    /// it belongs to nobody. For data that is opened in its place with one byte more than it has.
+    pub(crate) fn window(&mut self, from: usize, count: usize) -> Option<&mut [u8]> {
+        let end = from.checked_add(count).filter(|end| *end <= self.length + 1)?;
+        self.memory.get_mut(self.start + from..self.start + end)
+    }
 }
 
 impl Deref for Buffer {

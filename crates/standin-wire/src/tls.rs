@@ -3,10 +3,13 @@
 //! TLS 1.3 only, no tickets and no resumption: every connection checks the certificates anew, so an expired or
 //! replaced certificate has its effect at the next connection. Two protocols share a port and are told apart by
 //! ALPN: [`ALPN_REPLICATION`] requires a client certificate, [`ALPN_ENROLMENT`] does not.
+//!
+//! `session.rs` is the handshake, which rustls does; `records.rs` what follows it.
 
 mod fault;
 mod identity;
 mod peer;
+mod records;
 mod session;
 
 pub use fault::TlsFault;
@@ -14,7 +17,8 @@ pub use identity::{Identity, IdentityFiles};
 pub use peer::PeerIdentity;
 
 pub(crate) use peer::{CertificateFacts, sha256_hex};
-pub(crate) use session::{OutBuf, RECORD, State, Tls};
+pub(crate) use records::{OpenError, Opened, Opener, RECORD, Sealer, Sink};
+pub(crate) use session::{OutBuf, State, Tls};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, client, server, version};
@@ -58,6 +62,7 @@ pub(crate) fn server_config(
         .map_err(|error| format!("certificate and key cannot be used together: {error}"))?;
     config.alpn_protocols = vec![ALPN_REPLICATION.to_vec(), ALPN_ENROLMENT.to_vec()];
     config.send_tls13_tickets = 0;
+    config.enable_secret_extraction = true;
     config.session_storage = Arc::new(server::NoServerSessionStorage {});
     Ok(config)
 }
@@ -78,5 +83,6 @@ pub(crate) fn client_config(
         .map_err(|error| format!("certificate and key cannot be used together: {error}"))?;
     config.alpn_protocols = vec![alpn.to_vec()];
     config.resumption = client::Resumption::disabled();
+    config.enable_secret_extraction = true;
     Ok(config)
 }

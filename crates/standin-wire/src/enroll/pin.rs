@@ -74,5 +74,6 @@ pub(super) fn config(fingerprint: String) -> Result<ClientConfig, Error> {
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN_ENROLMENT.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
+    config.enable_secret_extraction = true;
     Ok(config)
 }

@@ -14,24 +14,14 @@ use crate::enroll;
 use crate::error::{Error, tame};
 use crate::frame::{Incoming, Kind};
 use crate::hello::Hello;
-use crate::link::sender::Writer;
-use crate::link::{Guarded, Receiver, Sender, Shared, socket};
-use crate::tls::{
-    ALPN_ENROLMENT, ALPN_REPLICATION, CertificateFacts, Identity, OutBuf, PeerIdentity, State, Tls, TlsFault,
-};
+use crate::link::handshake::{LINGER, handshake};
+use crate::link::{Receiver, Sender};
+use crate::tls::{ALPN_ENROLMENT, ALPN_REPLICATION, CertificateFacts, Identity, PeerIdentity, Tls, TlsFault};
 use rustls_pki_types::ServerName;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
-
-/// How long a refused peer may take to read why.
-const LINGER: Duration = Duration::from_millis(500);
 
 /// Times of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,9 +206,9 @@ pub(crate) async fn open_socket(address: &str) -> Result<(TcpStream, ServerName<
 pub(crate) struct Ends {
     pub sender: Sender,
     pub receiver: Receiver,
-    alpn: Option<Vec<u8>>,
-    chain: Vec<rustls_pki_types::CertificateDer<'static>>,
-    address: SocketAddr,
+    pub(super) alpn: Option<Vec<u8>>,
+    pub(super) chain: Vec<rustls_pki_types::CertificateDer<'static>>,
+    pub(super) address: SocketAddr,
 }
 
 impl Ends {
@@ -256,48 +246,6 @@ impl Ends {
         }
         receiver.drain(LINGER).await;
     }
-}
-
-/// Brings TLS up. A peer that is refused gets the alert that says why.
-pub(crate) async fn handshake(stream: TcpStream, tls: Tls, settings: &Settings) -> Result<Ends, Error> {
-    socket::prepare(&stream).map_err(|source| Error::Io { verb: "set up", source })?;
-    let address = stream.peer_addr().map_err(|source| Error::Io { verb: "set up", source })?;
-    let shared = Arc::new(Shared {
-        guarded: Mutex::new(Guarded { tls, out: OutBuf::default() }),
-        peer: address.to_string(),
-        sent: AtomicU64::new(0),
-        received: AtomicU64::new(0),
-        pong_due: AtomicBool::new(false),
-        nudge: Notify::new(),
-        dead: CancellationToken::new(),
-    });
-    let (read, write) = stream.into_split();
-    let mut receiver = Receiver::new(read, shared.clone(), settings.idle_timeout);
-    let mut writer = Writer::new(write, shared.clone());
-    loop {
-        match receiver.digest() {
-            Ok(state) => {
-                writer.write_tls().await?;
-                if state == State::Open {
-                    break;
-                }
-                receiver.fill().await?;
-            }
-            Err(error) => {
-                if let Err(gone) = writer.write_tls().await {
-                    tracing::debug!(peer = %address, error = %gone, "the alert could not be delivered");
-                }
-                writer.hang_up().await;
-                receiver.drain(LINGER).await;
-                return Err(error);
-            }
-        }
-    }
-    let (alpn, chain) = {
-        let guarded = shared.lock();
-        (guarded.tls.alpn().map(<[u8]>::to_vec), guarded.tls.peer_chain().to_vec())
-    };
-    Ok(Ends { sender: Sender::new(writer, settings.idle_timeout), receiver, alpn, chain, address })
 }
 
 /// Exchanges hellos. Both sides send theirs before they read, so a refusal never hides the range of the refuser.

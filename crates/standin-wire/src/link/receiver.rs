@@ -3,7 +3,8 @@
 use crate::error::{Error, tame};
 use crate::frame::{Assembler, Frame, Incoming};
 use crate::link::Shared;
-use crate::tls::{RECORD, State};
+use crate::link::handshake::drain;
+use crate::tls::{OpenError, Opened, Opener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,8 +14,6 @@ use tokio::time::Instant;
 
 /// Ciphertext read at once when data flows.
 const READ: usize = 256 << 10;
-/// Ciphertext read at once before the peer is known: somebody who sends rubbish costs no more than this.
-const READ_FIRST: usize = 2 * RECORD;
 /// A receiver that was not asked for a while first takes what came meanwhile; only then is silence silence.
 const GRACE: Duration = Duration::from_millis(50);
 
@@ -22,6 +21,7 @@ const GRACE: Duration = Duration::from_millis(50);
 pub struct Receiver {
     tcp: OwnedReadHalf,
     shared: Arc<Shared>,
+    opener: Opener,
     /// Ciphertext; what is used up stands before `start`.
     buffer: Vec<u8>,
     start: usize,
@@ -29,6 +29,8 @@ pub struct Receiver {
     assembler: Assembler,
     idle_timeout: Duration,
     last_heard: Instant,
+    /// What ends the connection once the frames that were whole before it are given out.
+    broken: Option<Error>,
     /// Set at the orderly end and after an error: nothing more will come.
     over: Option<Over>,
 }
@@ -40,18 +42,18 @@ enum Over {
 }
 
 impl Receiver {
-    pub(crate) fn new(tcp: OwnedReadHalf, shared: Arc<Shared>, idle_timeout: Duration) -> Self {
-        Self {
-            tcp,
-            shared,
-            buffer: vec![0; READ_FIRST],
-            start: 0,
-            end: 0,
-            assembler: Assembler::new(),
-            idle_timeout,
-            last_heard: Instant::now(),
-            over: None,
-        }
+    /// Goes on where the handshake ended: `buffer` has that many bytes of ciphertext, `assembler` what was behind.
+    pub(super) fn new(
+        tcp: OwnedReadHalf,
+        shared: Arc<Shared>,
+        opener: Opener,
+        (buffer, end): (Vec<u8>, usize),
+        assembler: Assembler,
+        idle_timeout: Duration,
+    ) -> Self {
+        let last_heard = Instant::now();
+        let (start, broken, over) = (0, None, None);
+        Self { tcp, shared, opener, buffer, start, end, assembler, idle_timeout, last_heard, broken, over }
     }
 
     /// The peer is known and admitted: from now on large reads.
@@ -101,12 +103,19 @@ impl Receiver {
             if let Some(incoming) = self.assembler.pop() {
                 return Ok(Some(incoming));
             }
-            let step = match self.fill().await {
-                Ok(()) => self.digest().map(|_| ()),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = step {
+            if let Some(error) = self.broken.take() {
                 return self.fail(error);
+            }
+            // What the handshake left comes first.
+            let digested = self.digest();
+            match digested {
+                Err(error) => self.broken = Some(error),
+                Ok(()) if self.assembler.has_whole() => {}
+                Ok(()) => {
+                    if let Err(error) = self.fill().await {
+                        return self.fail(error);
+                    }
+                }
             }
         }
     }
@@ -118,7 +127,7 @@ impl Receiver {
     }
 
     /// Waits for ciphertext. The only place where the receiver waits; a cancelled read has taken nothing.
-    pub(crate) async fn fill(&mut self) -> Result<(), Error> {
+    async fn fill(&mut self) -> Result<(), Error> {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
@@ -138,52 +147,32 @@ impl Receiver {
         Ok(())
     }
 
-    /// Decrypts what was read and puts frames together.
-    pub(crate) fn digest(&mut self) -> Result<State, Error> {
-        let shared = self.shared.clone();
-        let mut guarded = shared.lock();
-        let guarded = &mut *guarded;
-        let assembler = &mut self.assembler;
-        let mut result = Ok(());
-        let mut plain = |bytes: &[u8]| {
-            if result.is_ok() {
-                result = assembler.push(bytes);
+    /// Decrypts the whole records of what was read and puts frames together.
+    fn digest(&mut self) -> Result<(), Error> {
+        let shared = &self.shared;
+        loop {
+            let input = &mut self.buffer[self.start..self.end];
+            let whole = Opener::whole(input).map_err(|error| shared.tls_error(error))?;
+            let Some(length) = whole else { return Ok(()) };
+            self.start += length;
+            match self.opener.open(&mut input[..length], &mut self.assembler) {
+                Ok(Opened::Data) => {}
+                Ok(Opened::UpdateDue) => shared.nudge.notify_one(),
+                Ok(Opened::End) => {
+                    // The goodbye, if there was one, is among the frames that wait; without one the next read says so.
+                    tracing::trace!(peer = %shared.peer, "the peer closed its side of TLS");
+                    self.start = self.end;
+                }
+                Err(OpenError::Tls(error)) => return Err(shared.tls_error(error)),
+                Err(OpenError::Sink(reason)) => return Err(Error::Frame { reason }),
             }
-        };
-        let input = &mut self.buffer[self.start..self.end];
-        let (used, state) = guarded.tls.feed(input, &mut guarded.out, &mut plain);
-        self.start += used;
-        let tls_has_to_speak = !guarded.out.pending().is_empty();
-        result?;
-        let state = state.map_err(|error| shared.tls_error(error))?;
-        if self.end - self.start == self.buffer.len() {
-            return Err(Error::Frame { reason: "a TLS record is longer than allowed".to_owned() });
         }
-        if tls_has_to_speak {
-            shared.nudge.notify_one();
-        }
-        if state == State::PeerClosed && self.over.is_none() {
-            // The goodbye, if there was one, is among the frames that wait; without one the next read says so.
-            tracing::trace!(peer = %shared.peer, "the peer closed its side of TLS");
-        }
-        Ok(state)
     }
 
     /// Reads on without looking until the peer hangs up: closing a socket with unread data makes the kernel reset
     /// the connection, and the alert that says why it was refused would be lost.
     pub(crate) async fn drain(&mut self, within: Duration) {
-        let mut left = 1_usize << 20;
-        let draining = async {
-            while left > 0 {
-                match self.tcp.read(&mut self.buffer).await {
-                    Ok(0) | Err(_) => return,
-                    Ok(count) => left = left.saturating_sub(count),
-                }
-            }
-        };
-        if tokio::time::timeout(within, draining).await.is_err() {
-            tracing::debug!(peer = %self.shared.peer, "the refused peer does not hang up");
-        }
+        drain(&mut self.tcp, &mut self.buffer, &self.shared.peer, within).await;
     }
 
     /// Bytes read from the socket so far, with everything TLS adds.

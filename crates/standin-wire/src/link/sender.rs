@@ -4,7 +4,7 @@ use crate::block::EncodedBlock;
 use crate::error::Error;
 use crate::frame::{Kind, plain_frame};
 use crate::link::Shared;
-use crate::tls::{OutBuf, RECORD};
+use crate::tls::{OutBuf, RECORD, Sealer};
 use bytes::{Buf, Bytes};
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -29,16 +29,18 @@ pub(crate) struct Writer {
     queue: VecDeque<Bytes>,
     /// The beginning of a record that is not full yet.
     record: Vec<u8>,
+    sealer: Sealer,
     sealed: OutBuf,
     last_write: Instant,
     failed: bool,
 }
 
 impl Writer {
-    pub fn new(tcp: OwnedWriteHalf, shared: Arc<Shared>) -> Self {
+    pub fn new(tcp: OwnedWriteHalf, shared: Arc<Shared>, sealer: Sealer) -> Self {
         Self {
             tcp,
             shared,
+            sealer,
             queue: VecDeque::new(),
             record: Vec::with_capacity(RECORD),
             sealed: OutBuf::default(),
@@ -55,15 +57,13 @@ impl Writer {
 
     /// Seals up to a batch of what waits. With `flush` the last record may be short; otherwise it waits for more.
     fn seal_batch(&mut self, flush: bool) -> Result<(), rustls::Error> {
-        let mut guarded = self.shared.lock();
-        let guarded = &mut *guarded;
-        self.sealed.take_from(&mut guarded.out);
+        self.sealer.answer(&mut self.sealed)?;
         while self.sealed.pending().len() < BATCH {
             let Some(front) = self.queue.front_mut() else { break };
             if self.record.is_empty() && front.len() >= RECORD {
                 // Whole records straight from the caller's bytes.
                 let count = (front.len() - front.len() % RECORD).min(BATCH);
-                guarded.tls.seal(&front[..count], &mut self.sealed)?;
+                self.sealer.seal(&front[..count], &mut self.sealed)?;
                 front.advance(count);
             } else {
                 let count = front.len().min(RECORD - self.record.len());
@@ -74,12 +74,12 @@ impl Writer {
                 self.queue.pop_front();
             }
             if self.record.len() == RECORD {
-                guarded.tls.seal(&self.record, &mut self.sealed)?;
+                self.sealer.seal(&self.record, &mut self.sealed)?;
                 self.record.clear();
             }
         }
         if flush && self.queue.is_empty() && !self.record.is_empty() {
-            guarded.tls.seal(&self.record, &mut self.sealed)?;
+            self.sealer.seal(&self.record, &mut self.sealed)?;
             self.record.clear();
         }
         Ok(())
@@ -128,26 +128,12 @@ impl Writer {
         }
     }
 
-    /// Writes what TLS itself had to say: handshake messages and alerts.
-    pub async fn write_tls(&mut self) -> Result<(), Error> {
-        self.sealed.take_from(&mut self.shared.lock().out);
-        self.write_sealed().await
-    }
-
     async fn end(&mut self) -> Result<(), Error> {
         self.drive(true).await?;
-        let sealed = self.shared.lock().tls.seal_end(&mut self.sealed);
+        let sealed = self.sealer.seal_end(&mut self.sealed);
         sealed.map_err(|error| self.shared.tls_error(error))?;
         self.write_sealed().await?;
         self.tcp.shutdown().await.map_err(|source| Error::Io { verb: "close", source })
-    }
-
-    /// Ends the TCP connection in this direction after an alert.
-    pub async fn hang_up(&mut self) {
-        self.failed = true;
-        if let Err(error) = self.tcp.shutdown().await {
-            tracing::debug!(peer = %self.shared.peer, %error, "the connection was gone already");
-        }
     }
 }
 

@@ -1,21 +1,19 @@
-//! The TLS state of a connection without any socket: ciphertext in, plaintext out, and back.
+//! The handshake of TLS without any socket: what came in, what is to be sent, and in the end the two halves of
+//! the record layer.
 //!
-//! The unbuffered interface of rustls is used, because its buffered one reads 4 KiB from the socket at a time
-//! and copies each record once more; at a gigabyte a second that is a quarter of the work. Here the caller owns
-//! the buffers, reads as much as the socket has, and writes many records at once.
+//! The unbuffered interface of rustls is used: the caller owns the buffers, and only what belongs to the
+//! handshake is taken from them. Data that came right behind it is given out too.
 
+use super::records::{Opener, Sealer, Secrets, records};
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{ClientConfig, CommonState, Error, ServerConfig};
+use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+use rustls::{ClientConfig, CommonState, Error, ExtractedSecrets, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 use std::sync::Arc;
 
 /// Room for what TLS may put before the data: an alert or a change of keys.
 const SLACK: usize = 512;
-/// Largest plaintext of a record, and what a record adds to it in TLS 1.3.
-pub(crate) const RECORD: usize = 16 << 10;
-const RECORD_OVERHEAD: usize = 22;
 
 /// Ciphertext that waits to be written. The memory stays initialised and is used again and again, so no byte
 /// is zeroed only to be overwritten.
@@ -40,21 +38,17 @@ impl OutBuf {
         }
     }
 
-    /// Moves everything that is pending in `other` behind what is pending here.
-    pub fn take_from(&mut self, other: &mut Self) {
-        let count = other.pending().len();
-        if count > 0 {
-            self.spare(count)[..count].copy_from_slice(other.pending());
-            self.end += count;
-            other.consume(count);
-        }
-    }
-
-    fn spare(&mut self, count: usize) -> &mut [u8] {
+    /// At least `count` bytes behind what is pending.
+    pub(super) fn spare(&mut self, count: usize) -> &mut [u8] {
         if self.memory.len() < self.end + count {
             self.memory.resize(self.end + count, 0);
         }
         &mut self.memory[self.end..]
+    }
+
+    /// The first `count` of the spare bytes are pending too now.
+    pub(super) fn extend(&mut self, count: usize) {
+        self.end += count;
     }
 }
 
@@ -69,7 +63,7 @@ pub(crate) enum State {
     PeerClosed,
 }
 
-/// The TLS state of a connection.
+/// The TLS state of a connection whose handshake is under way.
 pub(crate) struct Tls {
     side: Side,
     /// Set by the first error. rustls must not be asked for more then: it may hold positions in a buffer that is
@@ -165,28 +159,23 @@ impl Tls {
         }
     }
 
-    /// Encrypts `data` behind what is pending in `out`.
-    pub fn seal(&mut self, data: &[u8], out: &mut OutBuf) -> Result<(), Error> {
+    /// The two halves of the record layer, once the state was [`State::Open`] and all that TLS had to say is in a
+    /// buffer.
+    pub fn into_records(self) -> Result<(Sealer, Opener), Error> {
         if self.broken {
             return Err(gone());
         }
-        match &mut self.side {
-            Side::Client(connection) => while !seal(connection.process_tls_records(&mut []), data, out)? {},
-            Side::Server(connection) => while !seal(connection.process_tls_records(&mut []), data, out)? {},
-        }
-        Ok(())
-    }
-
-    /// Says that nothing more will be sent.
-    pub fn seal_end(&mut self, out: &mut OutBuf) -> Result<(), Error> {
-        if self.broken {
-            return Err(gone());
-        }
-        match &mut self.side {
-            Side::Client(connection) => while !seal_end(connection.process_tls_records(&mut []), out)? {},
-            Side::Server(connection) => while !seal_end(connection.process_tls_records(&mut []), out)? {},
-        }
-        Ok(())
+        let (ExtractedSecrets { tx, rx }, secrets) = match self.side {
+            Side::Client(connection) => {
+                let (secrets, rest) = connection.dangerous_into_kernel_connection()?;
+                (secrets, Secrets::Client(rest))
+            }
+            Side::Server(connection) => {
+                let (secrets, rest) = connection.dangerous_into_kernel_connection()?;
+                (secrets, Secrets::Server(rest))
+            }
+        };
+        records(tx, rx, secrets)
     }
 }
 
@@ -194,9 +183,8 @@ fn gone() -> Error {
     Error::General("the connection has failed before".to_owned())
 }
 
-/// A handshake message in more than one record, once data flows. Nobody sends that: what remains of the handshake
-/// then is a change of keys, which is five bytes. While rustls waits for the second part it keeps positions in the
-/// caller's buffer, and sealing, which has no input, would make it look there.
+/// A handshake message in more than one record behind the handshake. Nobody sends that: what remains of the
+/// handshake then is a change of keys, which is five bytes.
 fn fragmented() -> Error {
     Error::General("the peer sent part of a handshake message after the handshake".to_owned())
 }
@@ -260,50 +248,3 @@ fn speak<Data>(state: ConnectionState<'_, '_, Data>, out: &mut OutBuf) -> Result
     }
     Ok(())
 }
-
-/// One step towards encrypting `data`; whether it is done.
-fn seal<Data>(status: UnbufferedStatus<'_, '_, Data>, data: &[u8], out: &mut OutBuf) -> Result<bool, Error> {
-    match status.state? {
-        ConnectionState::WriteTraffic(mut traffic) => {
-            let room = data.len() + (data.len() / RECORD + 1) * RECORD_OVERHEAD + SLACK;
-            encrypt(room, out, |spare| traffic.encrypt(data, spare))?;
-            Ok(true)
-        }
-        ConnectionState::PeerClosed => Ok(false),
-        other => speak(other, out).map(|()| false),
-    }
-}
-
-fn seal_end<Data>(status: UnbufferedStatus<'_, '_, Data>, out: &mut OutBuf) -> Result<bool, Error> {
-    match status.state? {
-        ConnectionState::WriteTraffic(mut traffic) => {
-            encrypt(SLACK, out, |spare| traffic.queue_close_notify(spare))?;
-            Ok(true)
-        }
-        ConnectionState::Closed => Ok(true),
-        ConnectionState::PeerClosed => Ok(false),
-        other => speak(other, out).map(|()| false),
-    }
-}
-
-fn encrypt(
-    mut room: usize,
-    out: &mut OutBuf,
-    mut write: impl FnMut(&mut [u8]) -> Result<usize, EncryptError>,
-) -> Result<(), Error> {
-    loop {
-        match write(out.spare(room)) {
-            Ok(count) => {
-                out.end += count;
-                return Ok(());
-            }
-            Err(EncryptError::InsufficientSize(size)) if size.required_size > room => {
-                room = size.required_size
-            }
-            Err(error) => return Err(Error::General(error.to_string())),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -268,8 +268,9 @@ async fn through(mischief: Mischief) -> (u64, Error) {
 #[tokio::test]
 async fn a_bit_flipped_on_the_wire_ends_the_connection_and_no_wrong_block_comes_out() {
     let (whole, error) = through(Mischief::Flip(1_000_000)).await;
-    // Whole blocks that arrived in one piece with the altered record may be given up with it.
-    assert!((1..10).contains(&whole), "{whole}");
+    // A frame is 100,448 bytes, with TLS 100,590: nine are whole before the altered record, and all of them come out,
+    // however much of what followed was read together with them.
+    assert_eq!(whole, 9);
     assert!(matches!(&error, Error::Tls { fault: TlsFault::Altered, .. }), "{error:?}");
 }
 
