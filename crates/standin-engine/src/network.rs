@@ -11,7 +11,8 @@ use standin_model::network::{
     NetworkView, SettingsOrigin,
 };
 use standin_model::state::Method;
-use standin_model::{Refusal, ReturnCode, VmId, VmName};
+use standin_model::{Epoch, Refusal, ReturnCode, VmId, VmName};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long a guest's agent may take to answer after the VM was started: an emulated guest boots slowly.
@@ -45,6 +46,8 @@ struct Side {
     applied: Option<AppliedNetwork>,
 }
 
+type Seen = Result<Vec<NicDefinition>, standin_hypervisor::Error>;
+
 impl Engine {
     /// `Msvm_FailoverNetworkAdapterSettingData` of a VM, on either side: its cards, what each gets at a failover, and
     /// what became of it at the one that is in force.
@@ -52,7 +55,19 @@ impl Engine {
     /// # Errors
     /// 32775 for a VM that does not replicate, 32779 for an unknown one.
     pub async fn network(&self, vm: VmId) -> Result<NetworkView, Refusal> {
-        Ok(view(vm, self.side(vm).await?))
+        let seen = self.hypervisor().inspect(vm).await.map(|info| info.definition.nics);
+        Ok(view(vm, self.side(vm, seen).await?))
+    }
+
+    /// The same with the VM as it was seen last: no question to the hypervisor, for whoever lists thousands of VMs. A
+    /// replica's definition is read once for each configuration that comes.
+    ///
+    /// # Errors
+    /// As [`Engine::network`].
+    pub async fn network_as_seen(&self, vm: VmId) -> Result<NetworkView, Refusal> {
+        let seen = self.vms().get(&vm).map(|info| info.definition.nics.clone());
+        let seen = seen.ok_or(standin_hypervisor::Error::UnknownVm(vm));
+        Ok(view(vm, self.side(vm, seen).await?))
     }
 
     /// `SetFailoverNetworkAdapterSettings`, on either side: all of the changes or none. Durable on return; set on the
@@ -63,7 +78,8 @@ impl Engine {
     /// several; 32775 for a VM that does not replicate, 32779 for an unknown one; 32774 and 32772 while the replica is
     /// held, 32777 when its disks are not there, 32771 when the hypervisor cannot say how the VM is.
     pub async fn set_network(&self, vm: VmId, changes: Vec<NetworkChange>) -> Result<NetworkView, Refusal> {
-        let side = self.side(vm).await?;
+        let seen = self.hypervisor().inspect(vm).await.map(|info| info.definition.nics);
+        let side = self.side(vm, seen).await?;
         let resolved = |change: NetworkChange| -> Result<_, Refusal> {
             Ok((named(vm, &side, change.adapter.as_deref())?, change.settings))
         };
@@ -86,25 +102,27 @@ impl Engine {
         self.network(vm).await
     }
 
-    async fn side(&self, vm: VmId) -> Result<Side, Refusal> {
+    /// `seen`: the cards of the VM as the hypervisor has it.
+    async fn side(&self, vm: VmId, seen: Seen) -> Result<Side, Refusal> {
         if let Some(replica) = self.replicas().find(vm) {
-            return replica_side(&replica).await;
+            return replica_side(&replica, seen).await;
         }
         if let Some(refusal) = self.replicas().disks_missing(vm) {
             return Err(refusal);
         }
-        let info = self.hypervisor().inspect(vm).await.map_err(|error| inspect_refusal(&error))?;
+        let nics = seen.map_err(|error| inspect_refusal(&error))?;
         let Some(handle) = self.primary(vm) else {
+            let name = self.vms().get(&vm).map_or_else(|| vm.to_string(), |info| info.name.to_string());
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
-                format!("VM {} does not replicate", info.name),
+                format!("VM {name} does not replicate"),
                 "Enable its replication with `standin replicate VM --to HOST`; then set what it gets at a failover.",
             ));
         };
         let record = handle.snapshot().record;
         Ok(Side {
             name: record.name,
-            nics: info.definition.nics,
+            nics,
             here: record.network,
             primary: NetworkSettings::default(),
             map: None,
@@ -113,19 +131,19 @@ impl Engine {
     }
 }
 
-async fn replica_side(replica: &ReplicaVm) -> Result<Side, Refusal> {
+async fn replica_side(replica: &ReplicaVm, seen: Seen) -> Result<Side, Refusal> {
     let record = replica.snapshot();
     // Once it has failed over its networks are those of here already.
-    let (definition, map) = match replica.shared.hypervisor.inspect(record.vm).await {
-        Ok(info) => (Some(info.definition), NetworkMap::default()),
+    let (nics, map) = match seen {
+        Ok(nics) => (nics, NetworkMap::default()),
         Err(standin_hypervisor::Error::UnknownVm(_)) => {
-            (newest_definition(replica).await?, replica.shared.networks.map.clone())
+            (newest_cards(replica).await?, replica.shared.networks.map.clone())
         }
         Err(error) => return Err(inspect_refusal(&error)),
     };
     Ok(Side {
         name: record.name,
-        nics: definition.map(|definition| definition.nics).unwrap_or_default(),
+        nics,
         here: record.network,
         primary: record.primary_network,
         map: Some(map),
@@ -133,21 +151,35 @@ async fn replica_side(replica: &ReplicaVm) -> Result<Side, Refusal> {
     })
 }
 
-/// The VM as it was at its newest recovery point; `None` before the first one.
-async fn newest_definition(replica: &ReplicaVm) -> Result<Option<VmDefinition>, Refusal> {
+/// The cards of a configuration that was read, which never changes: a replica remembers those of its newest one.
+#[derive(Default)]
+pub(crate) struct CardsRead(Mutex<Option<(Epoch, Vec<NicDefinition>)>>);
+
+/// The cards of the VM as it was at its newest recovery point; none before the first one.
+async fn newest_cards(replica: &ReplicaVm) -> Result<Vec<NicDefinition>, Refusal> {
+    let manifest = replica.store().manifest();
+    let newest = manifest.points.last().and_then(|point| Some((point.id, point.config_epoch?)));
+    let Some((point, epoch)) = newest else { return Ok(Vec::new()) };
+    if let Some((of, cards)) = &*replica.cards.0.lock().unwrap_or_else(PoisonError::into_inner)
+        && *of == epoch
+    {
+        return Ok(cards.clone());
+    }
     let store = replica.store().clone();
-    crate::replica::layer::blocking(move || {
-        let newest = store.points().into_iter().max_by_key(|point| point.epoch);
-        let Some(file) = newest.and_then(|point| store.config_directory(point.id)) else { return Ok(None) };
+    let read = crate::replica::layer::blocking(move || {
+        let Some(file) = store.config_directory(point) else { return Ok(Vec::new()) };
         let unreadable = |why: String| {
             let message = format!("the VM's definition at its newest recovery point cannot be read: {why}");
             Refusal::new(ReturnCode::Failed, message, "Run `standin store check VM`.")
         };
         let text =
             std::fs::read_to_string(file.join("vm.toml")).map_err(|error| unreadable(error.to_string()))?;
-        VmDefinition::from_toml(&text).map(Some).map_err(|error| unreadable(error.to_string()))
-    })
-    .await
+        let definition = VmDefinition::from_toml(&text).map_err(|error| unreadable(error.to_string()))?;
+        Ok(definition.nics)
+    });
+    let cards: Vec<NicDefinition> = read.await?;
+    *replica.cards.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((epoch, cards.clone()));
+    Ok(cards)
 }
 
 fn adapter(vm: VmId, nic: &NicDefinition) -> Adapter {

@@ -48,10 +48,27 @@ pub struct RelationshipSettings {
     /// Resynchronize without being asked when the bitmaps are lost. Here it is on by default, because a
     /// comparison sends only what differs; Hyper-V's default is off.
     pub auto_resync: bool,
+    /// When in a day a resynchronization may begin without being asked; `None` for at any time. Kept and given back:
+    /// the cycles do not look at it yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_resync_window: Option<DayWindow>,
     /// Which points are kept, in place of "the latest and `history` hourly ones".
     pub retention: Option<Policy>,
     /// A cycle is given up when less than this is free where the old data of overwritten blocks is kept, bytes.
     pub scratch_reserve: u64,
+}
+
+/// Seconds of a day.
+pub const DAY_S: u32 = 86_400;
+
+/// A part of every day, in seconds after midnight; past midnight where it ends before it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DayWindow {
+    /// When it begins, below [`DAY_S`].
+    pub start_s: u32,
+    /// When it ends, below [`DAY_S`].
+    pub end_s: u32,
 }
 
 impl Default for RelationshipSettings {
@@ -65,6 +82,7 @@ impl Default for RelationshipSettings {
             granularity: MIN_GRANULARITY,
             disks: Vec::new(),
             auto_resync: true,
+            auto_resync_window: None,
             retention: None,
             scratch_reserve: 1 << 30,
         }
@@ -92,7 +110,18 @@ impl RelationshipSettings {
             ));
         }
         self.check_disks()?;
+        self.check_window()?;
         self.check_retention()
+    }
+
+    fn check_window(&self) -> Result<(), Refusal> {
+        match self.auto_resync_window {
+            Some(window) if window.start_s >= DAY_S || window.end_s >= DAY_S => Err(invalid(
+                "the times of a day between which a resynchronization may begin are not within a day",
+                "Use times from 00:00:00 to 23:59:59.",
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn check_points(&self) -> Result<(), Refusal> {

@@ -96,6 +96,7 @@ pub async fn components(engine: &Engine, machine: &Machine) -> Vec<Instance> {
     for adapter in settings::adapters(engine, machine).await {
         all.push(part(settings::realized_path(machine), settings::adapter_path(machine, &adapter)));
     }
+    let disks = world::point_disks(engine, machine);
     for point in world::points(engine, machine) {
         let owner = ids::microsoft(point.id, "");
         all.extend(

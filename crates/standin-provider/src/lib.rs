@@ -32,6 +32,7 @@ pub use methods::{audited, role_of};
 pub use world::Site;
 
 use async_trait::async_trait;
+use methods::certificates::Thumbprint;
 use standin_cim::{
     Caller, CimError, Instance, InstanceSource, MethodAnswer, MethodCall, Namespace, Narrow, ObjectPath,
     Schema, StatusCode, TypedValue, same_name, schema,
@@ -48,20 +49,25 @@ pub const CIMV2: Namespace = Namespace::from_static("root/cimv2");
 /// The namespaces in which generic clients look for what there is.
 pub const INTEROP: [Namespace; 2] =
     [Namespace::from_static("interop"), Namespace::from_static("root/interop")];
+/// The namespace above the others: WMI's own clients walk down from it by `__NAMESPACE`. The one between it and
+/// `root/virtualization/v2` is not there: clients try that one for an older version's classes, and go on to v2 when
+/// they are told that there is no such namespace.
+pub const ROOT: Namespace = Namespace::from_static("root");
 
 type Result<T> = standin_cim::Result<T>;
 
 /// The provider of this host.
 pub struct Provider {
     engine: Arc<Engine>,
-    site: Site,
+    site: Arc<Site>,
+    thumbprint: Arc<Thumbprint>,
 }
 
 impl Provider {
     /// A provider of this engine's objects.
     #[must_use]
     pub fn new(engine: Arc<Engine>, site: Site) -> Self {
-        Self { engine, site }
+        Self { engine, site: Arc::new(site), thumbprint: Arc::default() }
     }
 
     fn machines(&self, narrow: &Narrow) -> Vec<Machine> {
@@ -95,11 +101,7 @@ impl Provider {
             "msvm_virtualsystemmanagementservice" => vec![service::service(site, service::MANAGEMENT)],
             "msvm_virtualsystemsnapshotservice" => vec![service::service(site, service::SNAPSHOT)],
             "msvm_replicationservicesettingdata" => {
-                vec![service::settings(
-                    site,
-                    &engine.service_settings(),
-                    methods::certificates::thumbprint(site),
-                )]
+                vec![service::settings(site, &engine.service_settings(), self.thumbprint.of(site))]
             }
             "msvm_replicationauthorizationsettingdata" => {
                 engine.replicas().entries().iter().map(service::entry).collect()
@@ -159,10 +161,15 @@ impl Provider {
 
     /// The disks of the VM and of each of its recovery points.
     fn disks(&self, machine: &Machine) -> Vec<Instance> {
-        let disks = settings::disks(machine);
-        let mut owners = vec![ids::microsoft(machine.id, "")];
-        owners.extend(world::points(&self.engine, machine).iter().map(|point| ids::microsoft(point.id, "")));
-        owners.iter().flat_map(|owner| disks.iter().map(move |disk| settings::disk(owner, disk))).collect()
+        let owner = ids::microsoft(machine.id, "");
+        let mut all: Vec<Instance> =
+            settings::disks(machine).iter().map(|disk| settings::disk(&owner, disk)).collect();
+        let disks = world::point_disks(&self.engine, machine);
+        for point in world::points(&self.engine, machine) {
+            let owner = ids::microsoft(point.id, "");
+            all.extend(disks.iter().map(|disk| settings::disk(&owner, disk)));
+        }
+        all
     }
 
     fn interop(&self, class: &str) -> Vec<Instance> {
@@ -192,7 +199,7 @@ impl Provider {
 #[async_trait]
 impl InstanceSource for Provider {
     fn namespaces(&self) -> Vec<Namespace> {
-        [VIRTUALIZATION, CIMV2].into_iter().chain(INTEROP).collect()
+        [VIRTUALIZATION, CIMV2, ROOT].into_iter().chain(INTEROP).collect()
     }
 
     fn schema(&self, namespace: &Namespace) -> Option<Arc<Schema>> {
@@ -200,6 +207,8 @@ impl InstanceSource for Provider {
             Some(schema::virtualization())
         } else if *namespace == CIMV2 {
             Some(schema::cimv2())
+        } else if *namespace == ROOT {
+            Some(schema::root())
         } else if INTEROP.contains(namespace) {
             Some(schema::interop())
         } else {

@@ -76,12 +76,16 @@ pub fn setting_data(site: &Site, machine: &Machine) -> Instance {
             u16::try_from(agreed.application_consistent_hours).ok(),
         )
         .with("AutoResynchronizeEnabled", agreed.auto_resync)
-        // Resynchronization is not kept to a window: the whole day is one.
-        .with("AutoResynchronizeIntervalStart", Datetime::seconds(0))
-        .with("AutoResynchronizeIntervalEnd", Datetime::seconds(0))
+        // Both midnight: the whole day.
+        .with("AutoResynchronizeIntervalStart", time_of_day(agreed.auto_resync_window.map(|it| it.start_s)))
+        .with("AutoResynchronizeIntervalEnd", time_of_day(agreed.auto_resync_window.map(|it| it.end_s)))
         .instances("IncludedDisks", included.map(|disk| settings::disk(&owner, &disk)))
         .time("CreationTime", machine.relationship.as_ref().and_then(|found| found.created_at))
         .done()
+}
+
+fn time_of_day(seconds: Option<u32>) -> Datetime {
+    Datetime::seconds(seconds.unwrap_or(0).into())
 }
 
 /// A disk that replicates, or would: all of them before there is a relationship.

@@ -1,6 +1,7 @@
 //! What there is on this host: its VMs and relationships as the engine has them in memory.
 
 use crate::ids;
+use crate::settings::Disk;
 use jiff::Timestamp;
 use standin_cim::Narrow;
 use standin_engine::Engine;
@@ -98,4 +99,18 @@ pub fn points(engine: &Engine, machine: &Machine) -> Vec<Point> {
         .replicas()
         .find(machine.id)
         .map_or_else(Vec::new, |replica| replica.store().manifest().points.clone())
+}
+
+/// The disks that every recovery point of a replica has, with the sizes that the replica's manifest says.
+pub fn point_disks(engine: &Engine, machine: &Machine) -> Vec<Disk> {
+    let replica = if machine.is_replica() { engine.replicas().find(machine.id) } else { None };
+    let Some(replica) = replica else { return Vec::new() };
+    let manifest = replica.store().manifest();
+    let shown = manifest.disks.iter().map(|disk| Disk {
+        name: disk.name.to_string(),
+        path: None,
+        size: disk.size,
+        writable: true,
+    });
+    shown.collect()
 }

@@ -31,6 +31,8 @@ pub struct ReplicaVm {
     session: Mutex<Option<ActiveSession>>,
     /// Serves points with too many layers for a chain.
     pub(super) exports: super::exports::Exports,
+    /// Its network cards at the newest recovery point.
+    pub(crate) cards: crate::network::CardsRead,
 }
 
 /// The session that may write to a replica now.
@@ -48,6 +50,7 @@ impl ReplicaVm {
     pub fn new(shared: HostShared, store: Replica, record: ReplicaRecord) -> Arc<Self> {
         Arc::new(Self {
             exports: super::exports::Exports::new(&shared.runtime_dir),
+            cards: crate::network::CardsRead::default(),
             shared,
             store,
             published: watch::Sender::new(record.clone()),

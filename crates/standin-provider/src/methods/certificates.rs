@@ -8,6 +8,9 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use standin_cim::Value;
 use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 /// Every certificate in the site's files; a file that cannot be read has none.
 fn all(site: &Site) -> Vec<CertificateDer<'static>> {
@@ -28,10 +31,33 @@ fn all(site: &Site) -> Vec<CertificateDer<'static>> {
     found
 }
 
-/// The thumbprint of this host's certificate, as Windows shows it: SHA-1 of the certificate in capitals. `None`
-/// without a certificate.
-pub fn thumbprint(site: &Site) -> Option<String> {
-    let own = site.certificates.first()?;
+/// The thumbprint of this host's certificate, made anew only when the file has changed: clients that list all
+/// settings ask for it all the time.
+#[derive(Default)]
+pub struct Thumbprint(Mutex<Option<(Stamp, Option<String>)>>);
+
+/// When a file was changed, and its size.
+type Stamp = (SystemTime, u64);
+
+impl Thumbprint {
+    /// As Windows shows it: SHA-1 of the certificate in capitals. `None` without a certificate.
+    pub fn of(&self, site: &Site) -> Option<String> {
+        let own = site.certificates.first()?;
+        let meta = std::fs::metadata(own).ok()?;
+        let stamp = (meta.modified().ok()?, meta.len());
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((of, thumbprint)) if *of == stamp => thumbprint.clone(),
+            _ => {
+                let thumbprint = made(own);
+                *known = Some((stamp, thumbprint.clone()));
+                thumbprint
+            }
+        }
+    }
+}
+
+fn made(own: &Path) -> Option<String> {
     let certificate = CertificateDer::pem_file_iter(own).ok()?.flatten().next()?;
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, &certificate);
     let mut text = String::with_capacity(40);

@@ -31,6 +31,8 @@ pub struct Tools {
     pub engine: Arc<Engine>,
     /// Facts of this host.
     pub site: Arc<Site>,
+    /// That of this host's certificate.
+    pub thumbprint: Arc<certificates::Thumbprint>,
 }
 
 /// How a method ended: at once, or with a job that goes on.
@@ -102,7 +104,11 @@ pub async fn invoke(
     let declared = schema.class(&class).and_then(|class| class.method(&call.method)).ok_or_else(|| {
         CimError::new(StatusCode::MethodNotFound, format!("{class} has no method {}", call.method))
     })?;
-    let tools = Tools { engine: Arc::clone(&provider.engine), site: Arc::new(provider.site.clone()) };
+    let tools = Tools {
+        engine: Arc::clone(&provider.engine),
+        site: Arc::clone(&provider.site),
+        thumbprint: Arc::clone(&provider.thumbprint),
+    };
     let (owner, name) = (declared.origin.to_string(), declared.name.to_string());
     let answer = if caller.may(role_of(&name)) {
         let point = call::point_argument(&call);

@@ -7,7 +7,7 @@ use crate::replication::{BY_CERTIFICATE, PROVIDER, split};
 use crate::world::Machine;
 use standin_cim::{Datetime, Instance, Value, same_name};
 use standin_engine::Enable;
-use standin_model::settings::RelationshipSettings;
+use standin_model::settings::{DayWindow, RelationshipSettings};
 use standin_model::{Refusal, ReturnCode};
 
 /// `InitialReplicationType`: over the network.
@@ -127,7 +127,7 @@ fn authentication(kind: Option<u16>) -> Result<(), Refusal> {
 /// A client may name the certificate; it is the host's one, or it is not here.
 fn thumbprint(tools: &Tools, wanted: Option<&str>) -> Result<(), Refusal> {
     let Some(wanted) = wanted else { return Ok(()) };
-    let own = super::certificates::thumbprint(&tools.site);
+    let own = tools.thumbprint.of(&tools.site);
     let plain: String = wanted.chars().filter(char::is_ascii_hexdigit).collect();
     if own.as_deref().is_some_and(|own| same_name(own, &plain)) {
         return Ok(());
@@ -191,11 +191,33 @@ fn settings(
     if let Some(Value::Boolean(on)) = data.value("AutoResynchronizeEnabled") {
         settings.auto_resync = *on;
     }
+    settings.auto_resync_window = window(data, settings.auto_resync_window)?;
     if let Some(included) = disks::included(machine, data)? {
         settings.disks = included;
     }
     settings.validate()?;
     Ok(settings)
+}
+
+/// When a resynchronization may begin by itself: both midnight is the whole day, null changes nothing.
+fn window(data: &Instance, before: Option<DayWindow>) -> Result<Option<DayWindow>, Refusal> {
+    let time = |name: &str, before: u32| match data.value(name) {
+        None => Ok(before),
+        Some(Value::Datetime(Datetime::Interval { microseconds })) => {
+            // What does not fit is out of range; `validate` says so.
+            Ok(u32::try_from(microseconds / 1_000_000).unwrap_or(u32::MAX))
+        }
+        Some(_) => Err(invalid(
+            format!("{name} is no time of day"),
+            "Pass an interval from midnight: 00000000183000.000000:000 is 18:30.",
+        )),
+    };
+    let held = before.unwrap_or(DayWindow { start_s: 0, end_s: 0 });
+    let wanted = DayWindow {
+        start_s: time("AutoResynchronizeIntervalStart", held.start_s)?,
+        end_s: time("AutoResynchronizeIntervalEnd", held.end_s)?,
+    };
+    Ok((wanted != DayWindow { start_s: 0, end_s: 0 }).then_some(wanted))
 }
 
 /// A text of an instance; `None` when it is null or empty.

@@ -5,7 +5,8 @@ use crate::world::World;
 use standin_cim::{
     CimType, Class, Instance, InstanceSource, Keys, Narrow, Role, Schema, StatusCode, TypedValue, Value,
 };
-use standin_provider::{CIMV2, INTEROP, Provider, VIRTUALIZATION};
+use standin_hypervisor::fake::Op;
+use standin_provider::{CIMV2, INTEROP, Provider, ROOT, VIRTUALIZATION};
 
 /// The classes that have instances on a replica that has failed over: all that clients walk.
 const INHABITED: [&str; 33] = [
@@ -156,11 +157,30 @@ async fn every_class_that_clients_walk_is_inhabited_and_each_instance_is_found_b
             assert!(!client.all_in(namespace.clone(), class).await.is_empty(), "{class} in {namespace}");
         }
     }
+    let below = client.all_in(ROOT, "__NAMESPACE").await;
+    let below: Vec<&str> = below.iter().map(|one| string(one, "Name")).collect();
+    assert_eq!(below, ["virtualization/v2", "cimv2", "interop"]);
     let host = client.all_in(CIMV2, "Win32_ComputerSystem").await.remove(0);
     assert_eq!((string(&host, "Name"), string(&host, "DNSHostName")), (REPLICA, "replica"));
     let product = client.all_in(CIMV2, "Win32_ComputerSystemProduct").await.remove(0);
     assert_eq!(string(&product, "UUID"), "F1A5C0DE-0000-4000-8000-00000000ABCD");
     assert!(!client.all_in(CIMV2, "Win32_OperatingSystem").await.is_empty());
+}
+
+/// A thousand VMs are listed as they were seen last: asking the hypervisor for each would take minutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_are_listed_without_a_question_to_the_hypervisor() {
+    let world = World::with_cards(&["lan", "dmz"]).await;
+    world.point().await;
+    world.look().await;
+    for host in [&world.a, &world.b] {
+        host.fake.faults().fail(Op::Inspect, 0, u64::MAX);
+    }
+    for client in [world.at_a(), world.at_b()] {
+        assert!(!client.all("CIM_ManagedElement").await.is_empty());
+        assert_eq!(client.all("Msvm_SyntheticEthernetPort").await.len(), 2);
+        assert_eq!(client.all("Msvm_FailoverNetworkAdapterSettingData").await.len(), 2);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

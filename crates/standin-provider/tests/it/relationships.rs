@@ -2,7 +2,7 @@
 
 use crate::client::{embedded, guid, instances, named, number, out, reference, set, string, text, typed};
 use crate::world::{World, keep_all};
-use standin_cim::{Instance, Named, Value, embedded as embedding};
+use standin_cim::{Datetime, Instance, Named, Value, embedded as embedding};
 use standin_model::state::ReplicationState as S;
 
 impl World {
@@ -134,6 +134,36 @@ async fn settings_are_modified_and_null_changes_nothing() {
     let arguments = vec![world.computer_system(), embedded("ReplicationSettingData", settings)];
     let answer = world.at_a().replication("ModifyReplicationSettings", arguments).await;
     assert_eq!(answer.return_value, 32773);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hours_of_resynchronization_are_kept_and_given_back() {
+    let world = World::replicating(keep_all()).await;
+    let client = world.at_a();
+    let modify = |settings: &Instance| {
+        vec![world.computer_system(), embedded("ReplicationSettingData", settings.clone())]
+    };
+    let hours = |seconds| Datetime::seconds(seconds);
+    let mut settings = client.all("Msvm_ReplicationSettingData").await.remove(0);
+    assert_eq!(settings.value("AutoResynchronizeIntervalStart"), Some(&Value::Datetime(hours(0))));
+    set(&mut settings, "AutoResynchronizeIntervalStart", hours(66_600));
+    set(&mut settings, "AutoResynchronizeIntervalEnd", hours(21_600));
+    assert_eq!(client.replication("ModifyReplicationSettings", modify(&settings)).await.return_value, 0);
+    let mut nothing = Instance::new("Msvm_ReplicationSettingData");
+    set(&mut nothing, "ReplicationInterval", 40_u16);
+    assert_eq!(client.replication("ModifyReplicationSettings", modify(&nothing)).await.return_value, 0);
+    let now = client.all("Msvm_ReplicationSettingData").await.remove(0);
+    let kept = ["AutoResynchronizeIntervalStart", "AutoResynchronizeIntervalEnd"]
+        .map(|name| now.value(name).cloned());
+    assert_eq!(
+        kept,
+        [66_600, 21_600].map(|seconds| Some(Value::Datetime(hours(seconds)))),
+        "null changes nothing"
+    );
+    set(&mut settings, "AutoResynchronizeIntervalStart", hours(86_400));
+    assert_eq!(client.replication("ModifyReplicationSettings", modify(&settings)).await.return_value, 32773);
+    set(&mut settings, "AutoResynchronizeIntervalStart", Datetime::utc(jiff::Timestamp::UNIX_EPOCH));
+    assert_eq!(client.replication("ModifyReplicationSettings", modify(&settings)).await.return_value, 32773);
 }
 
 #[tokio::test(flavor = "multi_thread")]
