@@ -97,7 +97,11 @@ impl Engine {
     }
 
     /// The status of a VM that the hypervisor was just asked for.
-    async fn status_of(&self, vm: VmId, info: standin_hypervisor::Result<VmInfo>) -> Result<StatusView, Refusal> {
+    async fn status_of(
+        &self,
+        vm: VmId,
+        info: standin_hypervisor::Result<VmInfo>,
+    ) -> Result<StatusView, Refusal> {
         let mut view = if let Some(found) = self.relationship(vm) {
             let pending = match self.primary(vm) {
                 Some(handle) => self.pending(&handle.snapshot()).await,
