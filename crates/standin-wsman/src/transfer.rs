@@ -46,10 +46,7 @@ pub async fn put(
     let updated = if changes.is_empty() {
         current
     } else {
-        operations.modify_instance(caller, &path, changes).await.map_err(|error| {
-            let during = During::Invoke;
-            Fault::from_cim(error, during)
-        })?
+        operations.modify_instance(caller, &path, changes).await.map_err(of_change)?
     };
     Ok(answer(reply, &format!("{}Response", action::PUT), &updated, &resource, namespace))
 }
@@ -68,7 +65,7 @@ pub async fn create(
     let schema = operations.schema(&namespace).map_err(of_transfer)?;
     let properties = values::named(representation(message)?, &schema)?;
     let made = operations.create_instance(caller, &namespace, class, properties).await;
-    let made = made.map_err(|error| Fault::from_cim(error, During::Invoke))?;
+    let made = made.map_err(of_change)?;
     let mut out = reply.begin(&format!("{}Response", action::CREATE));
     out.push_str("<x:ResourceCreated>");
     write::reference(&mut out, &made, &resource.style(namespace));
@@ -186,4 +183,8 @@ fn same_instance(wanted: &Instance, current: &Instance) -> bool {
 
 fn of_transfer(error: standin_cim::CimError) -> Fault {
     Fault::from_cim(error, During::Transfer)
+}
+
+fn of_change(error: standin_cim::CimError) -> Fault {
+    Fault::from_cim(error, During::Invoke)
 }

@@ -27,6 +27,18 @@ fn pywinrm_and_dracclient_send_every_message_however_they_come_in() {
     let files = user_certificate(&rig, "carol", "administrator");
     let said = well(&client(&rig, "wsman_messages.py", &[text(&files[0]), text(&files[1])]));
     assert!(said.ends_with("messages done\n"), "{said}");
+    // The log-ins that failed among them are in the daemon's log: who, from where, how; never the password.
+    let log = rig.a.log();
+    for (user, proof) in [("admin", "basic"), ("admin", "ntlm"), ("looker", "ntlm")] {
+        let failed = |line: &&str| {
+            line.contains("a log-in failed")
+                && line.contains("from=127.")
+                && line.contains(user)
+                && line.contains(proof)
+        };
+        assert!(log.lines().any(|line| failed(&line)), "{user} by {proof}: {log}");
+    }
+    assert!(!log.contains(super::PASSWORD) && !log.contains("wrong\""), "a password in the log");
 }
 
 fn wbemcli(daemon: &Daemon, arguments: &[&str]) -> String {
@@ -48,15 +60,17 @@ fn wbemcli_does_what_it_has_commands_for() {
     let service = names.trim().split_once(':').and_then(|(_, rest)| rest.split_once(':')).unwrap().1;
     let service = format!("{space}:{service}");
     let settings = format!("Msvm_ReplicationSettingData.InstanceID=\"Microsoft:{id}\\\\HVR\"");
-    // Not all associated instances at once, nor all classes: some have arrays of embedded instances, and wbemcli 1.6.3
-    // knows EmbeddedObject on a PROPERTY only, not on a PROPERTY.ARRAY.
-    let commands: [(&[&str], &str); 12] = [
+    // Not all that is associated with a VM at once: wbemcli 1.6.3 does not know the EmbeddedObject that DSP0201 has on
+    // a PROPERTY.ARRAY, and the disks of the settings are one.
+    let commands: [(&[&str], &str); 14] = [
         (&["ein", &class], &keys),
         (&["ei", &class], "ElementName=\"db-1\""),
         (&["ecn", &space], "Msvm_ReplicationRelationship"),
+        (&["ec", &space], "Msvm_ReplicationRelationship"),
         (&["gc", &class], "ReplicationState="),
         (&["gi", &vm], "ElementName=\"web-1\""),
         (&["ain", &vm], &settings),
+        (&["ai", &service], "Msvm_ReplicationServiceSettingData"),
         (&["ai", "-ac", "Msvm_SystemReplicationRelationship", &vm], "ReplicationState=3"),
         (&["rin", &vm], "Msvm_SettingsDefineState.ManagedElement="),
         (&["ri", &vm], "Msvm_SystemReplicationRelationship.Antecedent="),
@@ -69,15 +83,15 @@ fn wbemcli_does_what_it_has_commands_for() {
         assert!(said.contains(wanted), "{arguments:?}: {wanted} is not in {said}");
         assert!(!said.contains("Parse Exception"), "{arguments:?}: {said}");
     }
-    // A method with a null among its out parameters ends wbemcli 1.6.3 in a segmentation fault, after the call: the
-    // audit log says that it was made and refused.
+    // A null out parameter, in whatever form, ends wbemcli 1.6.3 in a segmentation fault, after the call: the audit log
+    // says that it was made and refused.
     wbemcli(&rig.a, &["cm", &service, "InitiateFailover"]);
     let audit = std::fs::read_to_string(rig.a.dir().join("data/audit.log")).unwrap();
     assert!(audit.lines().any(|line| line.contains("InitiateFailover") && line.contains("32773")), "{audit}");
 }
 
 #[test]
-fn wsl_identifies_gets_and_enumerates() {
+fn wsl_identifies_gets_enumerates_and_invokes() {
     let rig = with_a_plain_user();
     let endpoint = format!("{}:5986", rig.a.listen().ip());
     let folder = rig.path("wsl");
@@ -100,6 +114,21 @@ fn wsl_identifies_gets_and_enumerates() {
     assert_eq!(all.matches("<p:Name>").count(), 3, "{all}");
     let references = run("wslenum", &[&system, "-mode", "epr"]);
     assert_eq!(references.matches("<a:EndpointReference>").count(), 3, "{references}");
+    // It cuts the selectors out of an enumerated reference, line by line, and puts them into the call.
+    let called = run("wslinvoke", &[&format!("{WMI}/Msvm_ReplicationService"), "StartService"]);
+    assert!(called.contains("<p:ReturnValue>0<"), "{called}");
+    let statistics = ["GetReplicationStatistics", "ComputerSystem=FILE:vm.xml"];
+    std::fs::write(folder.join("vm.xml"), one_reference(&references)).unwrap();
+    let service = format!("{WMI}/Msvm_ReplicationService");
+    let called = run("wslinvoke", &[&service[..], statistics[0], statistics[1]]);
+    assert!(called.contains("<p:ReturnValue>"), "{called}");
+}
+
+/// The first reference of an enumeration as wsl prints it.
+fn one_reference(all: &str) -> &str {
+    let begin = all.find("<a:EndpointReference>").unwrap();
+    let end = "</a:EndpointReference>";
+    &all[begin..all.find(end).unwrap() + end.len()]
 }
 
 /// What people type, whether or not they have a client: curl's own NTLM and Negotiate.
