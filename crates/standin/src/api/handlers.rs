@@ -381,9 +381,14 @@ pub(super) async fn watch_job(
     let limit = Duration::from_secs(query.timeout.unwrap_or(20).min(60));
     let moved_on = async {
         while !has_moved(&receiver.borrow_and_update(), &query) {
-            tokio::time::sleep(WATCH_PAUSE).await;
-            // The sender is gone when the job has ended: what was last said is all there is.
-            if receiver.changed().await.is_err() {
+            // Progress is told now and then, the end at once. The sender is gone when the job has ended: what was
+            // last said is all there is.
+            tokio::select! {
+                _ = receiver.wait_for(|job| job.ended_at.is_some()) => break,
+                () = tokio::time::sleep(WATCH_PAUSE) => {}
+            }
+            let moved = has_moved(&receiver.borrow_and_update(), &query);
+            if moved || receiver.changed().await.is_err() {
                 break;
             }
         }
