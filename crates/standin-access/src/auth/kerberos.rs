@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Encryption types: AES with SHA-1 in both sizes (17 and 18), the ones that every KDC of the last fifteen years
-//! issues. What is refused: DES and RC4, user-to-user, the three-step form of DCE, tickets that are not yet or no
+//! issues. The keytab is read again when its file has changed: keys are rotated while the daemon runs. What is refused: DES and RC4, user-to-user, the three-step form of DCE, tickets that are not yet or no
 //! longer valid, authenticators more than five minutes off or seen before.
 
 mod context;
@@ -28,7 +28,7 @@ pub use keytab::KerberosError;
 use super::ntlm::bindings_of;
 use super::{der, spnego};
 use crypto::Key;
-use keytab::Keytab;
+use keytab::KeytabFile;
 use messages::{ApReq, Authenticator, Ticket};
 use std::collections::HashMap;
 use std::path::Path;
@@ -85,14 +85,14 @@ pub(crate) struct Accepted {
 /// The acceptor: this host's keys, and what came lately.
 #[derive(Debug)]
 pub(crate) struct Acceptor {
-    keytab: Keytab,
+    keytab: KeytabFile,
     seen: Mutex<HashMap<[u8; 32], i64>>,
 }
 
 impl Acceptor {
     /// Reads a keytab.
     pub fn open(path: &Path) -> Result<Self, KerberosError> {
-        Ok(Self { keytab: Keytab::read(path)?, seen: Mutex::new(HashMap::new()) })
+        Ok(Self { keytab: KeytabFile::open(path)?, seen: Mutex::new(HashMap::new()) })
     }
 
     /// Takes a GSS token with an AP-REQ. `end_point` is the application data of the channel bindings.
@@ -154,8 +154,8 @@ impl Acceptor {
             return Err(TicketError::Encryption(request.ticket_type));
         }
         // The service's name in the ticket is not believed: the key that fits is the service.
-        let plain = self
-            .keytab
+        let keytab = self.keytab.current();
+        let plain = keytab
             .keys(request.ticket_type)
             .find_map(|key| key.decrypt(crypto::usage::TICKET, request.ticket))
             .ok_or(TicketError::WrongKey)?;

@@ -1,8 +1,10 @@
-//! The keytab: this host's keys, in MIT's file format of version 2 (`05 02`), which every KDC's tools write.
+//! The keytab: this host's keys, in MIT's file format of version 2 (`05 02`), which every KDC's tools write. Keys are
+//! rotated while the daemon runs: the file is read again when it is another one than it was.
 
 use super::crypto::Key;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use thiserror::Error;
 
 /// The longest keytab.
@@ -18,6 +20,62 @@ pub struct KerberosError {
     pub path: PathBuf,
     /// What is wrong and what to do.
     pub reason: String,
+}
+
+/// What tells one state of a file from another: when it was changed, to the nanosecond, its number and its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    modified: (i64, i64),
+    changed: (i64, i64),
+    inode: u64,
+    size: u64,
+}
+
+impl Stamp {
+    /// `None` when there is no such file.
+    fn of(path: &Path) -> Option<Self> {
+        let meta = std::fs::metadata(path).ok()?;
+        Some(Self {
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            // A change of the mode too: whoever mends the keytab's permissions has not to restart the daemon.
+            changed: (meta.ctime(), meta.ctime_nsec()),
+            inode: meta.ino(),
+            size: meta.size(),
+        })
+    }
+}
+
+/// A keytab that follows its file.
+#[derive(Debug)]
+pub(super) struct KeytabFile {
+    path: PathBuf,
+    read: Mutex<(Option<Stamp>, Arc<Keytab>)>,
+}
+
+impl KeytabFile {
+    pub fn open(path: &Path) -> Result<Self, KerberosError> {
+        // Looked at before it is read: what changes meanwhile is seen as a change the next time.
+        let stamp = Stamp::of(path);
+        let keytab = Arc::new(Keytab::read(path)?);
+        Ok(Self { path: path.to_path_buf(), read: Mutex::new((stamp, keytab)) })
+    }
+
+    /// The keys as the file has them now. One that cannot be used leaves those that there are, and is said once.
+    pub fn current(&self) -> Arc<Keytab> {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = Stamp::of(&self.path);
+        if read.0 != stamp {
+            read.0 = stamp;
+            match Keytab::read(&self.path) {
+                Ok(keytab) => {
+                    tracing::info!(path = %self.path.display(), "the keytab was read again");
+                    read.1 = Arc::new(keytab);
+                }
+                Err(error) => tracing::warn!(%error, "the keys from before are used on"),
+            }
+        }
+        Arc::clone(&read.1)
+    }
 }
 
 #[derive(Debug)]
