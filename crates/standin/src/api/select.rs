@@ -23,7 +23,7 @@ pub(super) fn by_prefix<I: Display + Copy>(
     let mut fitting = ids.into_iter().filter(|id| id.to_string().starts_with(&wanted));
     if wanted.len() < MIN_PREFIX {
         return Err(invalid(
-            format!("{shown:?} is too little of an id of a {what}"),
+            format!("{shown:?} is too short to be the id of one {what}"),
             format!("Give at least {MIN_PREFIX} characters of the id; `{list}` shows them."),
         ));
     }
@@ -35,7 +35,7 @@ pub(super) fn by_prefix<I: Display + Copy>(
             format!("`{list}` shows what there is."),
         )),
         (Some(_), Some(_)) => Err(invalid(
-            format!("{shown:?} begins more than one id of a {what}"),
+            format!("{shown:?} begins the ids of more than one {what}"),
             format!("Give more of the id; `{list}` shows them in full."),
         )),
     }

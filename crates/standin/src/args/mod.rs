@@ -43,7 +43,7 @@ Exit status:
 /// Everything on the command line.
 #[derive(Debug, Parser)]
 #[command(name = "standin", version, about = ABOUT, long_about = LONG_ABOUT, after_help = EXAMPLES)]
-#[command(disable_help_subcommand = true, max_term_width = 110)]
+#[command(max_term_width = 110)]
 pub struct Args {
     /// Options of every verb.
     #[command(flatten)]
@@ -192,6 +192,15 @@ mod tests {
             "standin cim mof --namespace interop",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn help_of_a_verb_has_its_examples() {
+        for line in ["standin help replicate", "standin replicate --help"] {
+            let help = parse(line).expect_err("help ends the parsing");
+            assert_eq!((help.kind(), help.exit_code()), (clap::error::ErrorKind::DisplayHelp, 0), "{line}");
+            assert!(help.to_string().contains("standin replicate db --to replica:28444"), "{line}: {help}");
         }
     }
 

@@ -19,7 +19,8 @@ pub(super) async fn run(session: &Session, verb: VmVerb) -> Result<(), Failure> 
     match verb {
         VmVerb::Define { file } => define(session, &file).await,
         VmVerb::List => {
-            let vms: Vec<VmView> = session.client.get("/v1/vms").await?;
+            let mut vms: Vec<VmView> = session.client.get("/v1/vms").await?;
+            vms.sort_by(|a, b| (&a.vm, a.id).cmp(&(&b.vm, b.id)));
             session.style.print(&vms, |vms| table::vms(session.look(), vms))
         }
         VmVerb::Show { vm } => {
