@@ -52,6 +52,8 @@ pub struct Parts {
 pub struct EngineConfig {
     /// Where old data of overwritten blocks is kept during a cut.
     pub scratch_dir: PathBuf,
+    /// Where the digests of what is sent are kept.
+    pub digest_dir: PathBuf,
     /// Sockets.
     pub runtime_dir: PathBuf,
     /// Serial logs of VMs that failed over.
@@ -159,6 +161,7 @@ impl Engine {
             dialer: Dialer { identity: parts.identity, hello: parts.hello },
             scratch_dir: config.scratch_dir,
             files: Arc::new(ConfigFiles::default()),
+            digest_dir: config.digest_dir,
         };
         let slots = Arc::new(tokio::sync::Semaphore::new(config.max_parallel.max(1)));
         let engine = Arc::new(Self {
@@ -344,6 +347,7 @@ impl Engine {
             start_at: None,
             last_kind: None,
             created_at: Some(Timestamp::now()),
+            doubted: false,
         };
         let mut worker = Worker::new(self.shared.tools.clone());
         worker.create(&record).await.map_err(|error| error.refusal())?;

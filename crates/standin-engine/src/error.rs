@@ -1,7 +1,7 @@
 //! Why a piece of work for a relationship failed, told apart where the engine must branch: what a retry can
 //! mend, what needs a resynchronization, what needs a person.
 
-use standin_model::{Generation, Refusal, ReturnCode};
+use standin_model::{Generation, PointId, Refusal, ReturnCode, VmName};
 use thiserror::Error;
 
 /// Why a cycle, a first copy or a resynchronization ended early. In every case the primary's recording marks
@@ -59,6 +59,21 @@ pub enum WorkError {
     /// What changed since the last point is not known any more.
     #[error("change tracking was lost: {0}")]
     TrackingLost(String),
+    /// The replica has sealed something else than what was sent.
+    #[error(
+        "the replica of VM {vm} on {peer} is not what was sent to it: the digest of {disks} differs at recovery \
+         point {point}"
+    )]
+    ReplicaDiffers {
+        /// The VM's name.
+        vm: VmName,
+        /// The replica's address.
+        peer: String,
+        /// Which disks, in words.
+        disks: String,
+        /// The point that was sealed.
+        point: PointId,
+    },
     /// The VM is off: there is nothing to cut, and nothing changes.
     #[error("the VM is not running")]
     NotRunning,
@@ -85,7 +100,8 @@ pub enum WorkError {
 }
 
 impl WorkError {
-    /// What a person should do now. A retry happens by itself in any case but `TrackingLost` and `Cancelled`.
+    /// What a person should do now. A retry happens by itself in any case but `TrackingLost`,
+    /// `ReplicaDiffers` and `Cancelled`.
     #[must_use]
     pub fn remedy(&self) -> String {
         match self {
@@ -102,6 +118,11 @@ impl WorkError {
             }
             Self::TrackingLost(_) => {
                 "A resynchronization compares both sides and sends what differs: `standin resync VM`."
+                    .to_owned()
+            }
+            Self::ReplicaDiffers { .. } => {
+                "A resynchronization compares both sides and mends the replica: `standin resync VM`. Run `standin \
+                 store check` on the replica host: it says which points are good; see to its memory and storage."
                     .to_owned()
             }
             Self::NotRunning => "The next cycle comes when it runs again; `standin vm start VM`.".to_owned(),

@@ -147,12 +147,16 @@ pub enum Request {
     Nodes {
         /// The disk's stream.
         stream: u16,
-        /// 0 for granules, 1 for groups of [`standin_model::digest::tree::FAN_OUT`] granules.
+        /// 0 for granules, 1 for groups of [`standin_model::digest::tree::FAN_OUT`] granules, and so on up to the
+        /// root.
         level: u32,
         /// The first.
         first: u64,
         /// How many, at most [`MAX_NODES`].
         count: u32,
+        /// The replica's digests are in doubt: it reads them again from its layers before it answers.
+        #[serde(default)]
+        afresh: bool,
     },
     /// The settings changed. Answered by `Done`.
     Settings(Box<RelationshipSettings>),

@@ -91,6 +91,9 @@ pub struct PrimaryRecord {
     /// What the VM's network cards get at a failover; the replica has it too.
     #[serde(default)]
     pub network: NetworkSettings,
+    /// The replica's digests were not those of what was sent, and no cycle since has shown otherwise.
+    #[serde(default)]
+    pub doubted: bool,
 }
 
 /// What became of the network settings at a failover.

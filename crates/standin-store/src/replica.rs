@@ -220,6 +220,37 @@ impl Replica {
         tree.sync()
     }
 
+    /// Reads a disk's digest tree again from the sidecars of its layers: somebody doubts it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownDisk`], or a sidecar or the tree's directory is damaged; the tree is as before then.
+    pub fn rebuild_tree(&self, disk: &DiskName) -> Result<()> {
+        let held = self.inner.trees.get(disk).ok_or_else(|| self.unknown_disk(disk))?;
+        let mut held = lock(held);
+        let manifest = self.manifest();
+        let Some(record) = manifest.disk(disk) else { return Err(self.unknown_disk(disk)) };
+        let (io, path) = (&self.inner.io, self.inner.layout.tree(disk));
+        // A name that is cleared away at the next start, and not the one that a check works under.
+        let staged = path.with_extension("again.check");
+        let build = || {
+            let mut tree = Tree::open(io, &staged, self.shape(record))?;
+            tree.clear()?;
+            self.catch_up(disk, &mut tree)?;
+            io.publish(&staged, &path)?;
+            Tree::open(io, &path, self.shape(record))
+        };
+        match build() {
+            Ok(tree) => {
+                *held = tree;
+                Ok(())
+            }
+            Err(error) => {
+                io.remove(&staged)?;
+                Err(error)
+            }
+        }
+    }
+
     /// Digests of `count` granules of a disk from `first` on, as of the newest sealed epoch; fewer at the end
     /// of the disk. At most 1 Mi at once. A granule that a check found damaged has a digest that no data has.
     ///

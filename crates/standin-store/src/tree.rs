@@ -59,7 +59,28 @@ pub(crate) struct Tree {
 impl Tree {
     /// Opens the file, or makes it, or makes it anew when it is damaged: it can always be rebuilt.
     pub(crate) fn open(io: &Io, path: &Path, shape: Shape) -> Result<Self> {
-        let file = io.open_rw(path, true)?;
+        let (mut tree, length) = Self::over(io.open_rw(path, true)?, shape);
+        match tree.read_header(length)? {
+            Some(epoch) => (tree.durable, tree.applied) = (epoch, epoch),
+            None => tree.reset(length)?,
+        }
+        Ok(tree)
+    }
+
+    /// Opens the file as it is; `None` when it is missing, or is not of such a disk.
+    pub(crate) fn found(io: &Io, path: &Path, shape: Shape) -> Result<Option<Self>> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let (mut tree, length) = Self::over(io.open_rw(path, false)?, shape);
+        Ok(tree.read_header(length)?.map(|epoch| {
+            (tree.durable, tree.applied) = (epoch, epoch);
+            tree
+        }))
+    }
+
+    /// The tree in a file whose header has not been looked at, and the length that the file must have.
+    fn over(file: Handle, shape: Shape) -> (Self, u64) {
         let mut levels = Vec::new();
         let (mut offset, mut nodes) = (PAGE, shape.granules());
         loop {
@@ -70,12 +91,7 @@ impl Tree {
             }
             nodes = nodes.div_ceil(FAN_OUT);
         }
-        let mut tree = Self { file, shape, levels, durable: None, applied: None };
-        match tree.read_header(offset)? {
-            Some(epoch) => (tree.durable, tree.applied) = (epoch, epoch),
-            None => tree.reset(offset)?,
-        }
-        Ok(tree)
+        (Self { file, shape, levels, durable: None, applied: None }, offset)
     }
 
     /// Empties the file: a disk of zeros that contains no epoch.
@@ -140,6 +156,11 @@ impl Tree {
         self.file.sync()?;
         self.durable = self.applied;
         self.write_header()
+    }
+
+    /// Makes the changes durable, whatever epoch they are of.
+    pub(crate) fn sync_data(&self) -> Result<()> {
+        self.file.sync()
     }
 
     /// The root over all granules.

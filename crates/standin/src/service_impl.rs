@@ -61,6 +61,7 @@ pub async fn build_service(config: Config) -> anyhow::Result<Arc<dyn Service>> {
         hello: hello.clone(),
         config: EngineConfig {
             scratch_dir: config.scratch_dir.clone(),
+            digest_dir: config.data_dir.join("sent"),
             runtime_dir: config.runtime_dir.clone(),
             log_dir,
             networks: SiteNetworks { map: config.network_map.clone(), ..SiteNetworks::default() },

@@ -4,6 +4,7 @@
 mod asking;
 pub mod config_files;
 mod handle;
+pub mod ledger;
 pub mod pass;
 mod requests;
 mod resync;

@@ -8,6 +8,7 @@
 //! Memory is bounded by the window, and used again and again. CPU work runs on blocking threads, reading too
 //! where the disk is local; the relationship's task only forwards.
 
+use super::ledger::Ledger;
 use super::session::Session;
 use super::thrift::Thrift;
 use crate::error::WorkError;
@@ -78,6 +79,8 @@ pub struct PassControl {
     pub cancel: CancellationToken,
     /// The view broke.
     pub failure: watch::Receiver<Option<String>>,
+    /// Learns what is sent.
+    pub ledger: Arc<Ledger>,
 }
 
 /// What a pass did.
@@ -469,6 +472,7 @@ impl Pipe<'_> {
         let (blocks, end) = ended.inspect_err(|_| task.abort())?;
         for encoded in blocks {
             totals.add(&encoded);
+            control.ledger.noted(&encoded);
             let (length, wire) = (encoded.header().length, encoded.wire_len() as u64);
             // A slow link must not hold the end of a view or a cancellation up.
             tokio::select! {
@@ -480,8 +484,11 @@ impl Pipe<'_> {
             self.thrift.sent(wire, Instant::now());
             control.progress.done.fetch_add(length, Ordering::Relaxed);
         }
+        control.ledger.settle_if_full().await;
         if watermarks && end >= self.watermark + WATERMARK_EVERY {
             self.watermark = end;
+            // What the replica will not ask for again must be known here, too, if this process ends.
+            control.ledger.settle().await;
             session.tell(&Request::Watermark { stream: self.stream, offset: end }).await?;
         }
         Ok(())

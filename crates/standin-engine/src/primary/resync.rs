@@ -11,6 +11,7 @@
 //!
 //! The replica answers from the digests that it keeps beside its layers; it does not read its disks.
 
+use super::ledger::Start;
 use super::pass::{self, PassTotals, Select};
 use super::session::Session;
 use super::worker::{Order, Sealed, Worker, begun, control, disk_passes};
@@ -39,6 +40,7 @@ impl Worker {
         // Marks of before the loss prove nothing; one of an interrupted comparison neither.
         self.retain(&order.record, &[]).await?;
         let mark = Mark { epoch: head, pass: 1 };
+        self.ledger.begin(&order.record, Start::Comparison).await;
         let view = self.live(&order.record, None, mark).await?;
         let compared = self.compare(order, &*view, head.next()).await;
         self.close(view).await;
@@ -57,14 +59,14 @@ impl Worker {
     ) -> Result<u64, WorkError> {
         let disks = disk_passes(&order.record, view, |_| Select::Dirty)?;
         order.progress.total.store(disks.iter().map(|disk| disk.reader.size()).sum(), Ordering::Relaxed);
-        let control = control(order, view);
+        let control = control(order, view, &self.ledger);
         let session = self.session()?;
         begun(session, &Request::Begin { epoch, kind: LayerKind::Delta }).await?;
         let mut totals = PassTotals::default();
         for disk in disks {
             let mut comparison =
                 Comparison { session: &mut *session, disk, control: control.clone(), totals: &mut totals };
-            comparison.run().await?;
+            comparison.run(order.record.doubted).await?;
         }
         session.done(&totals.pass_end()).await?;
         Ok(totals.bytes)
@@ -86,14 +88,15 @@ struct Group {
 }
 
 impl Comparison<'_> {
-    async fn run(&mut self) -> Result<(), WorkError> {
+    /// `afresh` has the replica read its digests again from its layers.
+    async fn run(&mut self, afresh: bool) -> Result<(), WorkError> {
         let size = self.disk.reader.size();
         let group_bytes = u64::from(self.control.granule) * tree::FAN_OUT as u64;
         let groups = size.div_ceil(group_bytes);
         let mut first = 0;
         while first < groups {
             let count = u32::try_from((groups - first).min(u64::from(MAX_NODES))).unwrap_or(MAX_NODES);
-            let theirs = nodes(self.session, self.disk.stream, 1, first, count).await?;
+            let theirs = nodes(self.session, self.disk.stream, 1, first, count, afresh && first == 0).await?;
             self.window(first, &theirs, group_bytes).await?;
             first += u64::from(count);
         }
@@ -125,6 +128,8 @@ impl Comparison<'_> {
             let group = group.inspect_err(|_| ahead.iter().chain([&task]).for_each(JoinHandle::abort))?;
             let position = usize::try_from(group.index - first).unwrap_or(usize::MAX);
             let expected = theirs.get(position).copied().unwrap_or(BlockDigest::ZERO);
+            self.control.ledger.read(self.disk.stream, group.index * tree::FAN_OUT as u64, &group.leaves);
+            self.control.ledger.settle_if_full().await;
             if tree::node(&group.leaves) != expected {
                 self.send_difference(&group, group_bytes).await?;
             }
@@ -144,7 +149,7 @@ impl Comparison<'_> {
     async fn send_difference(&mut self, group: &Group, group_bytes: u64) -> Result<(), WorkError> {
         let first = group.index * tree::FAN_OUT as u64;
         let count = u32::try_from(group.leaves.len()).unwrap_or(u32::MAX);
-        let theirs = nodes(self.session, self.disk.stream, 0, first, count).await?;
+        let theirs = nodes(self.session, self.disk.stream, 0, first, count, false).await?;
         let granule = u64::from(self.control.granule);
         let base = group.index * group_bytes;
         let size = self.disk.reader.size();
@@ -203,14 +208,15 @@ async fn read_group(
     tokio::task::spawn_blocking(hash).await.map_err(|_| WorkError::Cancelled)
 }
 
-async fn nodes(
+pub(super) async fn nodes(
     session: &mut Session,
     stream: u16,
     level: u32,
     first: u64,
     count: u32,
+    afresh: bool,
 ) -> Result<Vec<BlockDigest>, WorkError> {
-    match session.ask(&Request::Nodes { stream, level, first, count }).await? {
+    match session.ask(&Request::Nodes { stream, level, first, count, afresh }).await? {
         Reply::Nodes { digests } if digests.len() == count as usize => Ok(digests),
         other => Err(session.out_of_turn(&other)),
     }

@@ -315,6 +315,7 @@ impl Task {
         self.record.last_error = None;
         self.record.fenced = false;
         self.record.fence = None;
+        self.record.doubted = false;
         if let Some(point) = &sealed.point {
             self.record.last_point_at = Some(point.created_at);
             self.record.last_kind = Some(point.kind);
@@ -332,12 +333,21 @@ impl Task {
             _ => {}
         }
         self.note_freeze(work, sealed);
+        if self.is_of_another(work) {
+            return;
+        }
         let Some(job) = self.job.take() else { return };
         self.record.job = None;
         match &sealed.freeze_error {
             Some(reason) => job.fail(freeze_refusal(&self.record, reason)),
             None => job.complete(),
         }
+    }
+
+    /// The job came while this cycle was under way. It asked for a point: what the guest had written by then may
+    /// not be in the cut, and the next cycle is the job's. Or it is to copy or compare, which no cycle does.
+    fn is_of_another(&self, work: Work) -> bool {
+        matches!(work, Work::Cycle { .. }) && (self.record.job.is_some() || self.point_wanted.is_some())
     }
 
     fn note_freeze(&mut self, work: Work, sealed: &Sealed) {
@@ -365,6 +375,10 @@ impl Task {
                 return self.schedule.at_once();
             }
             WorkError::TrackingLost(_) => self.tracking_lost(&error),
+            WorkError::ReplicaDiffers { .. } => {
+                self.record.doubted = true;
+                self.tracking_lost(&error);
+            }
             WorkError::Refused { failed_over: true, .. } => self.fenced_by(&error),
             _ => self.note_failure(&error),
         }
@@ -378,6 +392,16 @@ impl Task {
 
     /// A first copy and a comparison go on by themselves; a point that was asked for is this cycle or none.
     fn tell_job(&mut self, work: Work, error: &WorkError) {
+        let goes_on = !matches!(
+            error,
+            WorkError::NotRunning
+                | WorkError::TrackingLost(_)
+                | WorkError::ReplicaDiffers { .. }
+                | WorkError::Refused { failed_over: true, .. }
+        );
+        if goes_on && self.is_of_another(work) {
+            return;
+        }
         if matches!(work, Work::Cycle { .. }) && self.record.job.is_none() {
             if let Some(job) = self.job.take() {
                 job.fail(error.refusal());
@@ -410,7 +434,8 @@ impl Task {
         }
     }
 
-    /// What changed is not known any more: state 9, and from there by itself if the settings say so.
+    /// What changed is not known any more, or the replica is not what was sent: state 9, and from there by itself if
+    /// the settings say so.
     fn tracking_lost(&mut self, error: &WorkError) {
         self.note_error(error);
         self.apply(Event::BitmapsLost);
@@ -575,7 +600,10 @@ impl Task {
         self.asking.stop();
         self.cancel_running();
         if let Some(running) = self.running.take() {
-            drop(running.task.await);
+            self.worker = running.task.await.ok().map(|(worker, _)| worker);
+        }
+        if let Some(worker) = self.worker.as_mut().filter(|_| !self.removed) {
+            worker.rest(&self.record).await;
         }
         if let Some(job) = self.job.take() {
             if self.record.job == Some(job.id()) {

@@ -6,6 +6,7 @@
 //! a time and decides from the result what comes next.
 
 use super::config_files::{ConfigFiles, Sender as ConfigSender};
+use super::ledger::{Expected, Ledger, Start, root_level};
 use super::pass::{self, DiskPass, PassControl, PassTotals, Select};
 use super::session::{Dialer, Session};
 use crate::error::WorkError;
@@ -45,6 +46,8 @@ pub struct Tools {
     pub scratch_dir: PathBuf,
     /// Hashes of kernels and the like.
     pub files: Arc<ConfigFiles>,
+    /// Where the digests of what was sent are kept.
+    pub digest_dir: PathBuf,
 }
 
 /// What a finished piece of work achieved.
@@ -84,6 +87,8 @@ pub struct Worker {
     begun: bool,
     /// The hypervisor may hold left-overs: at the start, and after a view that could not be closed.
     unclean: bool,
+    /// What the replica must have.
+    pub(super) ledger: Arc<Ledger>,
 }
 
 impl Worker {
@@ -91,7 +96,8 @@ impl Worker {
     #[must_use]
     pub fn new(tools: Tools) -> Self {
         let config = ConfigSender::new(Arc::clone(&tools.files));
-        Self { tools, session: None, config, begun: false, unclean: true }
+        let ledger = Ledger::new(&tools.digest_dir);
+        Self { tools, session: None, config, begun: false, unclean: true, ledger }
     }
 
     /// Hangs up; the next piece of work connects anew.
@@ -106,6 +112,7 @@ impl Worker {
     /// The link's or the replica's reason; nothing changed then.
     pub async fn create(&mut self, record: &PrimaryRecord) -> Result<(), WorkError> {
         self.session = Some(self.tools.dialer.create(&record.peer, offer(record)).await?);
+        self.ledger.forget(record).await;
         Ok(())
     }
 
@@ -150,10 +157,13 @@ impl Worker {
         let known = self.marks(record).await?.iter().any(|status| status.mark == mark && status.complete);
         let keep: &[Mark] = if known { std::slice::from_ref(&mark) } else { &[] };
         self.retain(record, keep).await?;
+        self.ledger.begin(record, Start::Copy { fresh: !known }).await;
         let view = self.live(record, None, mark).await?;
         let sent = self.send_base(order, &*view, !known).await;
         self.close(view).await;
         let wire_bytes = sent?.1;
+        // Before the seal: should its answer be lost, the first cycle begins with what changed since this copy.
+        self.ledger.sealed(record, Epoch(0)).await;
         let session = self.session.as_mut().ok_or(WorkError::Cancelled)?;
         seal(session, None, String::new(), Vec::new()).await?;
         session.advance(Epoch(0));
@@ -181,7 +191,7 @@ impl Worker {
         let skipped: u64 = watermarks.values().sum();
         order.progress.total.store(disks.iter().map(|disk| disk.reader.size()).sum(), Ordering::Relaxed);
         order.progress.done.store(skipped, Ordering::Relaxed);
-        let totals = pass::send(session, &disks, &control(order, view)).await?;
+        let totals = pass::send(session, &disks, &control(order, view, &self.ledger)).await?;
         session.done(&totals.pass_end()).await?;
         let wire = session.take_bytes_sent();
         Ok((totals, wire))
@@ -202,6 +212,12 @@ impl Worker {
         let point = Order { progress: Arc::default(), ..order.clone() };
         match self.cycle(&point, false).await {
             Err(WorkError::TrackingLost(_)) => self.resynchronize(order).await,
+            Err(error @ WorkError::ReplicaDiffers { .. }) => {
+                tracing::warn!(error = %crate::error::chain(&error), "the initial replication goes on with a comparison");
+                let mut order = order.clone();
+                order.record.doubted = true;
+                self.resynchronize(&order).await
+            }
             other => other,
         }
     }
@@ -240,8 +256,9 @@ impl Worker {
         application: bool,
     ) -> Result<Sealed, WorkError> {
         order.progress.total.store(basis.dirty_bytes, Ordering::Relaxed);
+        self.ledger.begin(&order.record, Start::Changes(basis.mark.epoch)).await;
         if basis.dirty_bytes == 0 && !application && self.config.reusable() {
-            return self.empty_cycle(basis).await;
+            return self.empty_cycle(&order.record, basis).await;
         }
         let epoch = basis.head.next();
         let session = self.session.as_mut().ok_or(WorkError::Cancelled)?;
@@ -260,7 +277,7 @@ impl Worker {
     /// A cycle in which nothing changed. At the instant at which every disk's count was read as zero the disks
     /// were what they were at the mark: that instant is the point, and no cut is needed. The mark stays the
     /// old one, from which a later cycle finds the same changes.
-    async fn empty_cycle(&mut self, basis: &Basis) -> Result<Sealed, WorkError> {
+    async fn empty_cycle(&mut self, record: &PrimaryRecord, basis: &Basis) -> Result<Sealed, WorkError> {
         let epoch = basis.head.next();
         let session = self.session.as_mut().ok_or(WorkError::Cancelled)?;
         begun(session, &Request::Begin { epoch, kind: LayerKind::Delta }).await?;
@@ -268,7 +285,9 @@ impl Worker {
         let point =
             PointOffer { id: PointId::random(), created_at: basis.read_at, kind: PointKind::Standard };
         let (definition, files) = self.config.last();
-        seal(session, Some(point.clone()), definition, files).await?;
+        let digest = seal(session, Some(point.clone()), definition, files).await?;
+        let expected = self.ledger.expected().await;
+        compare(session, record, &point, &digest, expected).await?;
         session.advance(epoch);
         Ok(Sealed {
             epoch,
@@ -286,7 +305,7 @@ impl Worker {
         let session = self.session.as_mut().ok_or(WorkError::Cancelled)?;
         let sent = async {
             let disks = disk_passes(&order.record, &*view, |_| Select::Dirty)?;
-            let totals = pass::send(session, &disks, &control(order, &*view)).await?;
+            let totals = pass::send(session, &disks, &control(order, &*view, &self.ledger)).await?;
             session.done(&totals.pass_end()).await?;
             Ok(totals.bytes)
         }
@@ -319,13 +338,20 @@ impl Worker {
         let (definition, files) = self.config.last();
         let session = self.session.as_mut().ok_or(WorkError::Cancelled)?;
         // All is read: the guest need not pay copy-before-write while the replica makes it durable.
-        let (closed, sealed) = tokio::join!(view.close(), async {
-            session.done(&totals.pass_end()).await?;
-            seal(session, Some(point.clone()), definition, files).await
-        });
+        let ledger = Arc::clone(&self.ledger);
+        let (closed, sealed, expected) = tokio::join!(
+            view.close(),
+            async {
+                session.done(&totals.pass_end()).await?;
+                seal(session, Some(point.clone()), definition, files).await
+            },
+            ledger.expected()
+        );
         self.note_close(closed);
-        sealed?;
+        let digest = sealed?;
         let session = self.session.as_mut().ok_or(WorkError::Cancelled)?;
+        compare(session, record, &point, &digest, expected).await?;
+        ledger.sealed(record, epoch).await;
         session.advance(epoch);
         let wire_bytes = session.take_bytes_sent();
         self.keep_only(record, mark).await;
@@ -347,7 +373,7 @@ impl Worker {
     ) -> Result<PassTotals, WorkError> {
         let session = self.session.as_mut().ok_or(WorkError::Cancelled)?;
         let disks = disk_passes(&order.record, view, |_| Select::Dirty)?;
-        let totals = pass::send(session, &disks, &control(order, view)).await?;
+        let totals = pass::send(session, &disks, &control(order, view, &self.ledger)).await?;
         self.config.send(session, &info.config).await?;
         Ok(totals)
     }
@@ -356,6 +382,7 @@ impl Worker {
     /// cannot be removed (the VM is off, its monitor does not answer) goes with the VM's process.
     pub async fn forget_tracking(&mut self, record: &PrimaryRecord) {
         self.unclean = true;
+        self.ledger.forget(record).await;
         let forgotten = match self.tidy(record).await {
             Ok(()) => self.retain(record, &[]).await,
             Err(error) => Err(error),
@@ -363,6 +390,11 @@ impl Worker {
         if let Err(error) = forgotten {
             tracing::warn!(vm = %record.name, error = %crate::error::chain(&error), "dirty bitmaps are left");
         }
+    }
+
+    /// The daemon ends: what the replica must have is still known at the next start, also after one of the host.
+    pub async fn rest(&mut self, record: &PrimaryRecord) {
+        self.ledger.rest(record).await;
     }
 
     async fn connect(&mut self, record: &PrimaryRecord) -> Result<(), WorkError> {
@@ -440,7 +472,12 @@ impl Worker {
         // An older mark than the head's knows more than is needed, never less.
         let usable =
             |status: &&MarkStatus| status.complete && status.mark.pass == 0 && status.mark.epoch <= head;
-        let best = marks.iter().filter(usable).max_by_key(|status| status.mark);
+        // Nor is one that is older still, of a daemon that was killed between a seal and its note of it.
+        let noted = self.ledger.newest(record).await;
+        let known =
+            |status: &&MarkStatus| usable(status) && noted.is_some_and(|noted| status.mark.epoch <= noted);
+        let best = marks.iter().filter(known).max_by_key(|status| status.mark);
+        let best = best.or_else(|| marks.iter().filter(usable).max_by_key(|status| status.mark));
         let Some(best) = best else {
             return Err(WorkError::TrackingLost(format!(
                 "the hypervisor has no record of what changed since epoch {head}"
@@ -580,7 +617,7 @@ pub(super) fn disk_names(record: &PrimaryRecord) -> Vec<DiskName> {
     record.disks.iter().map(|disk| disk.name.clone()).collect()
 }
 
-pub(super) fn control(order: &Order, view: &dyn View) -> PassControl {
+pub(super) fn control(order: &Order, view: &dyn View, ledger: &Arc<Ledger>) -> PassControl {
     let settings = &order.record.settings;
     PassControl {
         granule: settings.granularity,
@@ -588,6 +625,7 @@ pub(super) fn control(order: &Order, view: &dyn View) -> PassControl {
         progress: Arc::clone(&order.progress),
         cancel: order.cancel.clone(),
         failure: view.failure(),
+        ledger: Arc::clone(ledger),
     }
 }
 
@@ -627,14 +665,45 @@ pub(super) async fn begun(session: &mut Session, begin: &Request) -> Result<BTre
     }
 }
 
+/// Seals; the replica's digest of the point, empty when there is none.
 async fn seal(
     session: &mut Session,
     point: Option<PointOffer>,
     definition: String,
     files: Vec<crate::messages::ConfigFileInfo>,
-) -> Result<(), WorkError> {
+) -> Result<String, WorkError> {
     match session.ask(&Request::Seal { point, definition, files }).await? {
-        Reply::Sealed { .. } => Ok(()),
+        Reply::Sealed { digest, .. } => Ok(digest),
         other => Err(session.out_of_turn(&other)),
     }
+}
+
+/// Whether the replica has sealed what was sent to it. What is not known is not compared.
+async fn compare(
+    session: &mut Session,
+    record: &PrimaryRecord,
+    point: &PointOffer,
+    digest: &str,
+    expected: Option<Expected>,
+) -> Result<(), WorkError> {
+    let Some(expected) = expected.filter(|expected| expected.digest != digest) else { return Ok(()) };
+    let mut differ = Vec::new();
+    for ((stream, disk), ours) in (0_u16..).zip(&record.disks).zip(&expected.roots) {
+        let level = root_level(disk, record.settings.granularity);
+        match super::resync::nodes(session, stream, level, 0, 1, false).await {
+            Ok(theirs) if theirs == [*ours] => {}
+            Ok(_) => differ.push(format!("disk {}", disk.name)),
+            Err(error) => {
+                tracing::warn!(vm = %record.name, error = %crate::error::chain(&error), "which disk differs is not known");
+                break;
+            }
+        }
+    }
+    let disks = if differ.is_empty() { "its disks".to_owned() } else { differ.join(" and of ") };
+    Err(WorkError::ReplicaDiffers {
+        vm: record.name.clone(),
+        peer: record.peer.clone(),
+        disks,
+        point: point.id,
+    })
 }

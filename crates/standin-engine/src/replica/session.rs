@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use standin_model::point::PointKind;
 use standin_model::state::{Event, ReplicationState};
 use standin_model::stats::Cycle;
-use standin_model::{Epoch, Generation, Refusal, ReturnCode};
+use standin_model::{DiskName, Epoch, Generation, Refusal, ReturnCode};
 use standin_store::{ConfigFile, Kind, NewPoint, SealRequest};
 use standin_wire::{Connection, Frame, PeerIdentity, ReceivedBlock, Sender};
 use std::collections::BTreeMap;
@@ -180,8 +180,12 @@ impl Session {
             Request::Seal { point, definition, files } => {
                 self.seal(&vm, point, definition, files).await.map(Some)
             }
-            Request::Nodes { stream, level, first, count } => {
-                nodes(&vm, stream, level, first, count).await.map(Some)
+            Request::Nodes { stream, level, first, count, afresh } => {
+                let disk = disk_of(&vm, stream)?;
+                if afresh {
+                    read_digests_again(&vm, &disk).await?;
+                }
+                nodes(&vm, disk, level, first, count).await.map(Some)
             }
             Request::Settings(settings) => {
                 settings.validate()?;
@@ -395,20 +399,36 @@ async fn received(vm: &ReplicaVm, point: Option<&PointOffer>, written: u64) {
     record.publish();
 }
 
-async fn nodes(vm: &ReplicaVm, stream: u16, level: u32, first: u64, count: u32) -> Result<Reply, Refusal> {
-    if count > MAX_NODES || level > 1 {
+async fn nodes(vm: &ReplicaVm, disk: DiskName, level: u32, first: u64, count: u32) -> Result<Reply, Refusal> {
+    if count > MAX_NODES {
         return Err(out_of_turn("a question for too many digests"));
     }
-    let record = vm.snapshot();
-    let disk = record.disks.get(usize::from(stream)).ok_or_else(|| out_of_turn("an unknown disk"))?;
-    let (store, disk) = (vm.store().clone(), disk.name.clone());
+    let store = vm.store().clone();
     let digests = blocking(move || {
-        match level {
-            0 => store.leaf_digests(&disk, first, u64::from(count)),
-            _ => store.node_digests(&disk, level, first, u64::from(count)),
-        }
-        .map_err(|error| refusal_of(&error))
+        store.node_digests(&disk, level, first, u64::from(count)).map_err(|error| refusal_of(&error))
     })
     .await?;
     Ok(Reply::Nodes { digests })
+}
+
+fn disk_of(vm: &ReplicaVm, stream: u16) -> Result<DiskName, Refusal> {
+    let record = vm.snapshot();
+    let disk = record.disks.get(usize::from(stream)).ok_or_else(|| out_of_turn("an unknown disk"))?;
+    Ok(disk.name.clone())
+}
+
+/// The primary found that this replica's digests are not those of what it sent. Where they cannot be read again,
+/// the comparison goes on with those there are: it mends what it finds, and the next seal tells whether that was all.
+async fn read_digests_again(vm: &ReplicaVm, disk: &DiskName) -> Result<(), Refusal> {
+    let (store, name, disk) = (vm.store().clone(), vm.snapshot().name, disk.clone());
+    blocking(move || {
+        match store.rebuild_tree(&disk) {
+            Ok(()) => tracing::warn!(vm = %name, %disk, "the digests were read again from the layers; the primary \
+                 doubted them"),
+            Err(error) => tracing::error!(vm = %name, %disk, error = %crate::error::chain(&error),
+                "the digests, which the primary doubts, cannot be read again from the layers; run `standin store check`"),
+        }
+        Ok(())
+    })
+    .await
 }

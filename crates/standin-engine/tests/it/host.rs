@@ -143,6 +143,7 @@ impl Host {
             hello: Hello::new(self.name, "standin test"),
             config: EngineConfig {
                 scratch_dir: make("scratch"),
+                digest_dir: make("sent"),
                 runtime_dir: make("run"),
                 log_dir: make("log"),
                 networks: self.networks.clone(),

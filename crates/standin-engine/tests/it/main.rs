@@ -4,6 +4,7 @@ mod control;
 mod copy;
 mod crashes;
 mod cycles;
+mod digests;
 mod failover;
 mod host;
 mod link;

@@ -1,0 +1,495 @@
+//! What the replica must have, known without asking it: a digest tree per disk, fed with the digests of what is
+//! sent. After every seal its root is compared with the one that the replica computed over its own tree; a
+//! replica that deviates is found in that cycle.
+//!
+//! ```text
+//! pass -> noted()   in memory, bounded
+//!      -> settle()  laid over the trees' files
+//! seal -> expected() = digest of the point;  the replica's is the same -> sealed(epoch): written down
+//! ```
+//!
+//! The trees are changed while a cycle runs, before it is known to succeed. That is sound because of how a cycle
+//! begins: with everything that changed since a mark. Written down is the epoch E of the newest seal. What is in
+//! the files is the content of E, but for granules that changed since E; and whatever cycle comes next, after a
+//! failure, a lost answer or a killed daemon, begins at a mark of E or older, so it sends those granules, and
+//! they are laid over once more. A cycle that begins at a younger mark makes the ledger unknown. So does anything
+//! else that is not certain: an unknown ledger compares nothing, and a first copy or a resynchronization, which
+//! see every granule, make it known again.
+//!
+//! Nothing is made durable while the daemon runs: the kernel keeps what a killed process wrote. A crash of the host
+//! is recognised by the boot's id, unless the daemon had ended in order before. An idle cycle costs a comparison
+//! of two strings in memory.
+//!
+//! Called by [`super::worker`], [`super::resync`] and [`super::pass`].
+
+use crate::messages::DiskShape;
+use crate::records::PrimaryRecord;
+use serde::{Deserialize, Serialize};
+use standin_model::digest::{BlockDigest, tree};
+use standin_model::{Epoch, VmName};
+use standin_store::{Sent, SourceTree, point_digest};
+use standin_wire::block::EncodedBlock;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Digests, and runs of them, in memory before they are laid: 1 MiB of digests, and as much for short runs.
+const MAX_NOTED: usize = 64 << 10;
+
+/// Names the boot of the kernel that holds what is not durable yet.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+type Result<T> = std::result::Result<T, standin_store::Error>;
+
+/// What the replica's answer to a seal must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// The point's digest.
+    pub digest: String,
+    /// The root of each disk's tree, in stream order.
+    pub roots: Vec<BlockDigest>,
+}
+
+/// What is written down beside the trees, as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Page {
+    /// Which relationship: one that was made anew has another.
+    relationship: String,
+    granule: u32,
+    disks: Vec<DiskShape>,
+    /// The newest seal whose content the trees have; `None` while a first copy has not arrived.
+    epoch: Option<Epoch>,
+    /// The boot in which the trees were changed last.
+    boot: String,
+    /// Nothing was changed since the trees were made durable.
+    durable: bool,
+}
+
+/// The open trees.
+struct Book {
+    /// Whose they are, for the log.
+    vm: VmName,
+    page: Page,
+    trees: Vec<SourceTree>,
+    /// Of the trees as they are; `None` after a change.
+    expected: Option<Expected>,
+}
+
+/// Runs of one disk that ascend.
+struct Batch {
+    stream: u16,
+    end: u64,
+    runs: Vec<Sent>,
+}
+
+#[derive(Default)]
+struct Noted {
+    /// Somebody wants to know what is sent.
+    wanted: bool,
+    granule: u64,
+    weight: usize,
+    batches: Vec<Batch>,
+}
+
+/// The digests of what one relationship has sent. One for each [`super::Worker`], used by one piece of work at a
+/// time.
+pub struct Ledger {
+    /// The directory of all relationships.
+    root: PathBuf,
+    noted: Mutex<Noted>,
+    book: Mutex<Option<Book>>,
+    opened: Mutex<bool>,
+}
+
+/// How a piece of work begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// A first copy; one that is not fresh goes on where an earlier one stopped.
+    Copy {
+        /// Nothing of an earlier one is kept.
+        fresh: bool,
+    },
+    /// A comparison of all granules.
+    Comparison,
+    /// The changes since a mark.
+    Changes(Epoch),
+}
+
+impl Ledger {
+    /// A ledger in a directory of its own below `root`. Nothing is read or made before [`Self::begin`].
+    #[must_use]
+    pub fn new(root: &Path) -> Arc<Self> {
+        Arc::new(Self {
+            root: root.to_owned(),
+            noted: Mutex::default(),
+            book: Mutex::default(),
+            opened: Mutex::default(),
+        })
+    }
+
+    /// The epoch whose content is known, whatever changed since.
+    pub async fn newest(self: &Arc<Self>, record: &PrimaryRecord) -> Option<Epoch> {
+        if !*lock(&self.opened) {
+            let (ledger, record) = (Arc::clone(self), record.clone());
+            let name = record.name.clone();
+            on_thread(move || ledger.open(&record)).await;
+            if lock(&self.book).is_none() {
+                say_unknown(&name);
+            }
+        }
+        lock(&self.book).as_ref().and_then(|book| book.page.epoch)
+    }
+
+    fn open(&self, record: &PrimaryRecord) {
+        if !std::mem::replace(&mut *lock(&self.opened), true) {
+            *lock(&self.book) = Book::open(&self.dir(record), record);
+        }
+    }
+
+    /// A piece of work begins that will note everything it sends, until the next one.
+    pub async fn begin(self: &Arc<Self>, record: &PrimaryRecord, start: Start) {
+        *lock(&self.noted) = Noted { granule: u64::from(record.settings.granularity), ..Noted::default() };
+        let known = match start {
+            Start::Changes(mark) => self.begin_changes(record, mark).await,
+            Start::Copy { .. } | Start::Comparison => {
+                let (ledger, record) = (Arc::clone(self), record.clone());
+                on_thread(move || ledger.begin_anew(&record, start)).await;
+                lock(&self.book).is_some()
+            }
+        };
+        lock(&self.noted).wanted = known;
+    }
+
+    /// The usual case: no file is touched after the first time.
+    async fn begin_changes(self: &Arc<Self>, record: &PrimaryRecord, mark: Epoch) -> bool {
+        let before = self.newest(record).await;
+        let mut held = lock(&self.book);
+        *held = held.take().filter(|book| book.covers(mark));
+        if held.is_none() && before.is_some() {
+            say_unknown(&record.name);
+        }
+        held.is_some()
+    }
+
+    fn begin_anew(&self, record: &PrimaryRecord, start: Start) {
+        self.open(record);
+        let mut held = lock(&self.book);
+        *held = match start {
+            Start::Copy { fresh: false } => {
+                // Trees that an unfinished comparison left have no page.
+                let noted = self.dir(record).join(PAGE).exists();
+                held.take().filter(|book| noted && book.has_base())
+            }
+            _ => {
+                *held = None;
+                note_failure(&record.name, Book::create(&self.dir(record), record, start))
+            }
+        };
+    }
+
+    /// Notes what goes on the wire.
+    pub fn noted(&self, block: &EncodedBlock) {
+        let header = block.header();
+        let mut noted = lock(&self.noted);
+        if !noted.wanted || noted.granule == 0 {
+            return;
+        }
+        let first = header.offset / noted.granule;
+        let sent = match block.digests() {
+            [] => {
+                Sent::Zeros { first, count: (header.offset + header.length).div_ceil(noted.granule) - first }
+            }
+            digests => Sent::Data { first, digests: digests.to_vec() },
+        };
+        noted.push(header.stream, sent);
+    }
+
+    /// Notes what a comparison has read, from granule `first` on. Zeros are what a comparison begins with.
+    pub fn read(&self, stream: u16, first: u64, leaves: &[BlockDigest]) {
+        let mut noted = lock(&self.noted);
+        if noted.wanted && !leaves.iter().all(BlockDigest::is_zero) {
+            noted.push(stream, Sent::Data { first, digests: leaves.to_vec() });
+        }
+    }
+
+    /// Lays what was noted over the trees if it is much.
+    pub async fn settle_if_full(self: &Arc<Self>) {
+        if lock(&self.noted).weight >= MAX_NOTED {
+            self.settle().await;
+        }
+    }
+
+    /// Lays what was noted over the trees: it survives the end of this process now.
+    pub async fn settle(self: &Arc<Self>) {
+        if lock(&self.noted).batches.is_empty() {
+            return;
+        }
+        let ledger = Arc::clone(self);
+        on_thread(move || ledger.change(|_| Ok(()))).await;
+    }
+
+    /// Lays what was noted, then has `change` change the book. A failure makes the ledger unknown.
+    fn change(&self, change: impl FnOnce(&mut Book) -> Result<()>) {
+        let batches = {
+            let mut noted = lock(&self.noted);
+            noted.weight = 0;
+            std::mem::take(&mut noted.batches)
+        };
+        let mut held = lock(&self.book);
+        let Some(book) = held.as_mut() else { return };
+        let changed = batches.into_iter().try_for_each(|batch| book.lay(batch)).and_then(|()| change(book));
+        if note_failure(&book.vm, changed).is_none() {
+            *held = None;
+            lock(&self.noted).wanted = false;
+        }
+    }
+
+    /// What the replica must answer to a seal of all that was sent; `None` when that is not known.
+    pub async fn expected(self: &Arc<Self>) -> Option<Expected> {
+        if lock(&self.noted).batches.is_empty() {
+            let held = lock(&self.book);
+            let book = held.as_ref()?;
+            if book.expected.is_some() {
+                return book.expected.clone();
+            }
+        }
+        let ledger = Arc::clone(self);
+        on_thread(move || ledger.change(Book::sum_up)).await;
+        lock(&self.book).as_ref().and_then(|book| book.expected.clone())
+    }
+
+    /// The replica has sealed `epoch`, and it is what was expected. To be called before older marks go.
+    pub async fn sealed(self: &Arc<Self>, record: &PrimaryRecord, epoch: Epoch) {
+        if lock(&self.book).is_none() {
+            return;
+        }
+        let (ledger, dir) = (Arc::clone(self), self.dir(record));
+        on_thread(move || {
+            ledger.change(|book| {
+                book.page.epoch = Some(epoch);
+                book.page.save(&dir)
+            });
+        })
+        .await;
+    }
+
+    /// Makes all durable: the daemon ends.
+    pub async fn rest(self: &Arc<Self>, record: &PrimaryRecord) {
+        if lock(&self.book).is_none() {
+            return;
+        }
+        let (ledger, dir) = (Arc::clone(self), self.dir(record));
+        on_thread(move || {
+            // What an unfinished piece of work noted is sent again.
+            *lock(&ledger.noted) = Noted::default();
+            ledger.change(|book| book.rest(&dir));
+        })
+        .await;
+    }
+
+    /// Forgets everything, for a relationship that ends or begins.
+    pub async fn forget(self: &Arc<Self>, record: &PrimaryRecord) {
+        let (ledger, dir, name) = (Arc::clone(self), self.dir(record), record.name.clone());
+        on_thread(move || {
+            *lock(&ledger.noted) = Noted::default();
+            *lock(&ledger.book) = None;
+            *lock(&ledger.opened) = false;
+            if let Err(error) = fs::remove_dir_all(&dir)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(vm = %name, dir = %dir.display(), %error, "the digests of what was sent are left");
+            }
+        })
+        .await;
+    }
+
+    fn dir(&self, record: &PrimaryRecord) -> PathBuf {
+        self.root.join(record.vm.to_string())
+    }
+}
+
+impl Noted {
+    fn push(&mut self, stream: u16, sent: Sent) {
+        self.weight += match &sent {
+            Sent::Zeros { .. } => 4,
+            Sent::Data { digests, .. } => digests.len() + 4,
+        };
+        let (first, end) = (sent.first(), sent.end());
+        match self.batches.last_mut().filter(|batch| batch.stream == stream && batch.end <= first) {
+            Some(batch) => {
+                batch.end = end;
+                batch.runs.push(sent);
+            }
+            None => self.batches.push(Batch { stream, end, runs: vec![sent] }),
+        }
+    }
+}
+
+impl Book {
+    /// What an earlier process left, if it is certain.
+    fn open(dir: &Path, record: &PrimaryRecord) -> Option<Self> {
+        let text = fs::read(dir.join(PAGE)).ok()?;
+        let found: Page = serde_json::from_slice(&text).ok()?;
+        let mut page = Page::of(record);
+        let usable = found.durable || (found.boot == page.boot && !page.boot.is_empty());
+        page.epoch = found.epoch;
+        if !usable || found != (Page { boot: found.boot.clone(), durable: found.durable, ..page.clone() }) {
+            return None;
+        }
+        let opened = || -> Result<Option<Vec<SourceTree>>> {
+            let open = |disk: &DiskShape| SourceTree::open(&tree_path(dir, disk), page.granule, disk.size);
+            let trees: Option<Vec<_>> = page.disks.iter().map(open).collect::<Result<_>>()?;
+            if trees.is_some() && found.durable {
+                // Before the first change the page must not say durable any more, also after a crash of the host.
+                page.save_durably(dir)?;
+            }
+            Ok(trees)
+        };
+        let trees = note_failure(&record.name, opened()).flatten()?;
+        Some(Self { vm: record.name.clone(), page, trees, expected: None })
+    }
+
+    /// Trees of zeros, for whoever sees every granule.
+    fn create(dir: &Path, record: &PrimaryRecord, start: Start) -> Result<Self> {
+        fs::create_dir_all(dir).map_err(failed("create", dir))?;
+        let path = dir.join(PAGE);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed("remove", &path)(error));
+            }
+            _ => {}
+        }
+        let page = Page::of(record);
+        let make = |disk: &DiskShape| SourceTree::create(&tree_path(dir, disk), page.granule, disk.size);
+        let trees = page.disks.iter().map(make).collect::<Result<_>>()?;
+        // A first copy goes on after a restart, a comparison begins anew.
+        if matches!(start, Start::Copy { .. }) {
+            page.save(dir)?;
+        }
+        Ok(Self { vm: record.name.clone(), page, trees, expected: None })
+    }
+
+    /// Whether the changes since a mark are all that the trees can lack.
+    fn covers(&self, mark: Epoch) -> bool {
+        self.page.epoch.is_some_and(|epoch| mark <= epoch)
+    }
+
+    /// A first copy can go on with it.
+    fn has_base(&self) -> bool {
+        self.page.epoch.is_none_or(|epoch| epoch == Epoch(0))
+    }
+
+    fn lay(&mut self, batch: Batch) -> Result<()> {
+        self.expected = None;
+        match self.trees.get_mut(usize::from(batch.stream)) {
+            Some(tree) => tree.lay(batch.runs),
+            None => Err(standin_store::Error::Invalid(format!("digests of a disk number {}", batch.stream))),
+        }
+    }
+
+    fn sum_up(&mut self) -> Result<()> {
+        let roots = self.trees.iter().map(SourceTree::root).collect::<Result<Vec<_>>>()?;
+        let disks = self.page.disks.iter().zip(&roots).map(|(disk, root)| (&disk.name, disk.size, *root));
+        let digest = point_digest(self.page.granule, disks);
+        self.expected = Some(Expected { digest, roots });
+        Ok(())
+    }
+
+    fn rest(&mut self, dir: &Path) -> Result<()> {
+        // A comparison under way is not written down.
+        if !dir.join(PAGE).exists() {
+            return Ok(());
+        }
+        self.trees.iter().try_for_each(SourceTree::sync)?;
+        self.page.durable = true;
+        self.page.save_durably(dir)?;
+        self.page.durable = false;
+        Ok(())
+    }
+}
+
+const PAGE: &str = "sent.json";
+
+impl Page {
+    fn of(record: &PrimaryRecord) -> Self {
+        let made = record.created_at.map(|at| at.to_string()).unwrap_or_default();
+        Self {
+            relationship: format!("{} {made}", record.tracker.0),
+            granule: record.settings.granularity,
+            disks: record.disks.clone(),
+            epoch: None,
+            boot: fs::read_to_string(BOOT_ID).map(|id| id.trim().to_owned()).unwrap_or_default(),
+            durable: false,
+        }
+    }
+
+    /// Replaces what was written down; for this boot.
+    fn save(&self, dir: &Path) -> Result<()> {
+        self.write(dir, false)
+    }
+
+    /// The same, also for the next boot.
+    fn save_durably(&self, dir: &Path) -> Result<()> {
+        self.write(dir, true)?;
+        fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync", dir))
+    }
+
+    fn write(&self, dir: &Path, sync: bool) -> Result<()> {
+        let text = serde_json::to_vec(self).map_err(|error| {
+            standin_store::Error::Invalid(format!("a page that cannot be written: {error}"))
+        })?;
+        let (path, staged) = (dir.join(PAGE), dir.join("sent.json.tmp"));
+        let write = || {
+            let mut file = fs::File::create(&staged)?;
+            file.write_all(&text)?;
+            if sync {
+                file.sync_all()?
+            };
+            fs::rename(&staged, &path)
+        };
+        write().map_err(failed("write", &path))
+    }
+}
+
+/// The level of a disk's root, as the replica is asked for it.
+#[must_use]
+pub fn root_level(disk: &DiskShape, granule: u32) -> u32 {
+    tree::levels(disk.size.div_ceil(u64::from(granule.max(1))))
+}
+
+fn tree_path(dir: &Path, disk: &DiskShape) -> PathBuf {
+    dir.join(format!("{}.tree", disk.name))
+}
+
+fn failed(op: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> standin_store::Error {
+    let path = path.to_owned();
+    move |source| standin_store::Error::Io { op, path, source }
+}
+
+fn say_unknown(name: &VmName) {
+    tracing::info!(
+        vm = %name, "what the replica must have is not known; its digests are not compared until a resynchronization \
+         has seen all of the disks"
+    );
+}
+
+/// Replication does not depend on the ledger: what it cannot do is said, and it is unknown.
+fn note_failure<T>(name: &VmName, result: Result<T>) -> Option<T> {
+    result
+        .inspect_err(|error| {
+            tracing::warn!(vm = %name, error = %crate::error::chain(error), "the digests of what is sent cannot be kept; \
+                 the replica's are not compared until the next resynchronization");
+        })
+        .ok()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn on_thread(work: impl FnOnce() + Send + 'static) {
+    if let Err(error) = tokio::task::spawn_blocking(work).await {
+        tracing::error!(%error, "the digests of what is sent were given up by a defect");
+    }
+}
