@@ -38,7 +38,7 @@ fn pywinrm_and_dracclient_send_every_message_however_they_come_in() {
         };
         assert!(log.lines().any(|line| failed(&line)), "{user} by {proof}: {log}");
     }
-    assert!(!log.contains(super::PASSWORD) && !log.contains("wrong\""), "a password in the log");
+    assert!(!log.contains(super::PASSWORD), "a password in the log");
 }
 
 fn wbemcli(daemon: &Daemon, arguments: &[&str]) -> String {
