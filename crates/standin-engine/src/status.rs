@@ -114,6 +114,11 @@ impl Engine {
                 Err(error) => return Err(crate::engine::hypervisor_refusal(error)),
             }
         };
+        if view.mode == ReplicationMode::Primary
+            && let Err(standin_hypervisor::Error::UnknownVm(_)) = &info
+        {
+            without_its_vm(&mut view);
+        }
         let known = info.as_ref().ok();
         view.power = known.map(|info| power(info.power).to_owned());
         view.accelerator = known.and_then(|info| info.accelerator.as_ref()).map(accelerator);
@@ -158,6 +163,23 @@ impl Engine {
         let usable = marks.iter().filter(|status| status.complete && newest(&status.mark));
         usable.max_by_key(|status| status.mark).map(|status| status.dirty_bytes)
     }
+}
+
+/// Nothing fails where there is no VM to be cut: it has to be said, or the relationship looks well for hours.
+fn without_its_vm(view: &mut StatusView) {
+    view.health = Health::Critical;
+    view.health_code = Health::Critical.code();
+    let issue = health::HealthIssue {
+        severity: Health::Critical,
+        message: "this host does not know the VM any more, so nothing of it is sent: its definition is gone or cannot be read"
+            .to_owned(),
+        remedy: format!(
+            "The daemon's log names a file that it could not read. Mend it and restart the daemon, or define the VM again \
+             with `uuid = \"{}\"`, or end the replication with `standin unreplicate {}`.",
+            view.id, view.vm
+        ),
+    };
+    view.health_issues.insert(0, issue);
 }
 
 /// What health is judged by, on either side.

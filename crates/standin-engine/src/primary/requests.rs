@@ -140,7 +140,10 @@ impl Task {
             return Err(Refusal::new(
                 ReturnCode::InUse,
                 format!("job {} already works on VM {}", job.id(), self.record.name),
-                "Wait for its end (`standin jobs --watch`) or cancel it.",
+                format!(
+                    "Wait for its end (`standin jobs {0} --watch`), or `standin jobs cancel {0}`.",
+                    job.id()
+                ),
             ));
         }
         let job = self.shared.jobs.begin(NewJob {

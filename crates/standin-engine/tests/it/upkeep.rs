@@ -1,6 +1,6 @@
 //! What goes on beside the cycles: retention, merging, status.
 
-use crate::host::{State, until};
+use crate::host::{End, State, until};
 use crate::world::{KIB, MIB, World, disk, keep_all, random, settings};
 use standin_hypervisor::Hypervisor;
 use standin_model::health::Health;
@@ -52,6 +52,23 @@ async fn a_policy_that_keeps_every_point_keeps_every_point() {
     replica.apply_retention().await.expect("applied");
     assert_eq!(world.points().len(), 6);
     history.iter().for_each(|(point, contents)| world.equals(point.id, contents));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relationship_whose_vm_is_unknown_is_critical_and_says_so() {
+    let mut world = World::replicating(keep_all()).await;
+    world.a.fake.clean_stop(world.vm);
+    assert_eq!(world.a.status(world.vm).await.health, Health::Ok);
+    world.a.fake.undefine(world.vm).await.expect("forgotten");
+    world.a.restart(End::Stop).await;
+    let all = world.a.engine().all_status().await.expect("a status");
+    for status in [world.a.status(world.vm).await, all.first().expect("one").clone()] {
+        assert_eq!((status.health, status.health_code), (Health::Critical, 3));
+        let issue = status.health_issues.first().expect("a reason");
+        assert!(issue.message.contains("does not know the VM"), "{issue:?}");
+        assert!(issue.remedy.contains(&world.vm.to_string()), "{issue:?}");
+    }
+    assert_eq!(world.b.status(world.vm).await.health, Health::Ok, "the replica has its VM");
 }
 
 #[tokio::test(flavor = "multi_thread")]
