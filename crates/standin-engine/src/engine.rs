@@ -218,10 +218,18 @@ impl Engine {
             if let Some(engine) = engine.upgrade()
                 && seen.snapshot().removed
             {
-                engine.lock().remove(&vm);
+                engine.forget_primary(vm, &seen);
             }
         });
         handle
+    }
+
+    /// Forgets a relationship that was removed, unless the VM has a new one already.
+    fn forget_primary(&self, vm: VmId, removed: &primary::Handle) {
+        let mut primaries = self.lock();
+        if primaries.get(&vm).is_some_and(|handle| handle.is(removed)) {
+            primaries.remove(&vm);
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, primary::Handle>> {
@@ -454,10 +462,14 @@ impl Engine {
     /// 32775 in the wrong state.
     pub async fn remove(&self, vm: VmId) -> Result<(), Refusal> {
         let received = self.replicas.find(vm).is_some() || self.replicas.disks_missing(vm).is_some();
-        match received {
-            true => self.replicas.remove(vm).await,
-            false => self.ask(vm, Command::Remove).await.map(|_| ()),
+        if received {
+            return self.replicas.remove(vm).await;
         }
+        let Some(handle) = self.primary(vm) else { return Err(self.no_primary(vm).await) };
+        handle.ask(Command::Remove).await?;
+        // Its task ends a moment later; whoever looks, or replicates the VM anew, must not meet it any more.
+        self.forget_primary(vm, &handle);
+        Ok(())
     }
 
     /// Fails over on this host.

@@ -97,6 +97,11 @@ impl Handle {
         decided.await.map_err(|_| gone())?
     }
 
+    /// Both reach the same task.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.commands.same_channel(&other.commands)
+    }
+
     /// The relationship as it is now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
