@@ -22,66 +22,21 @@
 //!
 //! Called by [`super::worker`], [`super::resync`] and [`super::pass`].
 
+pub use super::book::Expected;
+
+use super::book::{Batch, Book, PAGE, Result, note_failure};
 use crate::messages::DiskShape;
 use crate::records::PrimaryRecord;
-use serde::{Deserialize, Serialize};
 use standin_model::digest::{BlockDigest, tree};
 use standin_model::{Epoch, VmName};
-use standin_store::{Sent, SourceTree, point_digest};
+use standin_store::Sent;
 use standin_wire::block::EncodedBlock;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Digests, and runs of them, in memory before they are laid: 1 MiB of digests, and as much for short runs.
 const MAX_NOTED: usize = 64 << 10;
-
-/// Names the boot of the kernel that holds what is not durable yet.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-
-type Result<T> = std::result::Result<T, standin_store::Error>;
-
-/// What the replica's answer to a seal must be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Expected {
-    /// The point's digest.
-    pub digest: String,
-    /// The root of each disk's tree, in stream order.
-    pub roots: Vec<BlockDigest>,
-}
-
-/// What is written down beside the trees, as JSON.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Page {
-    /// Which relationship: one that was made anew has another.
-    relationship: String,
-    granule: u32,
-    disks: Vec<DiskShape>,
-    /// The newest seal whose content the trees have; `None` while a first copy has not arrived.
-    epoch: Option<Epoch>,
-    /// The boot in which the trees were changed last.
-    boot: String,
-    /// Nothing was changed since the trees were made durable.
-    durable: bool,
-}
-
-/// The open trees.
-struct Book {
-    /// Whose they are, for the log.
-    vm: VmName,
-    page: Page,
-    trees: Vec<SourceTree>,
-    /// Of the trees as they are; `None` after a change.
-    expected: Option<Expected>,
-}
-
-/// Runs of one disk that ascend.
-struct Batch {
-    stream: u16,
-    end: u64,
-    runs: Vec<Sent>,
-}
 
 #[derive(Default)]
 struct Noted {
@@ -326,145 +281,10 @@ impl Noted {
     }
 }
 
-impl Book {
-    /// What an earlier process left, if it is certain.
-    fn open(dir: &Path, record: &PrimaryRecord) -> Option<Self> {
-        let text = fs::read(dir.join(PAGE)).ok()?;
-        let found: Page = serde_json::from_slice(&text).ok()?;
-        let mut page = Page::of(record);
-        let usable = found.durable || (found.boot == page.boot && !page.boot.is_empty());
-        page.epoch = found.epoch;
-        if !usable || found != (Page { boot: found.boot.clone(), durable: found.durable, ..page.clone() }) {
-            return None;
-        }
-        let opened = || -> Result<Option<Vec<SourceTree>>> {
-            let open = |disk: &DiskShape| SourceTree::open(&tree_path(dir, disk), page.granule, disk.size);
-            let trees: Option<Vec<_>> = page.disks.iter().map(open).collect::<Result<_>>()?;
-            if trees.is_some() && found.durable {
-                // Before the first change the page must not say durable any more, also after a crash of the host.
-                page.save_durably(dir)?;
-            }
-            Ok(trees)
-        };
-        let trees = note_failure(&record.name, opened()).flatten()?;
-        Some(Self { vm: record.name.clone(), page, trees, expected: None })
-    }
-
-    /// Trees of zeros, for whoever sees every granule.
-    fn create(dir: &Path, record: &PrimaryRecord, start: Start) -> Result<Self> {
-        fs::create_dir_all(dir).map_err(failed("create", dir))?;
-        let path = dir.join(PAGE);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(failed("remove", &path)(error));
-            }
-            _ => {}
-        }
-        let page = Page::of(record);
-        let make = |disk: &DiskShape| SourceTree::create(&tree_path(dir, disk), page.granule, disk.size);
-        let trees = page.disks.iter().map(make).collect::<Result<_>>()?;
-        // A first copy goes on after a restart, a comparison begins anew.
-        if matches!(start, Start::Copy { .. }) {
-            page.save(dir)?;
-        }
-        Ok(Self { vm: record.name.clone(), page, trees, expected: None })
-    }
-
-    /// Whether the changes since a mark are all that the trees can lack.
-    fn covers(&self, mark: Epoch) -> bool {
-        self.page.epoch.is_some_and(|epoch| mark <= epoch)
-    }
-
-    /// A first copy can go on with it.
-    fn has_base(&self) -> bool {
-        self.page.epoch.is_none_or(|epoch| epoch == Epoch(0))
-    }
-
-    fn lay(&mut self, batch: Batch) -> Result<()> {
-        self.expected = None;
-        match self.trees.get_mut(usize::from(batch.stream)) {
-            Some(tree) => tree.lay(batch.runs),
-            None => Err(standin_store::Error::Invalid(format!("digests of a disk number {}", batch.stream))),
-        }
-    }
-
-    fn sum_up(&mut self) -> Result<()> {
-        let roots = self.trees.iter().map(SourceTree::root).collect::<Result<Vec<_>>>()?;
-        let disks = self.page.disks.iter().zip(&roots).map(|(disk, root)| (&disk.name, disk.size, *root));
-        let digest = point_digest(self.page.granule, disks);
-        self.expected = Some(Expected { digest, roots });
-        Ok(())
-    }
-
-    fn rest(&mut self, dir: &Path) -> Result<()> {
-        // A comparison under way is not written down.
-        if !dir.join(PAGE).exists() {
-            return Ok(());
-        }
-        self.trees.iter().try_for_each(SourceTree::sync)?;
-        self.page.durable = true;
-        self.page.save_durably(dir)?;
-        self.page.durable = false;
-        Ok(())
-    }
-}
-
-const PAGE: &str = "sent.json";
-
-impl Page {
-    fn of(record: &PrimaryRecord) -> Self {
-        let made = record.created_at.map(|at| at.to_string()).unwrap_or_default();
-        Self {
-            relationship: format!("{} {made}", record.tracker.0),
-            granule: record.settings.granularity,
-            disks: record.disks.clone(),
-            epoch: None,
-            boot: fs::read_to_string(BOOT_ID).map(|id| id.trim().to_owned()).unwrap_or_default(),
-            durable: false,
-        }
-    }
-
-    /// Replaces what was written down; for this boot.
-    fn save(&self, dir: &Path) -> Result<()> {
-        self.write(dir, false)
-    }
-
-    /// The same, also for the next boot.
-    fn save_durably(&self, dir: &Path) -> Result<()> {
-        self.write(dir, true)?;
-        fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync", dir))
-    }
-
-    fn write(&self, dir: &Path, sync: bool) -> Result<()> {
-        let text = serde_json::to_vec(self).map_err(|error| {
-            standin_store::Error::Invalid(format!("a page that cannot be written: {error}"))
-        })?;
-        let (path, staged) = (dir.join(PAGE), dir.join("sent.json.tmp"));
-        let write = || {
-            let mut file = fs::File::create(&staged)?;
-            file.write_all(&text)?;
-            if sync {
-                file.sync_all()?
-            };
-            fs::rename(&staged, &path)
-        };
-        write().map_err(failed("write", &path))
-    }
-}
-
 /// The level of a disk's root, as the replica is asked for it.
 #[must_use]
 pub fn root_level(disk: &DiskShape, granule: u32) -> u32 {
     tree::levels(disk.size.div_ceil(u64::from(granule.max(1))))
-}
-
-fn tree_path(dir: &Path, disk: &DiskShape) -> PathBuf {
-    dir.join(format!("{}.tree", disk.name))
-}
-
-fn failed(op: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> standin_store::Error {
-    let path = path.to_owned();
-    move |source| standin_store::Error::Io { op, path, source }
 }
 
 fn say_unknown(name: &VmName) {
@@ -472,16 +292,6 @@ fn say_unknown(name: &VmName) {
         vm = %name, "what the replica must have is not known; its digests are not compared until a resynchronization \
          has seen all of the disks"
     );
-}
-
-/// Replication does not depend on the ledger: what it cannot do is said, and it is unknown.
-fn note_failure<T>(name: &VmName, result: Result<T>) -> Option<T> {
-    result
-        .inspect_err(|error| {
-            tracing::warn!(vm = %name, error = %crate::error::chain(error), "the digests of what is sent cannot be kept; \
-                 the replica's are not compared until the next resynchronization");
-        })
-        .ok()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -2,6 +2,7 @@
 //! replica, and the passes over the disks.
 
 mod asking;
+mod book;
 pub mod config_files;
 mod handle;
 pub mod ledger;
