@@ -4,6 +4,8 @@
 mod asking;
 mod book;
 pub mod config_files;
+mod cycle;
+mod first_copy;
 mod handle;
 pub mod ledger;
 pub mod pass;
