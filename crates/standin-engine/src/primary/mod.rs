@@ -8,6 +8,7 @@ mod cycle;
 mod first_copy;
 mod handle;
 pub mod ledger;
+mod outcome;
 pub mod pass;
 mod requests;
 mod resync;
@@ -15,6 +16,7 @@ pub mod schedule;
 pub mod session;
 pub mod task;
 mod thrift;
+mod work;
 pub mod worker;
 
 pub use handle::{Command, Handle, Snapshot};
