@@ -1,0 +1,142 @@
+//! Enabling replication: whether a VM may be sent, which of its disks, and the record it begins with.
+//!
+//! One at a time on a host, so that two requests for one VM cannot both find it free. The replica is asked before
+//! anything is stored here: a refusal leaves both sides as they were.
+//!
+//! Called by the local API and the management protocols.
+
+use super::{Engine, inspect_refusal, refuse};
+use crate::messages::DiskShape;
+use crate::primary::{Command, Worker};
+use crate::records::{self, PrimaryRecord};
+use jiff::Timestamp;
+use standin_hypervisor::{PowerState, Tracker, VmInfo};
+use standin_model::network::NetworkSettings;
+use standin_model::settings::RelationshipSettings;
+use standin_model::state::ReplicationState;
+use standin_model::stats::Monitor;
+use standin_model::{DiskName, Generation, JobId, Refusal, ReturnCode, VmId};
+use std::sync::Arc;
+
+/// What enabling replication needs.
+#[derive(Debug, Clone)]
+pub struct Enable {
+    /// The replica's `host:port`.
+    pub peer: String,
+    /// The settings; no disks named means all that can replicate.
+    pub settings: RelationshipSettings,
+    /// Start the initial replication at once.
+    pub start: bool,
+}
+
+impl Engine {
+    /// Enables replication of a VM, and starts the initial replication if asked to.
+    ///
+    /// # Errors
+    /// The model's codes; nothing changed then on either side.
+    pub async fn enable(self: &Arc<Self>, vm: VmId, enable: Enable) -> Result<Option<JobId>, Refusal> {
+        let _one_at_a_time = self.enabling.lock().await;
+        self.not_a_replica(vm)?;
+        let info = self.hypervisor.inspect(vm).await.map_err(|error| inspect_refusal(&error))?;
+        self.not_replicating(&info)?;
+        let mut settings = enable.settings;
+        settings.validate()?;
+        let disks = choose_disks(&info, &settings.disks)?;
+        settings.disks = disks.iter().map(|disk| disk.name.clone()).collect();
+        let record = PrimaryRecord {
+            vm,
+            name: info.name.clone(),
+            peer: enable.peer,
+            settings,
+            disks,
+            state: ReplicationState::ReadyForReplication,
+            generation: Generation(1),
+            fenced: false,
+            fence: None,
+            tracker: tracker(vm),
+            acknowledged: None,
+            last_point_at: None,
+            last_application_at: None,
+            last_error: None,
+            failures: 0,
+            statistics: Monitor::new(self.shared.service.get().monitoring, Timestamp::now()),
+            job: None,
+            network: NetworkSettings::default(),
+            start_at: None,
+            last_kind: None,
+            created_at: Some(Timestamp::now()),
+            doubted: false,
+        };
+        let mut worker = Worker::new(self.shared.tools.clone());
+        worker.create(&record).await.map_err(|error| error.refusal())?;
+        records::put(&self.shared.tables.primaries, vm, &record)?;
+        let handle = self.spawn_primary(record, Some(worker));
+        if enable.start { handle.ask(Command::Start).await } else { Ok(None) }
+    }
+
+    fn not_replicating(&self, info: &VmInfo) -> Result<(), Refusal> {
+        let Some(handle) = self.primary(info.id) else { return Ok(()) };
+        Err(refuse(
+            ReturnCode::InvalidState,
+            format!("VM {} already replicates to {}", info.name, handle.snapshot().record.peer),
+            "`standin status` shows it; remove it first with `standin unreplicate VM`.",
+        ))
+    }
+
+    /// Asked before the hypervisor, which does not know a replica that has not failed over.
+    fn not_a_replica(&self, vm: VmId) -> Result<(), Refusal> {
+        let Some(replica) = self.replicas.find(vm) else { return Ok(()) };
+        let record = replica.snapshot();
+        Err(refuse(
+            ReturnCode::InvalidState,
+            format!("VM {} is a replica of {}", record.name, record.primary_host),
+            "Commit its failover and remove the replica relationship (`standin unreplicate VM`) first.",
+        ))
+    }
+}
+
+/// Names this relationship in the hypervisor: the beginning of the VM's id.
+fn tracker(vm: VmId) -> Tracker {
+    Tracker(vm.0.simple().to_string().chars().take(12).collect())
+}
+
+/// The disks that replicate: those named, or all that can.
+fn choose_disks(info: &VmInfo, wanted: &[DiskName]) -> Result<Vec<DiskShape>, Refusal> {
+    let mut chosen = Vec::new();
+    for name in wanted {
+        let disk = info.disks.iter().find(|disk| disk.name == *name).ok_or_else(|| {
+            refuse(
+                ReturnCode::FileNotFound,
+                format!("VM {} has no disk {name}", info.name),
+                "`standin vm show VM` lists its disks.",
+            )
+        })?;
+        chosen.push(disk);
+    }
+    if wanted.is_empty() {
+        chosen.extend(info.disks.iter().filter(|disk| !disk.read_only));
+    }
+    for disk in &chosen {
+        let problem = match (&disk.problem, disk.read_only) {
+            (Some(problem), _) => problem.clone(),
+            (None, true) => "it is read-only, so nothing on it changes".to_owned(),
+            (None, false) => continue,
+        };
+        return Err(refuse(
+            ReturnCode::InvalidParameter,
+            format!("disk {} of VM {} cannot replicate: {problem}", disk.name, info.name),
+            "Mend that, or name the disks that are to replicate with --disks.",
+        ));
+    }
+    if chosen.is_empty() {
+        return Err(refuse(
+            ReturnCode::InvalidParameter,
+            format!("VM {} has no disk that could replicate", info.name),
+            "Give it a raw or qcow2 disk.",
+        ));
+    }
+    if info.power == PowerState::Off {
+        tracing::info!(vm = %info.name, "replication is enabled while the VM is off; it begins when it runs");
+    }
+    Ok(chosen.iter().map(|disk| DiskShape { name: disk.name.clone(), size: disk.size }).collect())
+}
