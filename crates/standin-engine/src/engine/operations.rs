@@ -7,7 +7,7 @@
 use super::{Engine, hypervisor_refusal, inspect_refusal, refuse};
 use crate::primary::Command;
 use crate::records::PrimaryRecord;
-use crate::replica::{ReplicaVm, failover};
+use crate::replica::{ReplicaVm, failover, overlay_vm};
 use standin_hypervisor::StartOptions;
 use standin_model::state::ReplicationState;
 use standin_model::{JobId, PointId, Refusal, ReturnCode, VmId, VmName};
@@ -180,14 +180,14 @@ impl Engine {
             }
         }
         if let Some(replica) = &replica {
-            failover::before_start(replica).await;
+            overlay_vm::before_start(replica).await;
         }
         self.hypervisor
             .start(vm, StartOptions::default())
             .await
             .map_err(|error| hypervisor_refusal(&error))?;
         if let Some(replica) = &replica {
-            failover::runs(replica).await;
+            overlay_vm::runs(replica).await;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! All replicas of this host: finds them again at start, makes new ones, says who may send.
 
-use super::failover;
+use super::after_restart;
 use super::layer::refusal_of;
 use super::upkeep;
 use super::vm::ReplicaVm;
@@ -138,7 +138,7 @@ impl ReplicaHost {
             record.state = ReplicationState::Replicating;
         }
         let vm = ReplicaVm::new(self.shared.clone(), store, record);
-        if let Err(refusal) = failover::after_restart(&vm).await {
+        if let Err(refusal) = after_restart::take_up(&vm).await {
             tracing::error!(vm = %vm.snapshot().name, %refusal, "a failover could not be taken up again");
         }
         self.insert(vm);

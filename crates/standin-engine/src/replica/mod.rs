@@ -1,12 +1,14 @@
 //! The replica's side: admission, sessions that receive layers, failover flows, upkeep.
 
 mod admission;
+mod after_restart;
 mod exports;
 pub mod failover;
 mod files;
 pub mod host;
 pub mod layer;
 mod network;
+pub(crate) mod overlay_vm;
 pub mod session;
 mod upkeep;
 pub mod vm;

@@ -1,0 +1,232 @@
+//! The VM of a failover: made from a recovery point's overlay and the configuration of that time, started, filled,
+//! removed.
+//!
+//! The primary sends disks and a description, not commands: arguments to QEMU are left out, and a file that the
+//! description names is opened only if it travelled with the point. What the guest writes goes to the overlay and a
+//! copy of the NVRAM, so the point stays what it was until the failover is final. Removing what is not there is no
+//! error: it is called again after a crash.
+//!
+//! Called by [`super::failover`] and, after a restart, by [`super::after_restart`]; the engine starts the VM with it.
+
+use super::admission::file_path;
+use super::layer::{blocking, refusal_of};
+use super::network;
+use super::vm::ReplicaVm;
+use crate::engine::{hypervisor_code, inspect_refusal};
+use crate::messages::ConfigFileInfo;
+use standin_hypervisor::{DiskFormat, PowerState, StartOptions, VmDefinition};
+use standin_model::{RecoveryPoint, Refusal, ReturnCode};
+use standin_store::{Backing, Overlay, OverlayRequest, Purpose};
+use std::path::Path;
+use std::sync::Arc;
+
+fn failed(context: &str, error: &dyn std::error::Error, remedy: impl Into<String>) -> Refusal {
+    Refusal::new(ReturnCode::Failed, format!("{context}: {}", crate::error::chain(error)), remedy)
+}
+
+/// An error of the hypervisor, with the code that it has.
+fn not_done(context: &str, error: &standin_hypervisor::Error) -> Refusal {
+    let refusal = failed(context, error, error.remedy().to_string());
+    Refusal { code: hypervisor_code(error), ..refusal }
+}
+
+/// Makes the overlay and the VM on it.
+pub(super) async fn make(vm: &Arc<ReplicaVm>, point: &RecoveryPoint) -> Result<(), Refusal> {
+    let Some(failover) = vm.snapshot().failover else {
+        return Err(Refusal::new(ReturnCode::Failed, "the failover's record is gone", "Fail over again."));
+    };
+    let request =
+        OverlayRequest { id: failover.overlay.clone(), point: point.id, purpose: Purpose::Failover };
+    let store = vm.store().clone();
+    let overlay = blocking(move || store.overlay(request).map_err(|error| refusal_of(&error))).await?;
+    serve_maps(vm, &overlay).await?;
+    let definition = definition(vm, &overlay, point)?;
+    vm.shared
+        .hypervisor
+        .define(definition)
+        .await
+        .map_err(|error| not_done(&format!("define VM {} on this host", vm.snapshot().name), &error))?;
+    vm.shared.inventory.refresh(vm.id()).await;
+    Ok(())
+}
+
+/// Serves the disks of an overlay that has no chain of files beneath it.
+///
+/// By the epoch of the overlay, not by the point: a commit drops the points, and what the overlay stands on stays.
+pub(super) async fn serve_maps(vm: &ReplicaVm, overlay: &Overlay) -> Result<(), Refusal> {
+    let disks: Vec<_> = overlay
+        .disks
+        .iter()
+        .filter(|(_, disk)| disk.backing == Backing::Map)
+        .map(|(name, _)| name.clone())
+        .collect();
+    if disks.is_empty() {
+        return Ok(());
+    }
+    let (store, epoch) = (vm.store().clone(), overlay.epoch);
+    let reader = blocking(move || store.reader_at(epoch).map_err(|error| refusal_of(&error))).await?;
+    vm.exports.serve(&overlay.id, reader, &disks).map_err(|error| {
+        failed("serve the recovery point to QEMU", &error, "See to the runtime directory of the daemon.")
+    })
+}
+
+/// The VM as it was at the point, with the overlay's disks and the files of that time.
+fn definition(vm: &ReplicaVm, overlay: &Overlay, point: &RecoveryPoint) -> Result<VmDefinition, Refusal> {
+    let remedy =
+        "The point's disks are whole: define a VM over them by hand, see the documentation on rescue.";
+    let config = overlay.config.as_ref().ok_or_else(|| {
+        Refusal::new(
+            ReturnCode::FileNotFound,
+            format!("the recovery point {} has no configuration of the VM", point.id),
+            remedy,
+        )
+    })?;
+    let read = |name: &str| {
+        std::fs::read_to_string(config.join(name)).map_err(|error| {
+            failed(&format!("read {name} of the recovery point {}", point.id), &error, remedy)
+        })
+    };
+    let mut definition = VmDefinition::from_toml(&read("vm.toml")?)
+        .map_err(|error| failed("understand the configuration of the recovery point", &error, remedy))?;
+    let files: Vec<ConfigFileInfo> = serde_json::from_str(&read("files.json")?)
+        .map_err(|error| failed("understand the files of the recovery point", &error, remedy))?;
+    definition.disks.retain(|disk| overlay.disks.contains_key(&disk.name));
+    for disk in &mut definition.disks {
+        let Some(made) = overlay.disks.get(&disk.name) else { continue };
+        disk.file.clone_from(&made.path);
+        disk.format = DiskFormat::Qcow2;
+        disk.backing = (made.backing == Backing::Map).then(|| vm.exports.backing(&overlay.id, &disk.name));
+    }
+    carry_files(vm, overlay, point, &mut definition, &files)?;
+    vm.shared.networks.map.apply(&mut definition);
+    // Arguments are commands to QEMU on this host; the primary may send disks, not commands.
+    if !definition.extra_args.is_empty() {
+        tracing::warn!(
+            vm = %definition.name, arguments = ?definition.extra_args,
+            "the primary's extra QEMU arguments are left out on this host"
+        );
+        definition.extra_args.clear();
+    }
+    if definition.serial_log.is_some() {
+        definition.serial_log = Some(vm.shared.log_dir.join(format!("{}-serial.log", definition.name)));
+    }
+    Ok(definition)
+}
+
+/// Points the definition to the files that travelled with the point. One that did not travel is a path of the
+/// primary's choice: it must not be opened here.
+fn carry_files(
+    vm: &ReplicaVm,
+    overlay: &Overlay,
+    point: &RecoveryPoint,
+    definition: &mut VmDefinition,
+    files: &[ConfigFileInfo],
+) -> Result<(), Refusal> {
+    super::files::check(files)?;
+    let roles: Vec<&'static str> = definition.carried_files().into_iter().map(|(role, _)| role).collect();
+    for role in roles {
+        let file = files.iter().find(|file| file.role == role).ok_or_else(|| {
+            Refusal::new(
+                ReturnCode::FileNotFound,
+                format!(
+                    "the {role} of VM {} did not travel with the recovery point {}",
+                    definition.name, point.id
+                ),
+                "Fail over to another point.",
+            )
+        })?;
+        let kept = file_path(vm, &file.hash);
+        let path = if role == "nvram" { nvram(disk_directory(overlay)?, &kept)? } else { kept };
+        definition.set_carried_file(role, path);
+    }
+    Ok(())
+}
+
+/// Where the overlay's files are.
+fn disk_directory(overlay: &Overlay) -> Result<&Path, Refusal> {
+    overlay.disks.values().next().and_then(|disk| disk.path.parent()).ok_or_else(|| {
+        Refusal::new(ReturnCode::Failed, "the overlay has no disks", "Fail over to another point.")
+    })
+}
+
+/// The guest writes to its NVRAM, so the failover has a copy of its own.
+fn nvram(directory: &Path, kept: &Path) -> Result<std::path::PathBuf, Refusal> {
+    let own = directory.join("nvram.fd");
+    std::fs::copy(kept, &own).map_err(|error| {
+        failed("copy the NVRAM of the recovery point", &error, "See to the storage location.")
+    })?;
+    Ok(own)
+}
+
+pub(super) async fn start_vm(vm: &Arc<ReplicaVm>) -> Result<(), Refusal> {
+    let record = vm.snapshot();
+    network::prepare(vm).await;
+    vm.shared.hypervisor.start(record.vm, StartOptions::default()).await.map_err(|error| {
+        let context = format!("VM {} has failed over, but it could not be started", record.name);
+        let refusal = not_done(&context, &error);
+        Refusal { remedy: format!("{} Then: `standin vm start {}`.", error.remedy(), record.name), ..refusal }
+    })?;
+    runs(vm).await;
+    Ok(())
+}
+
+/// Before a VM that has failed over is started.
+pub async fn before_start(vm: &Arc<ReplicaVm>) {
+    network::prepare(vm).await;
+}
+
+/// What is to be done once the VM runs.
+pub async fn runs(vm: &Arc<ReplicaVm>) {
+    network::started(vm).await;
+    fill_overlays(vm);
+}
+
+/// An overlay on a served point is filled in the background until it stands alone, so that the guest no longer
+/// depends on this daemon. Called when the VM runs.
+pub(super) fn fill_overlays(vm: &Arc<ReplicaVm>) {
+    let record = vm.snapshot();
+    let Some(failover) = record.failover else { return };
+    let overlays = vm.store().overlays();
+    let Some(overlay) = overlays.into_iter().find(|overlay| overlay.id == failover.overlay) else { return };
+    for (name, disk) in overlay.disks {
+        if disk.backing != Backing::Map {
+            continue;
+        }
+        let vm = Arc::clone(vm);
+        tokio::spawn(async move {
+            let rate = vm.shared.merge_bytes_per_s;
+            if let Err(error) = vm.shared.hypervisor.flatten(vm.id(), &name, rate).await {
+                tracing::warn!(disk = %name, error = %crate::error::chain(&error),
+                    "the overlay was not filled; the VM goes on reading the recovery point from this daemon");
+            }
+        });
+    }
+}
+
+/// Removes the VM, what serves its disks, and the overlay. Nothing of it that is not there is an error.
+pub(super) async fn undo(vm: &ReplicaVm, overlay: &str) -> Result<(), Refusal> {
+    let hypervisor = &vm.shared.hypervisor;
+    match hypervisor.inspect(vm.id()).await {
+        Ok(info) => {
+            if info.power != PowerState::Off {
+                hypervisor
+                    .power_off(vm.id())
+                    .await
+                    .map_err(|error| not_done("turn the replica VM off", &error))?;
+            }
+            hypervisor.undefine(vm.id()).await.map_err(|error| not_done("remove the replica VM", &error))?;
+        }
+        Err(standin_hypervisor::Error::UnknownVm(_)) => {}
+        Err(error) => return Err(inspect_refusal(&error)),
+    }
+    vm.shared.inventory.refresh(vm.id()).await;
+    vm.exports.stop(overlay);
+    let (store, overlay) = (vm.store().clone(), overlay.to_owned());
+    blocking(move || {
+        if store.overlays().iter().any(|known| known.id == overlay) {
+            store.discard_overlay(&overlay).map_err(|error| refusal_of(&error))?;
+        }
+        Ok(())
+    })
+    .await
+}
