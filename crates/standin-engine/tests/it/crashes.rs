@@ -8,8 +8,8 @@ use standin_model::state::ReplicationState as S;
 use standin_model::{JobId, Refusal};
 use standin_store::CrashPoint;
 
-/// More steps than any of these flows has.
-const STEPS: i64 = 40;
+/// More steps than any of these flows has, on the disk and in the records.
+const STEPS: [i64; 2] = [40, 8];
 
 /// Where the daemon dies: after so many changes of the file system, or of the records.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +26,16 @@ impl World {
         let crash = CrashPoint::after(i64::MAX);
         world.b.store.crash = Some(crash.clone());
         world.b.restart_behind(&world.link, End::Stop).await;
+        (world, crash)
+    }
+
+    /// The same, failed over to the latest point and running there.
+    async fn mortal_and_failed_over() -> (Self, CrashPoint) {
+        let (world, crash) = Self::mortal().await;
+        let (vm, before) = (world.vm, world.points());
+        let job = world.b.call(move |engine| async move { engine.failover(vm, None, true).await }).await;
+        world.done_on_replica(job.expect("begun")).await;
+        assert!(before.iter().all(|point| world.points().iter().any(|kept| kept.id == point.id)));
         (world, crash)
     }
 
@@ -51,28 +61,40 @@ impl World {
     }
 }
 
-fn deaths() -> impl Iterator<Item = Death> {
-    (0..STEPS).map(Death::Disk).chain((0..8).map(Death::Records))
+/// Deaths at one step after the other, first of the disk, then of the records; of each until all was done before it.
+#[derive(Default)]
+struct Deaths {
+    kind: usize,
+    step: i64,
+}
+
+impl Deaths {
+    fn next(&mut self) -> Option<Death> {
+        let step = self.step;
+        let limit = *STEPS.get(self.kind)?;
+        assert!(step < limit, "more steps than were tried");
+        self.step += 1;
+        Some(if self.kind == 0 { Death::Disk(step) } else { Death::Records(step) })
+    }
+
+    /// The last one came when all was done: its kind has no more steps.
+    fn came_late(&mut self) {
+        (self.kind, self.step) = (self.kind + 1, 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_was_taken_on_is_finished_wherever_the_daemon_died() {
     let (mut finished, mut never) = (0, 0);
-    let mut done_with = [false; 2];
-    for death in deaths() {
-        let kind = usize::from(matches!(death, Death::Records(_)));
-        if done_with[kind] {
-            continue;
-        }
-        let (mut world, crash) = World::mortal().await;
+    let mut deaths = Deaths::default();
+    while let Some(death) = deaths.next() {
+        let (mut world, crash) = World::mortal_and_failed_over().await;
         let vm = world.vm;
-        let job = world.b.call(move |engine| async move { engine.failover(vm, None, true).await }).await;
-        world.done_on_replica(job.expect("begun")).await;
         let died =
             world.dies(&crash, death, move |engine| async move { engine.commit(vm).await.map(Some) }).await;
         match died {
             // All of it was done before.
-            None => done_with[kind] = true,
+            None => deaths.came_late(),
             // It was refused at once: not taken on.
             Some(None) => {
                 assert_eq!(world.b.state(vm), S::Recovered, "{death:?}");
@@ -89,28 +111,21 @@ async fn a_commit_that_was_taken_on_is_finished_wherever_the_daemon_died() {
         assert!(replica.store().points().is_empty(), "{death:?}");
         assert_eq!(replica.store().overlays().len(), 1, "{death:?}");
     }
-    assert!(done_with.iter().all(|done| *done), "more steps than were tried");
     assert!(finished > 2 && never > 0, "{finished} {never}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revert_that_was_taken_on_is_finished_wherever_the_daemon_died() {
     let mut finished = 0;
-    let mut done_with = [false; 2];
-    for death in deaths() {
-        let kind = usize::from(matches!(death, Death::Records(_)));
-        if done_with[kind] {
-            continue;
-        }
-        let (mut world, crash) = World::mortal().await;
+    let mut deaths = Deaths::default();
+    while let Some(death) = deaths.next() {
+        let (mut world, crash) = World::mortal_and_failed_over().await;
         let vm = world.vm;
         let before = world.points();
-        let job = world.b.call(move |engine| async move { engine.failover(vm, None, true).await }).await;
-        world.done_on_replica(job.expect("begun")).await;
         let died =
             world.dies(&crash, death, move |engine| async move { engine.revert(vm).await.map(Some) }).await;
         match died {
-            None => done_with[kind] = true,
+            None => deaths.came_late(),
             Some(None) => {
                 assert_eq!(world.b.state(vm), S::Recovered, "{death:?}");
                 continue;
@@ -125,19 +140,14 @@ async fn a_revert_that_was_taken_on_is_finished_wherever_the_daemon_died() {
         assert!(replica.store().overlays().is_empty(), "{death:?}");
         assert!(before.iter().all(|point| world.points().iter().any(|kept| kept.id == point.id)));
     }
-    assert!(done_with.iter().all(|done| *done), "more steps than were tried");
     assert!(finished > 2, "{finished}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removal_of_a_replica_is_done_or_never_begun_wherever_the_daemon_died() {
     let (mut gone, mut whole) = (0, 0);
-    let mut done_with = [false; 2];
-    for death in deaths() {
-        let kind = usize::from(matches!(death, Death::Records(_)));
-        if done_with[kind] {
-            continue;
-        }
+    let mut deaths = Deaths::default();
+    while let Some(death) = deaths.next() {
         let (mut world, crash) = World::mortal().await;
         let vm = world.vm;
         // No cycle of the primary may take steps of the removal.
@@ -145,11 +155,14 @@ async fn a_removal_of_a_replica_is_done_or_never_begun_wherever_the_daemon_died(
         let points = world.points().len();
         let died =
             world.dies(&crash, death, move |engine| async move { engine.remove(vm).await.map(|()| None) });
-        done_with[kind] = died.await.is_none();
+        let late = died.await.is_none();
+        if late {
+            deaths.came_late();
+        }
         match world.b.engine().replicas().find(vm) {
             Some(replica) => {
                 assert_eq!(replica.store().points().len(), points, "{death:?}");
-                assert!(!done_with[kind], "{death:?}");
+                assert!(!late, "{death:?}");
                 whole += 1;
                 let removed = world.b.call(move |engine| async move { engine.remove(vm).await }).await;
                 removed.expect("it can be removed");
@@ -161,7 +174,6 @@ async fn a_removal_of_a_replica_is_done_or_never_begun_wherever_the_daemon_died(
         world.b.restart(End::Kill).await;
         assert!(world.b.engine().replicas().list().is_empty(), "{death:?}: it came back");
     }
-    assert!(done_with.iter().all(|done| *done), "more steps than were tried");
     assert!(gone > 1 && whole > 0, "{gone} {whole}");
 }
 
