@@ -2,9 +2,11 @@
 //! replica, and the passes over the disks.
 
 mod asking;
+mod batches;
 mod book;
 pub mod config_files;
 mod cycle;
+mod encode;
 mod first_copy;
 mod handle;
 pub mod ledger;

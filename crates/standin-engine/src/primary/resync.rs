@@ -11,6 +11,8 @@
 //!
 //! The replica answers from the digests that it keeps beside its layers; it does not read its disks.
 
+use super::batches::{BATCH_BYTES, allocated};
+use super::encode::{encode, read_run};
 use super::ledger::Start;
 use super::pass::{self, PassTotals, Select};
 use super::session::Session;
@@ -168,7 +170,7 @@ impl Comparison<'_> {
         }
         let (stream, granule, compression) =
             (self.disk.stream, self.control.granule, self.control.compression);
-        let encode = move || pass::encode(stream, runs, granule, compression);
+        let encode = move || encode(stream, runs, granule, compression);
         for block in tokio::task::spawn_blocking(encode).await.map_err(|_| WorkError::Cancelled)?? {
             self.totals.add(&block);
             self.session.block(block).await?;
@@ -187,17 +189,15 @@ async fn read_group(
     let offset = index * group_bytes;
     let length = group_bytes.min(reader.size() - offset);
     let granules = usize::try_from(length.div_ceil(u64::from(granule))).unwrap_or(usize::MAX);
-    let runs = pass::allocated(&*reader, granule, offset, length).await?;
+    let runs = allocated(&*reader, granule, offset, length).await?;
     if runs.iter().all(|run| run.zero) {
         return Ok(Group { index, data: None, leaves: vec![BlockDigest::ZERO; granules] });
     }
     let mut data = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
     let mut at = offset;
     while at < offset + length {
-        let piece = pass::BATCH_BYTES.min(offset + length - at);
-        data.extend_from_slice(
-            &pass::read_run(&*reader, Extent { offset: at, length: piece, zero: false }).await?,
-        );
+        let piece = BATCH_BYTES.min(offset + length - at);
+        data.extend_from_slice(&read_run(&*reader, Extent { offset: at, length: piece, zero: false }).await?);
         at += piece;
     }
     let step = usize::try_from(granule).unwrap_or(usize::MAX);
