@@ -8,6 +8,7 @@
 use standin_hypervisor::{Hypervisor, VmEvent, VmInfo};
 use standin_model::VmId;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
@@ -19,13 +20,15 @@ pub type Vms = BTreeMap<VmId, Arc<VmInfo>>;
 pub struct Inventory {
     hypervisor: Arc<dyn Hypervisor>,
     seen: RwLock<Arc<Vms>>,
+    /// A full list was taken: what is not in it is not there.
+    listed: AtomicBool,
 }
 
 impl Inventory {
     /// An empty one; [`Self::follow`] fills it.
     #[must_use]
     pub fn new(hypervisor: Arc<dyn Hypervisor>) -> Arc<Self> {
-        Arc::new(Self { hypervisor, seen: RwLock::default() })
+        Arc::new(Self { hypervisor, seen: RwLock::default(), listed: AtomicBool::new(false) })
     }
 
     /// All VMs. No I/O, no copy.
@@ -40,6 +43,19 @@ impl Inventory {
         self.seen.read().unwrap_or_else(PoisonError::into_inner).get(&vm).cloned()
     }
 
+    /// The hypervisor does not know this VM, as far as it was asked: before its first full list nothing is lacking. No I/O.
+    #[must_use]
+    pub fn lacks(&self, vm: VmId) -> bool {
+        self.listed.load(Ordering::Acquire) && self.get(vm).is_none()
+    }
+
+    /// Takes note that the hypervisor has just said that it does not know a VM.
+    pub fn forget(&self, vm: VmId) {
+        self.change(|vms| {
+            vms.remove(&vm);
+        });
+    }
+
     /// Takes note of a VM that somebody has just looked at.
     pub fn note(&self, info: VmInfo) {
         self.change(|vms| {
@@ -50,15 +66,14 @@ impl Inventory {
     /// Takes note of a full list.
     pub fn note_all(&self, infos: &[VmInfo]) {
         self.change(|vms| *vms = infos.iter().map(|info| (info.id, Arc::new(info.clone()))).collect());
+        self.listed.store(true, Ordering::Release);
     }
 
     /// Looks at one VM again: it was defined, removed, started or stopped.
     pub async fn refresh(&self, vm: VmId) {
         match self.hypervisor.inspect(vm).await {
             Ok(info) => self.note(info),
-            Err(standin_hypervisor::Error::UnknownVm(_)) => self.change(|vms| {
-                vms.remove(&vm);
-            }),
+            Err(standin_hypervisor::Error::UnknownVm(_)) => self.forget(vm),
             // It is in the middle of something; its next event comes.
             Err(error) => {
                 tracing::debug!(%vm, error = %crate::error::chain(&error), "a VM cannot be looked at")

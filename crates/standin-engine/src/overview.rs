@@ -7,7 +7,7 @@ use crate::messages::DiskShape;
 use crate::primary;
 use crate::records::{LastError, ReplicaRecord};
 use crate::replica::ReplicaVm;
-use crate::status::{accelerator, power, primary_status, replica_status};
+use crate::status::{accelerator, power, primary_status, replica_status, without_its_vm};
 use jiff::Timestamp;
 use standin_hypervisor::VmInfo;
 use standin_model::settings::RelationshipSettings;
@@ -103,8 +103,12 @@ impl Engine {
         let record = &snapshot.record;
         let statistics = self.rolled(&record.statistics);
         let pending = snapshot.running.then_some(statistics.current.pending_bytes);
+        let mut status = primary_status(snapshot, &statistics.current, pending);
+        if self.inventory().lacks(record.vm) {
+            without_its_vm(&mut status);
+        }
         Relationship {
-            status: primary_status(snapshot, &statistics.current, pending),
+            status,
             side: Side::Primary,
             settings: record.settings.clone(),
             disks: record.disks.clone(),

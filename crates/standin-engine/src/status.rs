@@ -90,8 +90,11 @@ impl Engine {
     /// 32779 when nothing on this host knows it.
     pub async fn status(&self, vm: VmId) -> Result<StatusView, Refusal> {
         let info = self.hypervisor().inspect(vm).await;
-        if let Ok(info) = &info {
-            self.inventory().note(info.clone());
+        match &info {
+            Ok(info) => self.inventory().note(info.clone()),
+            Err(standin_hypervisor::Error::UnknownVm(_)) => self.inventory().forget(vm),
+            // It is in the middle of something: as it was seen last.
+            Err(_) => {}
         }
         self.status_of(vm, info).await
     }
@@ -114,8 +117,10 @@ impl Engine {
                 Err(error) => return Err(crate::engine::hypervisor_refusal(error)),
             }
         };
+        // Else the relationship says so itself.
         if view.mode == ReplicationMode::Primary
-            && let Err(standin_hypervisor::Error::UnknownVm(_)) = &info
+            && matches!(&info, Err(standin_hypervisor::Error::UnknownVm(_)))
+            && !self.inventory().lacks(vm)
         {
             without_its_vm(&mut view);
         }
@@ -166,7 +171,7 @@ impl Engine {
 }
 
 /// Nothing fails where there is no VM to be cut: it has to be said, or the relationship looks well for hours.
-fn without_its_vm(view: &mut StatusView) {
+pub(crate) fn without_its_vm(view: &mut StatusView) {
     view.health = Health::Critical;
     view.health_code = Health::Critical.code();
     let issue = health::HealthIssue {
@@ -201,7 +206,7 @@ fn inputs(
         last_transfer_at: last_transfer.or(current.start).unwrap_or_else(Timestamp::now),
         blocked: error
             .map(|error| Refusal::new(ReturnCode::Failed, error.message.clone(), error.remedy.clone())),
-        application_consistent_failures: current.application_consistent_failed,
+        application_consistent_failures: current.application_consistent_failing,
     }
 }
 

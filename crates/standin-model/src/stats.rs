@@ -86,6 +86,8 @@ pub struct Statistics {
     pub application_consistent_ok: u64,
     /// Application-consistent points that failed: `ApplicationConsistentSnapshotFailureCount`.
     pub application_consistent_failed: u64,
+    /// How many of these failed in a row, up to now; 0 after one that succeeded.
+    pub application_consistent_failing: u64,
     /// Network errors: `NetworkFailureCount`.
     pub network_failures: u64,
     /// Bytes not yet sent, at the last look: `PendingReplicationSize`.
@@ -147,6 +149,7 @@ impl Statistics {
         self.last_apply_at = Some(cycle.at);
         if cycle.application_consistent {
             self.application_consistent_ok = self.application_consistent_ok.saturating_add(1);
+            self.application_consistent_failing = 0;
             self.last_application_consistent_at = Some(cycle.at);
         }
     }
@@ -165,6 +168,7 @@ impl Statistics {
     /// An application-consistent point was wanted and a standard one was made.
     pub fn application_consistent_failed(&mut self) {
         self.application_consistent_failed = self.application_consistent_failed.saturating_add(1);
+        self.application_consistent_failing = self.application_consistent_failing.saturating_add(1);
     }
 }
 

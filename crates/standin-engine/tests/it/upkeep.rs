@@ -61,10 +61,18 @@ async fn a_relationship_whose_vm_is_unknown_is_critical_and_says_so() {
     assert_eq!(world.a.status(world.vm).await.health, Health::Ok);
     world.a.fake.undefine(world.vm).await.expect("forgotten");
     world.a.restart(End::Stop).await;
+    // Management protocols have it from memory, once the VMs were listed.
+    let engine = world.a.engine();
+    let missed = || engine.relationship(world.vm).filter(|found| found.status.health == Health::Critical);
+    until("the VM is missed", missed).await;
+    let found = engine.relationships();
+    let issues = &found.first().expect("one").status.health_issues;
+    assert!(issues.first().is_some_and(|issue| issue.message.contains("does not know the VM")), "{issues:?}");
     let all = world.a.engine().all_status().await.expect("a status");
     for status in [world.a.status(world.vm).await, all.first().expect("one").clone()] {
         assert_eq!((status.health, status.health_code), (Health::Critical, 3));
         let issue = status.health_issues.first().expect("a reason");
+        assert_eq!(status.health_issues.len(), 1, "it is said once");
         assert!(issue.message.contains("does not know the VM"), "{issue:?}");
         assert!(issue.remedy.contains(&world.vm.to_string()), "{issue:?}");
     }

@@ -37,8 +37,11 @@ fn cycles_add_up_to_totals_averages_and_extremes() {
     assert_eq!((set.latency_total_ms, set.max_latency_ms), (6000, 4000));
     assert_eq!(set.average_latency(), Some(SignedDuration::from_secs(3)));
     assert_eq!((set.application_consistent_ok, set.application_consistent_failed), (1, 1));
+    assert_eq!(set.application_consistent_failing, 1);
     assert_eq!(set.last_application_consistent_at, Some(at(20)));
     assert_eq!(set.last_replication_at, Some(at(30)));
+    set.succeeded(cycle(30, 4, 4));
+    assert_eq!((set.application_consistent_failed, set.application_consistent_failing), (1, 0));
 }
 
 #[test]
