@@ -19,6 +19,16 @@ const WINDOW: u32 = 8;
 const BATCH_BYTES: usize = 512 << 10;
 const BATCH_BLOCKS: usize = 64;
 
+/// What to do about storage that is full; tells this refusal from others, which have no code of their own either.
+pub const NO_SPACE: &str =
+    "Free some space on the replica's storage or shorten the retention; replication goes on by itself.";
+
+/// Whether the replica's storage is full.
+#[must_use]
+pub fn is_no_space(refusal: &Refusal) -> bool {
+    refusal.remedy == NO_SPACE
+}
+
 /// A layer that is being received.
 pub struct Layer {
     /// Its epoch.
@@ -231,10 +241,7 @@ pub fn refusal_of(error: &standin_store::Error) -> Refusal {
         E::Busy { .. } | E::Exists(_) | E::Locked { .. } => {
             (ReturnCode::InUse, "Wait for what holds it to end, or end that, then try again.")
         }
-        E::NoSpace { .. } => (
-            ReturnCode::Failed,
-            "Free some space on the replica's storage or shorten the retention; replication goes on by itself.",
-        ),
+        E::NoSpace { .. } => (ReturnCode::Failed, NO_SPACE),
         E::Corrupt { .. } => (
             ReturnCode::Failed,
             "Run `standin store check` on the replica host: it says which points are good.",

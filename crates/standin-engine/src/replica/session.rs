@@ -6,12 +6,13 @@
 use super::admission;
 use super::files::{self, Incoming};
 use super::host::ReplicaHost;
-use super::layer::{Layer, blocking, refusal_of};
+use super::layer::{Layer, NO_SPACE, blocking, is_no_space, refusal_of};
 use super::vm::{ActiveSession, ReplicaVm};
 use crate::messages::{
     CONFIG_STREAM, ConfigFileInfo, LayerKind, MAX_NODES, Offer, Opened, PointOffer, RefusedReply, Reply,
     Request,
 };
+use crate::records::LastError;
 use jiff::Timestamp;
 use standin_model::point::PointKind;
 use standin_model::state::{Event, ReplicationState};
@@ -35,8 +36,12 @@ pub async fn serve(host: Arc<ReplicaHost>, connection: Connection) {
     let (sender, mut receiver) = connection.split();
     let mut session = Session { host, peer, sender, open: None, layer: None, incoming: None };
     let last_word = session.run(&mut receiver).await;
+    let vm = session.open.as_ref().map(|open| Arc::clone(&open.vm));
     session.end().await;
     let Err(refused) = last_word else { return };
+    if let Some(vm) = vm.filter(|_| is_no_space(&refused.refusal)) {
+        cannot_store(&vm, &refused.refusal).await;
+    }
     tracing::warn!(peer = %session.peer.address, reason = %refused.refusal, "a session was ended");
     if session.reply(&Reply::Refused(refused)).await.is_ok() {
         // Closing with unread blocks in the socket would reset the connection and lose the refusal.
@@ -238,6 +243,9 @@ impl Session {
             incoming.finish(&digest).await?;
         } else {
             self.layer()?.end_pass(&digests).await?;
+            if let Some(open) = &self.open {
+                stores_again(&open.vm).await;
+            }
         }
         Ok(Reply::Done)
     }
@@ -362,6 +370,29 @@ fn config_of(definition: &str, files: &[ConfigFileInfo]) -> Result<Vec<ConfigFil
         ConfigFile { name: "vm.toml".to_owned(), data: definition.as_bytes().to_vec() },
         ConfigFile { name: "files.json".to_owned(), data: list },
     ])
+}
+
+/// Notes why nothing can be stored, for as long as that lasts: the primary is told too, but whoever looks after this host
+/// looks here. Shown even where it cannot be written down, because the state may lie on the same full file system.
+async fn cannot_store(vm: &ReplicaVm, refusal: &Refusal) {
+    let mut record = vm.lock().await;
+    record.note_error(refusal);
+    record.publish();
+}
+
+/// A pass was stored. A first copy has many before it is durable as a whole, and the last may be long in coming.
+async fn stores_again(vm: &ReplicaVm) {
+    if vm.snapshot().last_error.is_none() {
+        return;
+    }
+    let mut record = vm.lock().await;
+    let full = |error: &mut LastError| error.remedy == NO_SPACE;
+    if record.last_error.take_if(full).is_some() {
+        if let Err(refusal) = record.save() {
+            tracing::error!(vm = %record.name, %refusal, "the replica's record could not be saved");
+        }
+        record.publish();
+    }
 }
 
 /// Notes that a layer is durable.

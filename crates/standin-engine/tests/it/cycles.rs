@@ -6,6 +6,7 @@ use standin_engine::Command;
 use standin_hypervisor::Hypervisor;
 use standin_hypervisor::fake::Op;
 use standin_model::ReturnCode;
+use standin_model::health::Health;
 use standin_model::job::JobState;
 use standin_model::point::PointKind;
 use standin_model::state::ReplicationState as S;
@@ -265,11 +266,16 @@ async fn a_replica_without_space_says_so_and_goes_on_when_there_is_some() {
     let error = world.a.job(job).await.error.expect("a reason");
     assert!(error.remedy.contains("Free some space"), "{error:?}");
     assert_eq!(world.latest(), old);
+    let full = world.b.status(world.vm).await;
+    let issue = full.health_issues.first().expect("a reason");
+    assert_eq!(full.health, Health::Critical, "{full:?}");
+    assert!(issue.remedy.contains("Free some space"), "{issue:?}");
     world.b.store.reserve = 0;
     world.b.restart_behind(&world.link, End::Kill).await;
     let expected = world.contents();
     let point = world.newer_than(&old).await;
     world.equals(point.id, &expected);
+    assert_eq!(world.b.status(world.vm).await.last_error, None, "it stores again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -353,6 +359,11 @@ async fn a_freeze_that_fails_still_makes_a_point_and_is_said_and_counted() {
     assert_eq!(status.statistics.expect("statistics").application_consistent_failed, 1);
     assert_eq!(status.state, S::Replicating);
     assert!(status.health_issues.iter().any(|issue| issue.message.contains("application-consistent")));
+    let job = world.a.ask(world.vm, Command::Point { application: true }).await.expect("ordered");
+    world.done(job.expect("a job")).await;
+    let status = world.status_of_primary().await;
+    assert_eq!(status.health, Health::Ok, "{:?}", status.health_issues);
+    assert_eq!(status.statistics.expect("statistics").application_consistent_failed, 1, "still counted");
 }
 
 #[tokio::test(flavor = "multi_thread")]
