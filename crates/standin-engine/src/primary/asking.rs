@@ -136,6 +136,8 @@ impl Task {
         record.fence = None;
         record.last_error = None;
         record.failures = 0;
+        self.schedule.at_once();
+        let record = &self.record;
         if record.state == ReplicationState::Critical {
             self.apply(Event::RetrySucceeded);
         }
@@ -153,6 +155,7 @@ impl Task {
             remedy: refusal.remedy.clone(),
         });
         self.note_error(error);
+        self.schedule.answered();
         self.apply(Event::PeerFailedOver);
     }
 }

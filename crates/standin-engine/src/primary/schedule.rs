@@ -12,6 +12,10 @@ use tokio::time::Instant;
 /// The longest sleep: the clock of the host may stand still with it.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
+/// The longest wait after an answer that may change at any moment: a failover is reverted, and nothing protects the VM
+/// until the primary has asked again.
+const SOON: Duration = Duration::from_secs(10);
+
 /// Slots of one relationship.
 #[derive(Debug)]
 pub struct Schedule {
@@ -20,6 +24,8 @@ pub struct Schedule {
     /// The beginning of the slot whose work runs or ran last.
     slot: Instant,
     next: Instant,
+    /// The next wait is at most [`SOON`].
+    soon: bool,
 }
 
 impl Schedule {
@@ -27,7 +33,7 @@ impl Schedule {
     #[must_use]
     pub fn new(interval: Duration) -> Self {
         let now = Instant::now();
-        Self { interval, retry: Backoff::default(), slot: now, next: now }
+        Self { interval, retry: Backoff::default(), slot: now, next: now, soon: false }
     }
 
     /// When the next slot begins, or the next try after a failure.
@@ -63,7 +69,16 @@ impl Schedule {
     /// Work failed for the `failures`th time in a row: the next try waits longer each time, at most a minute,
     /// with a jitter so that all relationships of a host do not knock at once.
     pub fn failed(&mut self, failures: u32) {
-        self.next = Instant::now() + self.retry.wait(failures.saturating_sub(1), rand::random());
+        let chance = rand::random::<f64>();
+        let wait = self.retry.wait(failures.saturating_sub(1), chance);
+        let most = if std::mem::take(&mut self.soon) { SOON.mul_f64(1.0 - chance / 4.0) } else { wait };
+        self.next = Instant::now() + wait.min(most);
+    }
+
+    /// The failure to be told of next was an answer of the replica, which runs the VM for now: it is asked again soon,
+    /// however often it has said so.
+    pub fn answered(&mut self) {
+        self.soon = true;
     }
 
     /// Changes the length of the slots from the next one on.
@@ -115,5 +130,20 @@ mod tests {
                 last = wait;
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_that_answers_is_asked_again_soon_and_one_that_is_silent_is_not() {
+        let mut schedule = Schedule::new(Duration::from_secs(1));
+        for failures in 1..=50 {
+            schedule.answered();
+            schedule.failed(failures);
+            assert!(schedule.next - Instant::now() <= SOON);
+        }
+        schedule.failed(51);
+        assert!(
+            schedule.next - Instant::now() > SOON,
+            "the answer before it says nothing about this silence"
+        );
     }
 }
