@@ -8,13 +8,41 @@ use crate::primary::Command;
 use jiff::{SignedDuration, Timestamp};
 use standin_model::service::ServiceSettings;
 use standin_model::settings::RelationshipSettings;
+use standin_model::state::Side;
 use standin_model::stats::Monitor;
-use standin_model::{JobId, PointId, Refusal, ReturnCode, VmId};
+use standin_model::{JobId, PointId, Refusal, ReturnCode, VmId, VmName};
 
 /// How far ahead an initial replication can be planned: `StartTime` of `StartReplication`.
 pub const MAX_AHEAD: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 impl Engine {
+    /// Whether a VM may be defined by this name: no relationship of another VM has it. Two of one name could be told apart
+    /// only by their ids, and one of them could not run here after a failover. No I/O.
+    ///
+    /// # Errors
+    /// 32774 when another VM that this host sends or receives has the name, with that VM's id.
+    pub fn may_be_named(&self, vm: VmId, name: &VmName) -> Result<(), Refusal> {
+        // One that is already called so is not refused when it is defined anew.
+        if self.inventory().get(vm).is_some_and(|info| info.name == *name) {
+            return Ok(());
+        }
+        let taken = self.relationships().into_iter().find(|r| r.status.vm == *name && r.status.id != vm);
+        let Some(taken) = taken else { return Ok(()) };
+        let id = taken.status.id;
+        let remedy = match taken.side {
+            Side::Primary => format!(
+                "If this is that VM, write `uuid = \"{id}\"` into its definition. Else choose another name, or end that \
+                 replication with `standin unreplicate {id}`."
+            ),
+            _ => "Choose another name, or remove that replica with `standin unreplicate` first.".to_owned(),
+        };
+        Err(Refusal::new(
+            ReturnCode::InUse,
+            format!("the VM {id}, which has a replication relationship on this host, is called {name}"),
+            remedy,
+        ))
+    }
+
     /// The settings of a relationship, on either side; `None` where this host has none of the VM. No I/O.
     #[must_use]
     pub fn settings(&self, vm: VmId) -> Option<RelationshipSettings> {

@@ -197,10 +197,10 @@ impl Engine {
     /// # Errors
     /// 32774 while it replicates; the hypervisor's reason.
     pub async fn remove_vm(&self, vm: VmId) -> Result<(), Refusal> {
-        if self.primary(vm).is_some() || self.replicas.find(vm).is_some() {
+        if let Some(found) = self.relationship(vm) {
             return Err(refuse(
                 ReturnCode::InUse,
-                format!("VM {vm} has a replication relationship"),
+                format!("VM {} has a replication relationship", found.status.vm),
                 "Remove that first: `standin unreplicate VM`.",
             ));
         }

@@ -179,10 +179,24 @@ async fn what_the_state_does_not_allow_is_32775() {
     assert!(refused(commit.await, ReturnCode::InvalidState).message.contains("VM web"));
     refused(world.b.ask(vm, Command::Point { application: false }).await, ReturnCode::InvalidState);
     refused(world.b.call(move |e| async move { e.resume(vm).await }).await, ReturnCode::InvalidState);
-    refused(world.a.call(move |e| async move { e.remove_vm(vm).await }).await, ReturnCode::InUse);
+    let removal = world.a.call(move |e| async move { e.remove_vm(vm).await });
+    assert!(refused(removal.await, ReturnCode::InUse).message.contains("VM web"));
+    named_apart(&world);
     let other = world.a.fake.add_vm("other", &[("a", MIB)]);
     refused(world.a.ask(other, Command::Suspend).await, ReturnCode::InvalidState);
     assert_eq!(world.a.engine().role(other), (ReplicationMode::None, S::Disabled));
+}
+
+/// Nobody else can be called as a VM that is sent or received here, be it known to the hypervisor or not.
+fn named_apart(world: &World) {
+    let web = VmName::new("web").expect("a name");
+    let stranger = VmId::random();
+    for host in [&world.a, &world.b] {
+        let engine = host.engine();
+        let taken = refused(engine.may_be_named(stranger, &web), ReturnCode::InUse);
+        assert!(taken.message.contains(&world.vm.to_string()), "{taken}");
+        assert_eq!(engine.may_be_named(world.vm, &web), Ok(()), "it may be defined again");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
