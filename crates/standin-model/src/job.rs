@@ -269,7 +269,8 @@ impl JobRecord {
             return;
         }
         self.bytes_done = done;
-        self.bytes_total = total;
+        // What is dealt with was to be dealt with, whatever was thought before.
+        self.bytes_total = if total > 0 { total.max(done) } else { 0 };
         if total > 0 {
             let percent = u128::from(done.min(total)) * 100 / u128::from(total);
             self.raise_percent(u8::try_from(percent).unwrap_or(99));

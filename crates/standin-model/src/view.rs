@@ -84,6 +84,8 @@ impl ProgressView {
     /// From the figures a worker has. `rate` in bytes a second.
     #[must_use]
     pub fn new(bytes_done: u64, bytes_total: u64, rate: u64) -> Self {
+        // What is dealt with was to be dealt with, whatever was thought before.
+        let bytes_total = if bytes_total > 0 { bytes_total.max(bytes_done) } else { 0 };
         let done = u128::from(bytes_done.min(bytes_total));
         let percent = (done * 100).checked_div(u128::from(bytes_total)).unwrap_or(0);
         let left = bytes_total.saturating_sub(bytes_done);

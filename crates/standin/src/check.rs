@@ -42,6 +42,9 @@ impl Checks {
                 progress.total.store(total, Ordering::Relaxed);
                 job.publish();
             });
+            // The total was an estimate; now it is known what there was to read.
+            progress.total.store(progress.done.load(Ordering::Relaxed), Ordering::Relaxed);
+            job.publish();
             let verdict = report
                 .map(|report| report.replicas.iter().filter_map(|r| view(&store, r)).collect::<Vec<_>>());
             let ended = match verdict {

@@ -55,7 +55,11 @@ fn progress_never_falls_and_is_complete_only_at_the_end() {
     {
         job.progress(done, total);
         assert_eq!(job.percent, percent, "{done} of {total}");
+        assert!(total == 0 || job.bytes_done <= job.bytes_total, "{done} of {total}");
     }
+    job.progress(32 << 10, 28 << 10);
+    assert_eq!((job.bytes_done, job.bytes_total), (32 << 10, 32 << 10), "what is done was to be done");
+    job.progress(u64::MAX, u64::MAX);
     job.fail(trouble(), at(5)).expect("a running job fails");
     job.progress(1, 2);
     assert_eq!((job.percent, job.bytes_done), (99, u64::MAX), "a late report changes nothing");

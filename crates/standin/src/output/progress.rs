@@ -55,7 +55,7 @@ pub fn figures(job: &JobView, rate: Option<u64>) -> String {
     if let Some(rate) = rate {
         let _ = write!(text, ", {}", units::rate(rate));
         let left = job.bytes_total.saturating_sub(job.bytes_done);
-        if rate > 0 && left > 0 {
+        if rate > 0 && left > 0 && !job.state.is_final() {
             let _ = write!(text, ", {} left", units::span(left.div_ceil(rate)));
         }
     }
@@ -196,6 +196,12 @@ mod tests {
         assert_eq!(figures(&job, None), "1.00 GiB of 4.00 GiB");
         assert_eq!(figures(&job, Some(96 << 20)), "1.00 GiB of 4.00 GiB, 96.0 MiB/s, 32s left");
         assert_eq!(figures(&job, Some(0)), "1.00 GiB of 4.00 GiB, 0 B/s");
+        record.progress(5 << 30, 4 << 30);
+        assert_eq!(figures(&JobView::from(&record), None), "5.00 GiB of 5.00 GiB");
+        record.progress(1 << 30, 4 << 30);
+        record.complete(Timestamp::UNIX_EPOCH).unwrap();
+        let ended = figures(&JobView::from(&record), Some(96 << 20));
+        assert_eq!(ended, "1.00 GiB of 4.00 GiB, 96.0 MiB/s", "what has ended has nothing left");
     }
 
     #[test]
