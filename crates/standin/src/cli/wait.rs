@@ -7,7 +7,7 @@ use crate::args::Wait;
 use crate::exit::Failure;
 use crate::output::progress::Progress;
 use crate::output::table;
-use standin_model::view::{JobView, StatusView};
+use standin_model::view::{ErrorView, JobView, StatusView};
 use standin_model::{JobState, JobType};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,10 @@ use std::time::{Duration, Instant};
 const RESTART_GRACE: Duration = Duration::from_secs(30);
 /// Between two looks for a daemon that is away.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Between two looks for what keeps a job from going on.
+const TROUBLE_PAUSE: Duration = Duration::from_secs(3);
+/// Between two sentences about that.
+const TROUBLE_AGAIN: Duration = Duration::from_secs(60);
 
 /// Ends a verb: what is done is said, a job is waited for or printed.
 pub(super) async fn finish(
@@ -109,10 +113,14 @@ pub(super) async fn to_the_end(session: &Session, job: JobView) -> Result<JobVie
 
 async fn follow(session: &Session, mut job: JobView, progress: &mut Progress) -> Result<JobView, Failure> {
     let mut away_since: Option<Instant> = None;
+    let mut troubles = Troubles::default();
     loop {
         progress.show(&job);
         if job.state.is_final() {
             return Ok(job);
+        }
+        if let Some(trouble) = troubles.look(session, &job).await {
+            progress.say(&trouble);
         }
         match session.client.watch_job(&job.id.to_string(), &seen(&job)).await {
             Ok(now) => {
@@ -132,6 +140,49 @@ async fn follow(session: &Session, mut job: JobView, progress: &mut Progress) ->
             }
             Err(other) => return Err(other),
         }
+    }
+}
+
+/// Why what is waited for does not go on: a job that is tried again by itself has not failed, and does not say.
+#[derive(Default)]
+struct Troubles {
+    looked: Option<Instant>,
+    /// What was said last, and when.
+    said: Option<(String, Instant)>,
+}
+
+impl Troubles {
+    /// A sentence, if there is something new to be said of a copy or a comparison.
+    async fn look(&mut self, session: &Session, job: &JobView) -> Option<String> {
+        let sends = matches!(job.job_type, JobType::StartInitialReplication | JobType::Resynchronize);
+        let vm = job.vm_id.filter(|_| sends)?;
+        let now = Instant::now();
+        if self.looked.is_some_and(|at| now.duration_since(at) < TROUBLE_PAUSE) {
+            return None;
+        }
+        self.looked = Some(now);
+        // Only for this sentence: a daemon that cannot say it now is waited for as ever.
+        let view: StatusView = session.client.get(&path(&vm.to_string(), "/status")).await.ok()?;
+        self.tell(view.last_error.as_ref(), now)
+    }
+
+    /// Each trouble once, and one that only has other figures in it (of free space, of attempts) not all the time.
+    fn tell(&mut self, error: Option<&ErrorView>, now: Instant) -> Option<String> {
+        let Some(error) = error else {
+            self.said = None;
+            return None;
+        };
+        let known = self.said.as_ref().is_some_and(|(message, at)| {
+            *message == error.message || now.duration_since(*at) < TROUBLE_AGAIN
+        });
+        if known {
+            return None;
+        }
+        self.said = Some((error.message.clone(), now));
+        Some(format!(
+            "it does not go on now: {}\n{}\nIt is tried again by itself.",
+            error.message, error.remedy
+        ))
     }
 }
 
@@ -156,5 +207,28 @@ pub(super) async fn stream(session: &Session, mut job: JobView) -> Result<(), Fa
         while (job.state, job.percent, job.bytes_done) == before {
             job = session.client.watch_job(&job.id.to_string(), &seen(&job)).await?;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use standin_model::{Refusal, ReturnCode};
+
+    #[test]
+    fn a_trouble_is_told_once_and_again_when_it_came_back() {
+        let error = |free: u32| {
+            let message = format!("{free} bytes are free, 300 are needed");
+            ErrorView::new(Refusal::new(ReturnCode::Failed, message, "Free some space."), None)
+        };
+        let (mut troubles, start) = (Troubles::default(), Instant::now());
+        let told = troubles.tell(Some(&error(7)), start).expect("it is new");
+        assert!(told.contains("7 bytes are free") && told.contains("Free some space"), "{told}");
+        assert!(told.contains("tried again by itself"), "{told}");
+        assert_eq!(troubles.tell(Some(&error(7)), start + 2 * TROUBLE_AGAIN), None, "it is the same");
+        assert_eq!(troubles.tell(Some(&error(8)), start + TROUBLE_PAUSE), None, "only a figure is new");
+        assert!(troubles.tell(Some(&error(8)), start + TROUBLE_AGAIN).is_some());
+        assert_eq!(troubles.tell(None, start + TROUBLE_AGAIN), None);
+        assert!(troubles.tell(Some(&error(8)), start + TROUBLE_AGAIN + TROUBLE_PAUSE).is_some());
     }
 }
