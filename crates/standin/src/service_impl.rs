@@ -246,6 +246,7 @@ impl Service for EngineService {
             ));
         }
         let uuid = definition.uuid;
+        self.engine.may_be_named(uuid, &definition.name)?;
         match self.engine.hypervisor().define(definition).await {
             Ok(id) => {
                 self.engine.vm_changed(id).await;

@@ -52,6 +52,7 @@ async fn define(tools: &Tools, call: &Call) -> Answer {
             "Leave VirtualSystemIdentifier null for a new VM.",
         ));
     }
+    tools.engine.may_be_named(definition.uuid, &definition.name)?;
     let id =
         tools.engine.hypervisor().define(definition).await.map_err(|error| hypervisor_refusal(&error))?;
     tools.engine.vm_changed(id).await;
