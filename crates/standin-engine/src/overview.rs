@@ -104,7 +104,8 @@ impl Engine {
         let statistics = self.rolled(&record.statistics);
         let pending = snapshot.running.then_some(statistics.current.pending_bytes);
         let mut status = primary_status(snapshot, &statistics.current, pending);
-        if self.inventory().lacks(record.vm) {
+        // One that runs is there, whatever a list that was taken a moment too early says.
+        if !snapshot.running && self.inventory().lacks(record.vm) {
             without_its_vm(&mut status);
         }
         Relationship {
