@@ -34,6 +34,7 @@ use bytes::{Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use standin_model::BlockDigest;
 use std::collections::VecDeque;
+use std::time::Duration;
 use thiserror::Error;
 
 /// Bytes of a header.
@@ -322,6 +323,11 @@ impl Assembler {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Gives memory back that no block was put into within the last `rest`.
+    pub(crate) fn release(&self, rest: Duration) {
+        self.pool.release(rest);
     }
 
     /// Takes bytes. Afterwards all frames that are whole wait to be popped.

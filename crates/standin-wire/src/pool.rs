@@ -4,13 +4,17 @@
 //! cleared page for every 4 KiB of it, which is a tenth of the work at a gigabyte a second. A [`Pool`] keeps the
 //! buffers of one connection or pass; each goes back to it when the last [`Bytes`] of it is dropped.
 //!
+//! A connection outlives its transfers by days, and a host has hundreds of them: what rests is released
+//! ([`Pool::release`]).
+//!
 //! Invariants: a buffer that was handed out is written only through the one [`Buffer`]; a pool keeps at most
 //! [`KEPT`] free buffers, and goes with its last user.
 
 use crate::frame::MAX_BODY;
 use bytes::Bytes;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Where a page begins, direct writes to a disk need no copy.
 pub const PAGE: usize = 4096;
@@ -24,7 +28,14 @@ const KEPT: usize = 16;
 /// Free buffers. Cheap to clone; clones are the same pool.
 #[derive(Debug, Clone, Default)]
 pub struct Pool {
-    free: Arc<Mutex<Vec<Vec<u8>>>>,
+    shelf: Arc<Mutex<Shelf>>,
+}
+
+#[derive(Debug, Default)]
+struct Shelf {
+    free: Vec<Vec<u8>>,
+    /// When a buffer was asked for last.
+    asked: Option<Instant>,
 }
 
 impl Pool {
@@ -35,18 +46,35 @@ impl Pool {
         if !(SMALLEST..=MAX_BODY).contains(&length) || aligned > length {
             return Buffer { memory: vec![0; length], start: 0, length, pool: None };
         }
-        let memory = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut shelf = self.lock();
+        shelf.asked = Some(Instant::now());
+        let memory = shelf.free.pop();
+        drop(shelf);
         let memory = memory.unwrap_or_else(|| vec![0; SLAB]);
         let at = memory.as_ptr().addr() + aligned;
         let start = at.next_multiple_of(PAGE) - at;
         Buffer { memory, start, length, pool: Some(self.clone()) }
     }
 
-    fn give_back(&self, memory: Vec<u8>) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.len() < KEPT {
-            free.push(memory);
+    /// Gives the free buffers back to the system if none was asked for within the last `rest`.
+    pub fn release(&self, rest: Duration) {
+        let mut shelf = self.lock();
+        if shelf.asked.is_none_or(|asked| asked.elapsed() >= rest) {
+            let free = std::mem::take(&mut shelf.free);
+            drop(shelf);
+            drop(free);
         }
+    }
+
+    fn give_back(&self, memory: Vec<u8>) {
+        let mut shelf = self.lock();
+        if shelf.free.len() < KEPT {
+            shelf.free.push(memory);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -138,6 +166,21 @@ mod tests {
         let pool = Pool::default();
         let many: Vec<_> = (0..3 * KEPT).map(|_| pool.take(MAX_BODY, 0)).collect();
         drop(many);
-        assert_eq!(pool.free.lock().unwrap().len(), KEPT);
+        assert_eq!(pool.lock().free.len(), KEPT);
+    }
+
+    #[test]
+    fn what_rests_is_released_and_what_is_in_use_stays() {
+        let pool = Pool::default();
+        let mut held = pool.take(MAX_BODY, 0);
+        held.fill(7);
+        drop(pool.take(MAX_BODY, 0));
+        pool.release(Duration::from_secs(3600));
+        assert_eq!(pool.lock().free.len(), 1, "asked for a moment ago");
+        pool.release(Duration::ZERO);
+        assert!(pool.lock().free.is_empty());
+        assert!(held.iter().all(|byte| *byte == 7));
+        drop(held);
+        assert_eq!(pool.lock().free.len(), 1, "and used again afterwards");
     }
 }

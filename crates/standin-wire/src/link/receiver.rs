@@ -14,6 +14,10 @@ use tokio::time::Instant;
 
 /// Ciphertext read at once when data flows.
 const READ: usize = 256 << 10;
+/// Room for ciphertext of a connection over which no data flows: there are hundreds of them.
+const READ_AT_REST: usize = 32 << 10;
+/// When nothing came for so long, memory for data is given back.
+const REST: Duration = Duration::from_secs(2);
 /// A receiver that was not asked for a while first takes what came meanwhile; only then is silence silence.
 const GRACE: Duration = Duration::from_millis(50);
 
@@ -133,18 +137,36 @@ impl Receiver {
             self.end -= self.start;
             self.start = 0;
         }
+        // Also between the small frames of idle cycles, of which there may be one a second.
+        self.assembler.release(REST);
         let deadline = (self.last_heard + self.idle_timeout).max(Instant::now() + GRACE);
-        let read = self.tcp.read(&mut self.buffer[self.end..]);
-        let count = match tokio::time::timeout_at(deadline, read).await {
-            Err(_) => return Err(Error::Silent { after: self.idle_timeout }),
-            Ok(Err(source)) => return Err(Error::Io { verb: "read from", source }),
-            Ok(Ok(0)) => return Err(Error::Closed { mid_frame: self.assembler.mid_frame() }),
-            Ok(Ok(count)) => count,
+        let count = loop {
+            let rest = deadline.min(Instant::now() + REST);
+            let read = self.tcp.read(&mut self.buffer[self.end..]);
+            match tokio::time::timeout_at(rest, read).await {
+                Err(_) if rest < deadline => self.rest(),
+                Err(_) => return Err(Error::Silent { after: self.idle_timeout }),
+                Ok(Err(source)) => return Err(Error::Io { verb: "read from", source }),
+                Ok(Ok(0)) => return Err(Error::Closed { mid_frame: self.assembler.mid_frame() }),
+                Ok(Ok(count)) => break count,
+            }
         };
         self.end += count;
+        if self.end == self.buffer.len() && self.buffer.len() == READ_AT_REST {
+            self.buffer.resize(READ, 0);
+        }
         self.last_heard = Instant::now();
         self.shared.received.fetch_add(count as u64, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Nothing came for a while: memory for data goes back. It is taken again with the first data.
+    fn rest(&mut self) {
+        self.assembler.release(REST);
+        if self.end < READ_AT_REST && self.buffer.len() > READ_AT_REST {
+            self.buffer.truncate(READ_AT_REST);
+            self.buffer.shrink_to_fit();
+        }
     }
 
     /// Decrypts the whole records of what was read and puts frames together.
