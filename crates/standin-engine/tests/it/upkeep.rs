@@ -124,15 +124,16 @@ async fn status_says_what_each_side_is_and_how_it_stands() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_shows_its_progress_in_status_and_in_its_job() {
-    let world = World::with_disks(&[("a", 8 * MIB), ("b", MIB)], State::Memory(Default::default())).await;
-    world.write("a", 0, &random(8 * MIB, 161));
-    world.a.fake.faults().stall(standin_hypervisor::fake::Op::Read, 20);
+    let world = World::with_disks(&[("a", 24 * MIB), ("b", MIB)], State::Memory(Default::default())).await;
+    world.write("a", 0, &random(24 * MIB, 161));
+    // A dozen batches of four reads may be under way before the first goes; a sixtieth read makes sure that some went.
+    world.a.fake.faults().stall(standin_hypervisor::fake::Op::Read, 60);
     let job = world.begin(keep_all()).await;
     world.a.fake.faults().stalled(standin_hypervisor::fake::Op::Read).await;
     let engine = world.a.engine();
     until("progress of the job", || {
         let seen = engine.jobs().watch(job)?.borrow().clone();
-        (seen.bytes_total == 9 * MIB && seen.bytes_done > 0 && seen.percent > 0).then_some(())
+        (seen.bytes_total == 25 * MIB && seen.bytes_done > 0 && seen.percent > 0).then_some(())
     })
     .await;
     let status = world.a.status(world.vm).await;
@@ -143,5 +144,5 @@ async fn a_copy_shows_its_progress_in_status_and_in_its_job() {
     assert_eq!((theirs.state, theirs.points), (S::WaitingForInitialReplication, 0));
     world.release();
     let ended = world.done(job).await;
-    assert_eq!((ended.bytes_done, ended.bytes_total), (9 * MIB, 9 * MIB));
+    assert_eq!((ended.bytes_done, ended.bytes_total), (25 * MIB, 25 * MIB));
 }
