@@ -129,7 +129,8 @@ fn strings(arguments: &[&str]) -> Vec<String> {
 async fn succeed(program: &'static str, arguments: &[&str]) -> String {
     let Output { status, stdout, stderr } = run_aside(program, strings(arguments)).await;
     assert!(status.success(), "{program} {arguments:?}: {status} {}", String::from_utf8_lossy(&stderr));
-    String::from_utf8(stdout).unwrap()
+    // Where no `file` is installed, nbdinfo 1.14 prints what its memory happened to hold as the content's kind.
+    String::from_utf8_lossy(&stdout).into_owned()
 }
 
 #[tokio::test]
