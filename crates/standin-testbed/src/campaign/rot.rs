@@ -5,13 +5,13 @@ use super::inject::Scene;
 use super::ledger;
 use super::world::{VM, World, first};
 use crate::faults::Step;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -127,32 +127,10 @@ fn sum(path: &Path) -> Result<u64> {
 /// Flips a bit of the data of one layer; its file and the offset.
 fn flip(world: &World, disk: &str, choice: u64) -> Result<(String, u64)> {
     let dir = world.replica_dir()?.join("disks").join(disk);
-    let mut layers = Vec::new();
-    for entry in std::fs::read_dir(&dir).with_context(|| format!("list {}", dir.display()))? {
-        let path = entry.context("list the layers")?.path();
-        if path.extension().is_some_and(|extension| extension == "qcow2") {
-            layers.push(path);
-        }
-    }
-    layers.sort();
-    let mut places = Vec::new();
-    for layer in &layers {
-        let mut command = Command::new("qemu-img");
-        command.args(["map", "-U", "-f", "qcow2", "--output=json"]).arg(layer);
-        let output = command.stdin(Stdio::null()).output().context("run qemu-img")?;
-        let map: Value = serde_json::from_slice(&output.stdout).context("parse the map of a layer")?;
-        for extent in map.as_array().into_iter().flatten() {
-            if let (Some(0), Some(offset), Some(length)) =
-                (extent["depth"].as_u64(), extent["offset"].as_u64(), extent["length"].as_u64())
-                && extent["data"] == Value::Bool(true)
-            {
-                places.push((layer, offset, length));
-            }
-        }
-    }
+    let places = places(&dir)?;
     let count = places.len() as u64;
     let index = usize::try_from(choice.checked_rem(count).context("no layer holds data")?).unwrap_or(0);
-    let (layer, offset, length) = places[index];
+    let (layer, offset, length) = &places[index];
     let at = offset + (choice >> 20) % length;
     let file = File::options().read(true).write(true).open(layer).context("open a layer")?;
     let mut byte = [0];
@@ -160,4 +138,46 @@ fn flip(world: &World, disk: &str, choice: u64) -> Result<(String, u64)> {
     byte[0] ^= 1 << (choice >> 60 & 7);
     file.write_all_at(&byte, at).context("write a layer")?;
     Ok((layer.display().to_string(), at))
+}
+
+/// Where data is: the layer's file, offset in it, and length.
+type Places = Vec<(PathBuf, u64, u64)>;
+
+/// Where the layers of a disk hold data. A layer may be merged away while it is looked at; then all are looked at
+/// again.
+fn places(dir: &Path) -> Result<Places> {
+    loop {
+        let layers = layers(dir)?;
+        match layers.iter().map(|layer| places_in(layer)).collect::<Result<Vec<Places>>>() {
+            Ok(places) => return Ok(places.concat()),
+            Err(error) if self::layers(dir)? == layers => return Err(error),
+            Err(_) => {}
+        }
+    }
+}
+
+fn layers(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut layers = Vec::new();
+    for entry in std::fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
+        let path = entry.context("list the layers")?.path();
+        if path.extension().is_some_and(|extension| extension == "qcow2") {
+            layers.push(path);
+        }
+    }
+    layers.sort();
+    Ok(layers)
+}
+
+fn places_in(layer: &Path) -> Result<Places> {
+    let mut command = Command::new("qemu-img");
+    command.args(["map", "-U", "-f", "qcow2", "--output=json"]).arg(layer);
+    let output = command.stdin(Stdio::null()).output().context("run qemu-img")?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "look at {}: {complaint}", layer.display());
+    let map: Value = serde_json::from_slice(&output.stdout).context("parse the map of a layer")?;
+    let data = map.as_array().into_iter().flatten().filter_map(|extent| {
+        let place = (layer.to_path_buf(), extent["offset"].as_u64()?, extent["length"].as_u64()?);
+        (extent["depth"].as_u64() == Some(0) && extent["data"] == Value::Bool(true)).then_some(place)
+    });
+    Ok(data.collect())
 }
