@@ -94,21 +94,37 @@ pub fn check(world: &World) -> Result<Value> {
     parsed.map(first).with_context(|| format!("store check printed {:?} {}", output.stdout, output.stderr))
 }
 
-/// A sum over what every listed point shows of a disk.
+/// A sum over what every listed point shows of a disk. Retention and merging go on meanwhile: a point that is not
+/// listed any more when it cannot be read is left out, and one that still is gets read again.
 fn views(world: &World, disk: &str) -> Result<Views> {
+    const TRIES: usize = 5;
     let mut views = Views::new();
     for point in ledger::list(world)? {
-        let layer = world.layer(disk, point.epoch)?;
-        let raw = tempfile::NamedTempFile::new().context("make a temporary file")?;
-        let mut command = Command::new("qemu-img");
-        command.args(["convert", "-U", "-f", "qcow2", "-O", "raw"]).arg(&layer).arg(raw.path());
-        let output = command.stdin(Stdio::null()).output().context("run qemu-img")?;
-        if !output.status.success() {
-            bail!("read {}: {}", layer.display(), String::from_utf8_lossy(&output.stderr).trim());
+        for trial in 1..=TRIES {
+            match view(&world.layer(disk, point.epoch)?) {
+                Ok(sum) => {
+                    views.insert(point.id, sum);
+                    break;
+                }
+                Err(_) if ledger::list(world)?.iter().all(|listed| listed.id != point.id) => break,
+                Err(error) if trial == TRIES => return Err(error),
+                Err(_) => {}
+            }
         }
-        views.insert(point.id, sum(raw.path())?);
     }
     Ok(views)
+}
+
+/// A sum over what a layer and those below it show.
+fn view(layer: &Path) -> Result<u64> {
+    let raw = tempfile::NamedTempFile::new().context("make a temporary file")?;
+    let mut command = Command::new("qemu-img");
+    command.args(["convert", "-U", "-f", "qcow2", "-O", "raw"]).arg(layer).arg(raw.path());
+    let output = command.stdin(Stdio::null()).output().context("run qemu-img")?;
+    if !output.status.success() {
+        bail!("read {}: {}", layer.display(), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    sum(raw.path())
 }
 
 fn sum(path: &Path) -> Result<u64> {
