@@ -82,20 +82,28 @@ impl Directory {
     /// The user of that name, with or without a domain.
     #[must_use]
     pub fn by_name(&self, name: &str) -> Option<Arc<User>> {
-        self.current().by_name.get(&names::fold(name)).cloned()
+        let name = names::fold(name);
+        self.find(|snapshot| snapshot.by_name.get(&name).cloned())
     }
 
     /// The user whom one of these belongs to; the first one counts.
     #[must_use]
     pub fn by_certificate(&self, certificate: &[CertificateMatch]) -> Option<Arc<User>> {
-        let snapshot = self.current();
-        certificate.iter().find_map(|facts| snapshot.by_certificate.get(facts)).cloned()
+        self.find(|snapshot| certificate.iter().find_map(|facts| snapshot.by_certificate.get(facts)).cloned())
     }
 
     /// The user with this Kerberos principal.
     #[must_use]
     pub fn by_principal(&self, principal: &str) -> Option<Arc<User>> {
-        self.current().by_principal.get(principal).cloned()
+        self.find(|snapshot| snapshot.by_principal.get(principal).cloned())
+    }
+
+    /// Who is not known may have been added a moment ago: for him the file is looked at at once.
+    fn find(&self, look: impl Fn(&Snapshot) -> Option<Arc<User>>) -> Option<Arc<User>> {
+        look(&self.current()).or_else(|| {
+            self.reload();
+            look(&self.snapshot())
+        })
     }
 
     /// The user as he is now, if nothing of his was changed since `known` was found: what a connection that was
@@ -121,7 +129,9 @@ impl Directory {
     /// # Errors
     /// A sentence, when the hash could not be computed.
     pub async fn check(&self, name: &str, password: &str) -> Result<Option<Arc<User>>, String> {
-        let snapshot = self.current();
+        // Beside the hash a look at the file costs nothing, and a password may have been changed a moment ago.
+        self.reload();
+        let snapshot = self.snapshot();
         let user = snapshot.by_name.get(&names::fold(name)).cloned();
         let hash = user.as_ref().and_then(|user| user.password.clone()).unwrap_or_else(|| self.decoy.clone());
         // Never closed; an error would be one of the runtime's end.
@@ -162,6 +172,10 @@ impl Directory {
 
     fn current(&self) -> Arc<Snapshot> {
         self.look();
+        self.snapshot()
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -179,7 +193,7 @@ impl Directory {
 
     /// Reads the file again if it is another one.
     pub fn reload(&self) {
-        let known = Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner));
+        let known = self.snapshot();
         let read = match self.file.stamp() {
             Ok(stamp) if stamp == known.stamp => return,
             Ok(_) => self.file.read(),
@@ -280,6 +294,27 @@ mod tests {
         file.remove("alice").unwrap();
         directory.reload();
         assert!(directory.by_name("alice").is_none());
+    }
+
+    #[tokio::test]
+    async fn who_was_added_a_moment_ago_is_known_at_once() {
+        let (_dir, file, directory) = scratch();
+        assert!(directory.by_name("alice").is_some());
+        let bob = |name: &str| NewUser {
+            name: name.to_owned(),
+            certificates: vec![format!("CN={name}")],
+            principal: Some(format!("{name}@EXAMPLE.ORG")),
+            ..alice()
+        };
+        file.add(bob("bob")).unwrap();
+        assert!(directory.by_name("bob").is_some());
+        file.add(bob("carol")).unwrap();
+        assert!(directory.by_principal("carol@EXAMPLE.ORG").is_some());
+        file.add(bob("dave")).unwrap();
+        assert!(directory.by_certificate(&[CertificateMatch::Subject("CN=dave".to_owned())]).is_some());
+        file.set_password("alice", "other", None).unwrap();
+        assert!(directory.check("alice", "secret").await.unwrap().is_none());
+        assert!(directory.check("alice", "other").await.unwrap().is_some());
     }
 
     #[test]
