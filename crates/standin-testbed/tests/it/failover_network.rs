@@ -57,14 +57,26 @@ fn ask(daemon: &Daemon, order: &Value) -> Option<Value> {
     serde_json::from_str::<Value>(&answer).ok()?.get("return").cloned()
 }
 
-/// Has the guest run a shell command and waits for its end; what it printed.
+/// Asks until there is an answer: the agent may be starting, or answering standin.
+fn ask_until(daemon: &Daemon, order: &Value) -> Value {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask(daemon, order) {
+            return answer;
+        }
+        assert!(Instant::now() < until, "the agent does not answer to {order}");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
+/// Has the guest run a shell command, which may be run twice, and waits for its end; what it printed.
 fn in_guest(daemon: &Daemon, command: &str) -> String {
     let arguments = json!({ "path": "/bin/sh", "arg": ["-c", command], "capture-output": true });
-    let started = ask(daemon, &json!({ "execute": "guest-exec", "arguments": arguments })).unwrap();
+    let started = ask_until(daemon, &json!({ "execute": "guest-exec", "arguments": arguments }));
     let until = Instant::now() + PATIENCE;
     let status = json!({ "execute": "guest-exec-status", "arguments": { "pid": started["pid"] } });
     loop {
-        let answer = ask(daemon, &status).unwrap();
+        let answer = ask_until(daemon, &status);
         if answer["exited"] == true {
             let data = answer["out-data"].as_str().unwrap_or_default();
             assert_eq!(answer["exitcode"], 0, "{command}: {answer}");
@@ -126,7 +138,7 @@ fn the_agent_gives_a_debian_guest_addresses_that_it_keeps_and_a_revert_takes_the
     assert_eq!(applied["state"], "applied", "{applied}");
     assert!(applied["message"].as_str().unwrap().ends_with("by ifupdown"), "{applied}");
     let wanted = ["192.0.2.5/24", "192.0.2.6/24", "2001:db8:5::5/64"];
-    assert_eq!(addresses(&rig.b).unwrap(), wanted);
+    wait_addresses(&rig.b, &wanted);
     let routes = in_guest(&rig.b, "ip route show default; ip -6 route show default; cat /etc/resolv.conf");
     for part in ["default via 192.0.2.1 ", "default via 2001:db8:5::1 ", "nameserver 192.0.2.53"] {
         assert!(routes.contains(part), "{part:?} is not in {routes}");
@@ -139,7 +151,7 @@ fn the_agent_gives_a_debian_guest_addresses_that_it_keeps_and_a_revert_takes_the
     eprintln!("kept over a boot after {:?}", begun.elapsed());
 
     // The same guest with its network kept by systemd-networkd, and other settings, set on the replica.
-    in_guest(&rig.b, "rm /etc/network/interfaces.d/* && systemctl -q enable systemd-networkd");
+    in_guest(&rig.b, "rm -f /etc/network/interfaces.d/* && systemctl -q enable systemd-networkd");
     rig.b.run(&["network", "debian", "--adapter", MAC, "--address", "198.51.100.7/25"]).unwrap();
     restart(&rig.b);
     rig.b
