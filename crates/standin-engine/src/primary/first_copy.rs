@@ -7,7 +7,7 @@
 //! Called by [`super::task`] through [`Worker`].
 
 use super::ledger::Start;
-use super::pass::{self, PassTotals, Select};
+use super::pass::{self, Select};
 use super::worker::{Order, Sealed, Worker, begun, control, disk_passes, seal};
 use crate::error::WorkError;
 use crate::messages::{LayerKind, Request};
@@ -38,7 +38,7 @@ impl Worker {
         let view = self.live(record, None, mark).await?;
         let sent = self.send_base(order, &*view, !known).await;
         self.close(view).await;
-        let wire_bytes = sent?.1;
+        let wire_bytes = sent?;
         // Before the seal: should its answer be lost, the first cycle begins with what changed since this copy.
         self.ledger.sealed(record, Epoch(0)).await;
         let session = self.session.as_mut().ok_or(WorkError::Cancelled)?;
@@ -54,12 +54,8 @@ impl Worker {
         })
     }
 
-    async fn send_base(
-        &mut self,
-        order: &Order,
-        view: &dyn View,
-        fresh: bool,
-    ) -> Result<(PassTotals, u64), WorkError> {
+    /// Returns the bytes on the wire.
+    async fn send_base(&mut self, order: &Order, view: &dyn View, fresh: bool) -> Result<u64, WorkError> {
         let session = self.session.as_mut().ok_or(WorkError::Cancelled)?;
         let begin = Request::Begin { epoch: Epoch(0), kind: LayerKind::Base { fresh } };
         let watermarks = begun(session, &begin).await?;
@@ -70,8 +66,7 @@ impl Worker {
         order.progress.done.store(skipped, Ordering::Relaxed);
         let totals = pass::send(session, &disks, &control(order, view, &self.ledger)).await?;
         session.done(&totals.pass_end()).await?;
-        let wire = session.take_bytes_sent();
-        Ok((totals, wire))
+        Ok(session.take_bytes_sent())
     }
 
     /// The initial replication, from wherever an earlier try left it: the first copy if the base is not there
