@@ -1,7 +1,7 @@
 //! Kerberos against a throw-away realm: MIT's KDC, started by the test with files of its own.
 
 use crate::clients::{curl, script};
-use crate::server::{start_with, user};
+use crate::server::{Server, start_with, user};
 use standin_access::AccessSettings;
 use standin_access::settings::Limits;
 use standin_access::users::NewUser;
@@ -109,19 +109,24 @@ async fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// curl (SPNEGO) and pypsrp (SPNEGO and bare Kerberos, sealed on plain HTTP, with channel bindings over TLS), and
-/// somebody with a ticket who is no user.
-#[tokio::test]
-async fn clients_get_in_with_a_ticket_and_seal_with_it() {
-    let realm = Realm::start().await;
+/// A server with the realm's keytab, whose user dora is alice there.
+async fn server_in(realm: &Realm) -> Server {
     let settings = AccessSettings { keytab: Some(realm.path("keytab")), ..AccessSettings::default() };
-    let server = start_with(settings, Limits::default(), |users| {
+    start_with(settings, Limits::default(), |users| {
         let principal = Some(format!("alice@{REALM}"));
         users
             .add(NewUser { password: None, ntlm: false, principal, certificates: Vec::new(), ..user("dora") })
             .unwrap();
     })
-    .await;
+    .await
+}
+
+/// curl (SPNEGO) and pypsrp (SPNEGO and bare Kerberos, sealed on plain HTTP, with channel bindings over TLS), and
+/// somebody with a ticket who is no user.
+#[tokio::test]
+async fn clients_get_in_with_a_ticket_and_seal_with_it() {
+    let realm = Realm::start().await;
+    let server = server_in(&realm).await;
     let url = format!("https://localhost:{}/wsman", server.https.port());
     let negotiate = ["--negotiate", "-u", ":", "--data", "hello", &url];
     let text = curl(&server, &realm.environment(), &negotiate).await;
@@ -140,14 +145,7 @@ async fn clients_get_in_with_a_ticket_and_seal_with_it() {
 async fn a_rotated_keytab_is_used_without_a_restart() {
     let realm = Realm::start().await;
     let keytab = realm.path("keytab");
-    let settings = AccessSettings { keytab: Some(keytab.clone()), ..AccessSettings::default() };
-    let server = start_with(settings, Limits::default(), |users| {
-        let principal = Some(format!("alice@{REALM}"));
-        users
-            .add(NewUser { password: None, ntlm: false, principal, certificates: Vec::new(), ..user("dora") })
-            .unwrap();
-    })
-    .await;
+    let server = server_in(&realm).await;
     let url = format!("https://localhost:{}/wsman", server.https.port());
     let status = || async {
         let mut curl = Command::new("curl");
