@@ -2,17 +2,14 @@
 //! left, without its database and without standin.
 
 use crate::rig::{PATIENCE, Rig, text};
+use crate::uefi;
 use serde_json::Value;
-use standin_testbed::guest::{Guest, GuestPlan, SerialLog, checkout};
+use standin_testbed::guest::{SerialLog, checkout};
 use standin_testbed::oracle::{self, Verdict};
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// What the package `ovmf` has, in Debian 12 and 13.
-const CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
-const VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 /// The page speaks of a VM with one disk of this name, of this epoch, and of this directory.
 const DISK: &str = "root";
 const EPOCH: &str = "000000000042";
@@ -110,22 +107,6 @@ impl Drop for Running {
     }
 }
 
-/// A guest with UEFI firmware, a kernel and two disks: everything the page speaks of.
-fn guest(rig: &Rig) -> Guest {
-    assert!(Path::new(CODE).is_file(), "{CODE} is missing: run scripts/setup");
-    let plan = GuestPlan { memory_mib: 256, ..GuestPlan::records("writer", 50) };
-    let guest = plan.create(&rig.path("disks")).unwrap();
-    let vars = rig.path("disks").join("vars.fd");
-    std::fs::copy(VARS, &vars).unwrap();
-    let mut definition = std::fs::read_to_string(&guest.definition).unwrap();
-    write!(definition, "\n[firmware]\ncode = {CODE:?}\nvars = {:?}\n", text(&vars)).unwrap();
-    std::fs::write(&guest.definition, definition).unwrap();
-    rig.a.run(&["vm", "define", text(&guest.definition)]).unwrap();
-    rig.a.run(&["vm", "start", "writer"]).unwrap();
-    guest.serial.wait_written_beyond(1, PATIENCE).unwrap();
-    guest
-}
-
 fn replica_below(dir: &Path) -> PathBuf {
     let mut found = std::fs::read_dir(dir.join("data/replicas")).unwrap().map(|entry| entry.unwrap().path());
     let replica = found.find(|path| path.join("manifest.json").is_file());
@@ -150,7 +131,8 @@ fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 /// Both hosts are lost; the replica's directory is all there is.
 fn lost() -> (Rescue, tempfile::TempDir) {
     let mut rig = Rig::new();
-    let guest = guest(&rig);
+    // With firmware, a kernel and two disks: everything the page speaks of.
+    let (guest, _) = uefi::boot(&rig, "writer", 50);
     rig.replicate("writer", "2s");
     let first = rig.wait_point_beyond("writer", 1);
     let written = guest.serial.last_written().unwrap();

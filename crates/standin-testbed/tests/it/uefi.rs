@@ -1,7 +1,7 @@
 //! A VM with UEFI firmware: the firmware and the VM's own variables travel with its points.
 
 use crate::rig::{PATIENCE, Rig, text};
-use standin_testbed::guest::GuestPlan;
+use standin_testbed::guest::{Guest, GuestPlan};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -22,11 +22,11 @@ fn files_called(name: &str, below: &Path) -> Vec<PathBuf> {
     found
 }
 
-#[test]
-fn firmware_and_its_variables_travel_and_the_replica_boots_with_them() {
+/// Starts a guest with UEFI firmware, a kernel and two disks on the first host, and waits until it writes; with it,
+/// the file of its variables.
+pub fn boot(rig: &Rig, name: &str, rate: u32) -> (Guest, PathBuf) {
     assert!(Path::new(CODE).is_file(), "{CODE} is missing: run scripts/setup");
-    let rig = Rig::new();
-    let plan = GuestPlan { memory_mib: 256, ..GuestPlan::records("uefi", 20) };
+    let plan = GuestPlan { memory_mib: 256, ..GuestPlan::records(name, rate) };
     let guest = plan.create(&rig.path("disks")).unwrap();
     let vars = rig.path("disks").join("vars.fd");
     std::fs::copy(VARS, &vars).unwrap();
@@ -34,8 +34,15 @@ fn firmware_and_its_variables_travel_and_the_replica_boots_with_them() {
     write!(definition, "\n[firmware]\ncode = {CODE:?}\nvars = {:?}\n", text(&vars)).unwrap();
     std::fs::write(&guest.definition, definition).unwrap();
     rig.a.run(&["vm", "define", text(&guest.definition)]).unwrap();
-    rig.a.run(&["vm", "start", "uefi"]).unwrap();
+    rig.a.run(&["vm", "start", name]).unwrap();
     guest.serial.wait_written_beyond(1, PATIENCE).unwrap();
+    (guest, vars)
+}
+
+#[test]
+fn firmware_and_its_variables_travel_and_the_replica_boots_with_them() {
+    let rig = Rig::new();
+    let (_, vars) = boot(&rig, "uefi", 20);
     // The firmware has written to its variables: they are this VM's, not the package's.
     let ours = std::fs::read(&vars).unwrap();
     assert!(ours != std::fs::read(VARS).unwrap(), "this test could not tell which file travelled");
