@@ -51,6 +51,36 @@ uuid_id!(
     AuthId
 );
 
+uuid_id!(
+    /// A host that runs the daemon. Made at its first start and kept with its data directory, so that it outlives
+    /// certificates and names.
+    HostId
+);
+
+impl HostId {
+    /// The id of a host that tells none, as the version before does: the same for the same certificate name.
+    #[must_use]
+    pub fn of_name(name: &str) -> Self {
+        Self(Uuid::new_v5(&Uuid::NAMESPACE_DNS, name.as_bytes()))
+    }
+}
+
+/// One direction of replication of one VM. The index is that of the management API's `\HVR\n`: 0 for the relationship
+/// of the primary, 1 for that of an extended replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RelationshipId {
+    /// Which VM.
+    pub vm: VmId,
+    /// Which of its relationships.
+    pub index: u32,
+}
+
+impl fmt::Display for RelationshipId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.vm, self.index)
+    }
+}
+
 macro_rules! counter {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

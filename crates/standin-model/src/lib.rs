@@ -29,7 +29,7 @@ pub use backoff::Backoff;
 pub use codes::{Refusal, ReturnCode};
 pub use digest::{BlockDigest, DeltaDigest, DigestError, is_zero_data};
 pub use health::{Health, HealthIssue};
-pub use ids::{AuthId, Epoch, Generation, JobId, PointId, VmId};
+pub use ids::{AuthId, Epoch, Generation, HostId, JobId, PointId, RelationshipId, VmId};
 pub use job::{JobRecord, JobState, JobType};
 pub use names::{DiskName, NameError, VmName};
 pub use point::{PointKind, RecoveryPoint};
