@@ -1,0 +1,214 @@
+use super::*;
+
+fn host(n: u128) -> HostId {
+    HostId(Uuid::from_u128(n))
+}
+
+const ALL: Rules = Rules::ALL;
+
+/// A holds the VM, B is its replica.
+fn primary() -> Fence {
+    let mut fence = Fence::new(Claim::first(host(1)));
+    fence.hosts.insert(host(2), known(Role::Replica, None));
+    fence
+}
+
+/// B has taken the VM over from A.
+fn failed_over(accepted: bool) -> Fence {
+    let mut fence = Fence::new(Claim::first(host(1)));
+    let claim = fence.take(host(2), None);
+    fence.hosts.insert(host(1), known(Role::Source, accepted.then_some(claim.number)));
+    fence
+}
+
+fn known(role: Role, accepted: Option<Generation>) -> KnownHost {
+    KnownHost { name: "other".into(), addresses: Vec::new(), role, accepted }
+}
+
+fn facts<'a>(me: u128, fence: Option<&'a Fence>, heard: &'a [Heard]) -> RunFacts<'a> {
+    RunFacts {
+        me: host(me),
+        fence,
+        marked: false,
+        heard,
+        asserted: None,
+        fenced: None,
+        waited: Duration::ZERO,
+        when_silent: WhenSilent::Refuse,
+        rules: ALL,
+    }
+}
+
+fn run(me: u128, fence: &Fence, place: Place, asserted: Option<Assertion>) -> Run {
+    let heard = [Heard { host: host(if me == 1 { 2 } else { 1 }), place }];
+    may_run(&RunFacts { asserted, ..facts(me, Some(fence), &heard) })
+}
+
+const FORCE: Option<Assertion> = Some(Assertion::Forced);
+const DOWN: Option<Assertion> = Some(Assertion::Silent);
+
+#[test]
+fn a_holder_starts_only_when_every_replica_says_no() {
+    let fence = primary();
+    assert_eq!(run(1, &fence, Place::NotHere, None), GO);
+    assert_eq!(run(1, &fence, Place::Unknown, None), GO);
+    for place in [Place::Runs, Place::Lives] {
+        assert_eq!(run(1, &fence, place, None), Run::Refuse(Reason::RunsElsewhere(host(2))));
+        assert_eq!(run(1, &fence, place, FORCE), FORCED);
+    }
+    for asserted in [None, DOWN] {
+        assert_eq!(run(1, &fence, Place::Silent, asserted), Run::Refuse(Reason::Silent(host(2))));
+    }
+    assert_eq!(run(1, &fence, Place::Silent, FORCE), FORCED);
+    assert_eq!(
+        may_run(&facts(1, Some(&fence), &[])),
+        Run::Refuse(Reason::Silent(host(2))),
+        "nobody was asked"
+    );
+}
+
+#[test]
+fn a_host_behind_a_replica_is_heard_too() {
+    let fence = primary();
+    let no = Heard { host: host(2), place: Place::NotHere };
+    for (place, refused) in
+        [(Place::Silent, Reason::Silent(host(3))), (Place::Runs, Reason::RunsElsewhere(host(3)))]
+    {
+        let heard = [no, Heard { host: host(3), place }];
+        assert_eq!(may_run(&facts(1, Some(&fence), &heard)), Run::Refuse(refused));
+    }
+}
+
+#[test]
+fn start_after_waits_and_then_starts_unconfirmed_without_a_new_number() {
+    let (fence, two) = (primary(), Duration::from_secs(120));
+    let when_silent = WhenSilent::StartAfter(two);
+    let after = |waited| may_run(&RunFacts { waited, when_silent, ..facts(1, Some(&fence), &[]) });
+    assert_eq!(after(Duration::ZERO), Run::Wait(two));
+    assert_eq!(after(two), Run::Go { asserted: Some(Assertion::Waited), take: false });
+}
+
+#[test]
+fn a_host_that_lost_the_vm_does_not_start_it_unless_forced() {
+    let mut fence = primary();
+    let told = fence.claim.next(host(2));
+    assert_eq!(fence.learn(host(1), told, ALL), Learned::Lost(told));
+    for place in [Place::NotHere, Place::Lives, Place::Silent, Place::Unknown] {
+        let heard = [Heard { host: host(2), place }];
+        let when_silent = WhenSilent::StartAfter(Duration::ZERO);
+        let refused = may_run(&RunFacts { when_silent, ..facts(1, Some(&fence), &heard) });
+        assert_eq!(refused, Run::Refuse(Reason::LivesElsewhere(told)));
+    }
+    assert_eq!(run(1, &fence, Place::Silent, FORCE), FORCED);
+}
+
+#[test]
+fn a_failover_starts_only_over_a_word_a_fence_or_an_assertion() {
+    let fence = failed_over(false);
+    let silent = Run::Refuse(Reason::PrimarySilent(host(1)));
+    assert_eq!(run(2, &fence, Place::NotHere, None), GO);
+    assert_eq!(run(2, &fence, Place::Silent, None), silent);
+    let fenced = |fenced| may_run(&RunFacts { fenced: Some(fenced), ..facts(2, Some(&fence), &[]) });
+    assert_eq!((fenced(true), fenced(false)), (GO, silent));
+    assert_eq!(run(2, &fence, Place::Silent, DOWN), Run::Go { asserted: DOWN, take: false });
+    // "It is down" is no answer to "it runs".
+    assert_eq!(run(2, &fence, Place::Runs, DOWN), Run::Refuse(Reason::PrimaryRuns(host(1))));
+    assert_eq!(run(2, &fence, Place::Runs, FORCE), Run::Go { asserted: FORCE, take: false });
+}
+
+#[test]
+fn silence_of_a_primary_that_accepted_the_claim_does_not_keep_the_new_holder_from_starting() {
+    assert_eq!(run(2, &failed_over(true), Place::Silent, None), GO);
+    // It was forced there.
+    assert!(matches!(run(2, &failed_over(true), Place::Runs, None), Run::Refuse(_)));
+}
+
+#[test]
+fn an_assertion_holds_for_later_starts_under_the_same_claim() {
+    let mut fence = failed_over(false);
+    fence.asserted = DOWN;
+    assert_eq!(run(2, &fence, Place::Silent, None), Run::Go { asserted: DOWN, take: false });
+    assert_eq!(run(2, &fence, Place::Runs, None), Run::Refuse(Reason::PrimaryRuns(host(1))));
+    fence.give(host(1));
+    assert_eq!(fence.asserted, None);
+}
+
+#[test]
+fn without_a_record_marks_and_other_hosts_words_need_force() {
+    let runs = [Heard { host: host(2), place: Place::Runs }];
+    let marked = |asserted| may_run(&RunFacts { marked: true, asserted, ..facts(1, None, &[]) });
+    assert_eq!(may_run(&facts(1, None, &[])), GO);
+    assert_eq!(marked(None), Run::Refuse(Reason::MarkedImage));
+    assert_eq!(marked(FORCE), GO);
+    assert_eq!(may_run(&facts(1, None, &runs)), Run::Refuse(Reason::RunsElsewhere(host(2))));
+}
+
+#[test]
+fn a_host_that_tells_its_own_id_keeps_the_claim_it_had_by_its_name() {
+    let (old, new) = (HostId::of_name("alpha.example.org"), host(1));
+    let mut fence = Fence::new(Claim::unnamed(Generation(1), old));
+    fence.hosts.insert(old, known(Role::Source, None));
+    assert!(fence.rename(old, new));
+    assert_eq!(fence.learn(host(2), Claim::first(new), ALL), Learned::Nothing);
+    assert!(fence.hosts.contains_key(&new) && !fence.hosts.contains_key(&old));
+    assert!(!fence.rename(old, new));
+}
+
+#[test]
+fn equal_numbers_of_two_holders_are_rivals_until_somebody_takes_the_next() {
+    let mut fence = primary();
+    let ours = fence.take(host(1), Some(Assertion::Forced));
+    let theirs = Claim { holder: host(2), id: Uuid::from_u128(9), ..ours };
+    assert_eq!(fence.learn(host(1), theirs, ALL), Learned::Rival(theirs));
+    assert_eq!(fence.learn(host(1), theirs, ALL), Learned::Nothing);
+    assert!(!fence.held_by(host(1)));
+    for asserted in [None, FORCE] {
+        let refused = Run::Refuse(Reason::Rivals { ours, theirs });
+        assert_eq!(run(1, &fence, Place::NotHere, asserted), refused);
+    }
+    assert_eq!(meet(host(1), &fence, true, Place::Runs, ALL), Meeting::Rivals);
+    let decided = theirs.next(host(2));
+    assert_eq!(fence.learn(host(1), decided, ALL), Learned::Lost(decided));
+    assert_eq!(meet(host(1), &fence, true, Place::Runs, ALL), Meeting::BothRunLower);
+}
+
+#[test]
+fn a_higher_number_of_its_own_is_taken_up_and_asks_for_a_comparison() {
+    let mut fence = primary();
+    let told = Claim { number: Generation(5), holder: host(1), id: Uuid::from_u128(7) };
+    assert_eq!(fence.learn(host(1), told, ALL), Learned::Outdated);
+    assert!(fence.outdated && fence.claim == told);
+    // The same number of its own, taken twice: before a restored backup and after it.
+    let twice = Claim { id: Uuid::from_u128(8), ..told };
+    assert_eq!(fence.learn(host(1), twice, ALL), Learned::Outdated);
+    assert_eq!(fence.learn(host(1), Claim { number: Generation(4), ..told }, ALL), Learned::Older);
+}
+
+#[test]
+fn when_both_run_the_lower_number_pauses() {
+    let mut lost = primary();
+    lost.learn(host(1), lost.claim.next(host(2)), ALL);
+    assert_eq!(meet(host(1), &lost, true, Place::Runs, ALL), Meeting::BothRunLower);
+    assert_eq!(meet(host(2), &failed_over(false), true, Place::Runs, ALL), Meeting::BothRunHigher);
+    assert_eq!(meet(host(1), &lost, true, Place::Lives, ALL), Meeting::RunsUnheld);
+    assert_eq!(meet(host(1), &lost, false, Place::Runs, ALL), Meeting::Fine);
+}
+
+#[test]
+fn every_refusal_names_the_vm_and_a_way_out() {
+    let claim = Claim::first(host(2));
+    let all = [
+        Reason::LivesElsewhere(claim),
+        Reason::RunsElsewhere(host(2)),
+        Reason::Silent(host(2)),
+        Reason::Rivals { ours: claim, theirs: claim },
+        Reason::MarkedImage,
+        Reason::PrimaryRuns(host(2)),
+        Reason::PrimarySilent(host(2)),
+    ];
+    for reason in all {
+        let refusal = reason.refusal("web", "beta");
+        assert!(refusal.message.contains("web") && !refusal.remedy.is_empty(), "{refusal:?}");
+        assert!(reason.host().is_none() || refusal.message.contains("beta"), "{refusal:?}");
+    }
+}
