@@ -130,10 +130,11 @@ impl Engine {
     /// When the state store cannot be read.
     pub async fn open(parts: Parts) -> Result<Arc<Self>, StateError> {
         let tables = Tables::new(&parts.state);
-        let jobs = Jobs::load(tables.jobs.clone(), parts.hello.host.clone())?;
+        records::take_up(&tables).await?;
+        let jobs = Jobs::load(tables.jobs.clone(), parts.hello.host.clone()).await?;
         let shutdown = CancellationToken::new();
         let config = parts.config;
-        let service = Arc::new(Service::load(tables.clone(), config.port, config.window)?);
+        let service = Service::load(tables.clone(), config.port, config.window).await?;
         let inventory = Inventory::new(Arc::clone(&parts.hypervisor));
         let replicas = ReplicaHost::load(HostShared {
             hypervisor: Arc::clone(&parts.hypervisor),
@@ -166,15 +167,15 @@ impl Engine {
             inventory,
             enabling: tokio::sync::Mutex::default(),
         });
-        engine.take_up()?;
+        engine.take_up().await?;
         let follow = Arc::clone(&engine.inventory).follow(engine.shared.shutdown.clone());
         engine.tasks.spawn(follow);
         Ok(engine)
     }
 
-    fn take_up(self: &Arc<Self>) -> Result<(), StateError> {
+    async fn take_up(self: &Arc<Self>) -> Result<(), StateError> {
         let mut owned = Vec::new();
-        for mut record in records::list(&self.shared.tables.primaries)? {
+        for mut record in records::senders(&self.shared.tables).await? {
             let (state, reason) = after_restart(record.state, None);
             // A comparison that the restart interrupted goes on by itself: its job is still the operator's wish.
             let resumes = record.state == ReplicationState::Resynchronizing;
@@ -192,7 +193,7 @@ impl Engine {
             if !owned.contains(&job.id)
                 && let Some(handle) = self.shared.jobs.resume(job.id)
             {
-                handle.interrupted();
+                handle.interrupted().await;
             }
         }
         Ok(())
@@ -241,7 +242,7 @@ impl Engine {
     }
 
     /// The settings of the service.
-    pub(crate) fn service(&self) -> &Service {
+    pub(crate) fn service(&self) -> &Arc<Service> {
         &self.shared.service
     }
 
@@ -290,6 +291,13 @@ impl Engine {
         if tokio::time::timeout(GRACE, self.tasks.wait()).await.is_err() {
             tracing::warn!(
                 "some work did not end in {} s; it is taken up at the next start",
+                GRACE.as_secs()
+            );
+        }
+        // What was dropped has ended its jobs by now.
+        if tokio::time::timeout(GRACE, self.shared.jobs.settle()).await.is_err() {
+            tracing::warn!(
+                "the ends of some jobs could not be recorded in {} s; the next start ends them",
                 GRACE.as_secs()
             );
         }

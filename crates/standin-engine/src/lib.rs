@@ -30,6 +30,7 @@ pub mod records;
 pub mod replica;
 pub mod service;
 pub mod status;
+mod tasks;
 
 pub use engine::{Enable, Engine, EngineConfig, Parts};
 pub use network::SiteNetworks;

@@ -152,7 +152,7 @@ impl Engine {
     /// # Errors
     /// 32773 or 32770 for values that cannot be, 32768 when they cannot be kept; nothing changed then.
     pub async fn modify_service_settings(&self, settings: ServiceSettings) -> Result<(), Refusal> {
-        self.service().set(settings)?;
+        self.service().set(settings).await?;
         if self.service().admits().is_err() {
             self.replicas().end_sessions(|_| true).await;
         }

@@ -5,10 +5,11 @@
 use crate::engine::{Engine, inspect_refusal};
 use crate::primary::Command;
 use crate::replica::ReplicaVm;
+use crate::tasks::to_its_end;
 use standin_hypervisor::{NetworkMap, NicDefinition, VmDefinition};
 use standin_model::network::{
-    Adapter, AdapterId, AdapterView, AppliedNetwork, MAX_ADAPTERS, NetworkChange, NetworkSettings,
-    NetworkView, SettingsOrigin,
+    Adapter, AdapterId, AdapterSettings, AdapterView, AppliedNetwork, MAX_ADAPTERS, NetworkChange,
+    NetworkSettings, NetworkView, SettingsOrigin,
 };
 use standin_model::state::Method;
 use standin_model::{Epoch, Refusal, ReturnCode, VmId, VmName};
@@ -85,18 +86,7 @@ impl Engine {
         };
         let changes = changes.into_iter().map(resolved).collect::<Result<Vec<_>, Refusal>>()?;
         match self.replicas().find(vm) {
-            Some(replica) => {
-                let mut record = replica.claim().await?;
-                record.allow(Method::SetFailoverNetworkAdapterSettings)?;
-                let settings = record.network.changed(&changes)?;
-                let before = std::mem::replace(&mut record.network, settings);
-                if let Err(refusal) = record.save() {
-                    record.network = before;
-                    return Err(refusal);
-                }
-                drop(record);
-                replica.mirror().await;
-            }
+            Some(replica) => to_its_end(async move { set_on_replica(&replica, &changes).await }).await?,
             None => drop(self.ask(vm, Command::Network(changes)).await?),
         }
         self.network(vm).await
@@ -129,6 +119,24 @@ impl Engine {
             applied: None,
         })
     }
+}
+
+/// Keeps changes of what the VM of a replica gets at a failover: all of them or none.
+async fn set_on_replica(
+    replica: &ReplicaVm,
+    changes: &[(String, Option<AdapterSettings>)],
+) -> Result<(), Refusal> {
+    let mut record = replica.claim().await?;
+    record.allow(Method::SetFailoverNetworkAdapterSettings)?;
+    let settings = record.network.changed(changes)?;
+    let before = std::mem::replace(&mut record.network, settings);
+    if let Err(refusal) = record.save().await {
+        record.network = before;
+        return Err(refusal);
+    }
+    drop(record);
+    replica.mirror().await;
+    Ok(())
 }
 
 async fn replica_side(replica: &ReplicaVm, seen: Seen) -> Result<Side, Refusal> {

@@ -2,14 +2,21 @@
 //!
 //! | Key | Record |
 //! | --- | --- |
-//! | `primary/<vm>` | [`PrimaryRecord`] |
-//! | `replica/<vm>` | [`ReplicaRecord`] |
+//! | `relationship/<vm>/<index>` | [`RelationshipRecord`]: this host sends the VM, or receives it |
+//! | `peer/<host>` | [`PeerRecord`] |
 //! | `auth/<id>` | an authorization entry |
 //! | `job/<id>` | a job |
 //! | `service/settings` | [`ServiceRecord`] |
 //!
+//! Every record has a schema version, and a record of a newer one than is known here is an error: the older daemon must not
+//! go on over what it does not understand. What versions before kept under other keys is taken up by [`take_up`].
+//!
 //! A replica's layers and points are not here: they are in the manifest beside the disks, so that a replica can
 //! be rescued without this store.
+
+mod earlier;
+
+pub use earlier::take_up;
 
 use crate::messages::DiskShape;
 use jiff::Timestamp;
@@ -24,7 +31,9 @@ use standin_model::service::AllowedAuthentication;
 use standin_model::settings::RelationshipSettings;
 use standin_model::state::ReplicationState;
 use standin_model::stats::{Monitor, Window};
-use standin_model::{AuthId, Epoch, Generation, JobId, PointId, Refusal, ReturnCode, VmId, VmName};
+use standin_model::{
+    AuthId, Epoch, Generation, HostId, JobId, PointId, Refusal, RelationshipId, ReturnCode, VmId, VmName,
+};
 use standin_state::{Expect, StateError, StateStore, Typed};
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -46,6 +55,9 @@ pub struct LastError {
 pub struct PrimaryRecord {
     /// Which VM.
     pub vm: VmId,
+    /// Which of its relationships, see [`RelationshipId`].
+    #[serde(default)]
+    pub index: u32,
     /// Its name.
     pub name: VmName,
     /// The replica's `host:port`.
@@ -137,6 +149,9 @@ pub struct FailoverRecord {
 pub struct ReplicaRecord {
     /// Which VM.
     pub vm: VmId,
+    /// Which of its relationships, see [`RelationshipId`].
+    #[serde(default)]
+    pub index: u32,
     /// Its name.
     pub name: VmName,
     /// The first certificate name of the host that made the relationship.
@@ -173,6 +188,59 @@ pub struct ReplicaRecord {
     pub primary_network: NetworkSettings,
 }
 
+impl PrimaryRecord {
+    /// Which relationship.
+    #[must_use]
+    pub fn id(&self) -> RelationshipId {
+        RelationshipId { vm: self.vm, index: self.index }
+    }
+}
+
+impl ReplicaRecord {
+    /// Which relationship.
+    #[must_use]
+    pub fn id(&self) -> RelationshipId {
+        RelationshipId { vm: self.vm, index: self.index }
+    }
+}
+
+/// This host's side of a relationship.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RelationshipRecord {
+    /// It sends.
+    Sender(Box<PrimaryRecord>),
+    /// It receives.
+    Receiver(Box<ReplicaRecord>),
+}
+
+impl From<PrimaryRecord> for RelationshipRecord {
+    fn from(record: PrimaryRecord) -> Self {
+        Self::Sender(Box::new(record))
+    }
+}
+
+impl From<ReplicaRecord> for RelationshipRecord {
+    fn from(record: ReplicaRecord) -> Self {
+        Self::Receiver(Box::new(record))
+    }
+}
+
+/// A host that this one has met.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerRecord {
+    /// Which host.
+    pub id: HostId,
+    /// The names of its certificate, which its id is bound to.
+    pub names: Vec<String>,
+    /// Where it listens, as `host:port`; the one that answered last is first.
+    pub addresses: Vec<String>,
+    /// What it said it runs, for people.
+    pub software: String,
+    /// When it was last heard.
+    pub last_seen: Timestamp,
+}
+
 /// What was set of [`standin_model::ServiceSettings`].
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct ServiceRecord {
@@ -184,15 +252,13 @@ pub struct ServiceRecord {
     pub monitoring: Option<Window>,
 }
 
-const VERSION: u32 = 1;
-
 /// The tables, by kind of record.
 #[derive(Clone)]
 pub struct Tables {
-    /// Primaries.
-    pub primaries: Typed<PrimaryRecord>,
-    /// Replicas.
-    pub replicas: Typed<ReplicaRecord>,
+    /// Relationships, by [`RelationshipId`].
+    pub relationships: Typed<RelationshipRecord>,
+    /// Other hosts.
+    pub peers: Typed<PeerRecord>,
     /// Authorization entries.
     pub entries: Typed<AuthorizationEntry>,
     /// Jobs.
@@ -202,15 +268,15 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// The tables of a store.
+    /// The tables of a store. All are at their first schema version, so there is nothing to bring up.
     #[must_use]
     pub fn new(store: &Arc<dyn StateStore>) -> Self {
         Self {
-            primaries: Typed::new(Arc::clone(store), "primary", VERSION),
-            replicas: Typed::new(Arc::clone(store), "replica", VERSION),
-            entries: Typed::new(Arc::clone(store), "auth", VERSION),
-            jobs: Typed::new(Arc::clone(store), "job", VERSION),
-            service: Typed::new(Arc::clone(store), "service", VERSION),
+            relationships: Typed::new(Arc::clone(store), "relationship", &[]),
+            peers: Typed::new(Arc::clone(store), "peer", &[]),
+            entries: Typed::new(Arc::clone(store), "auth", &[]),
+            jobs: Typed::new(Arc::clone(store), "job", &[]),
+            service: Typed::new(Arc::clone(store), "service", &[]),
         }
     }
 }
@@ -231,32 +297,82 @@ fn failed(key: &str, error: &StateError) -> Refusal {
     }
 }
 
+/// Reads a record.
+///
+/// # Errors
+/// 32768 when the store cannot be read or holds what this version does not understand.
+pub async fn get<T: Serialize + DeserializeOwned>(
+    table: &Typed<T>,
+    id: impl Display,
+) -> Result<Option<T>, Refusal> {
+    let key = table.key(&id);
+    match table.get(id).await {
+        Ok(found) => Ok(found.map(|(record, _)| record)),
+        Err(error) => Err(Refusal::new(
+            ReturnCode::Failed,
+            format!("the record {key} could not be read: {}", crate::error::chain(&error)),
+            "See to the disk of the data directory, then restart the daemon (the VMs run on).",
+        )),
+    }
+}
+
 /// Writes a record, durably.
 ///
 /// # Errors
 /// 32768 with the store's reason, 32778 when there was no memory for it.
-pub fn put<T: Serialize + DeserializeOwned>(
+pub async fn put<T: Serialize + DeserializeOwned>(
     table: &Typed<T>,
     id: impl Display,
     record: &T,
 ) -> Result<(), Refusal> {
     let key = table.key(&id);
-    table.put(id, record, Expect::Any).map(|_| ()).map_err(|error| failed(&key, &error))
+    table.put(id, record, Expect::Any).await.map(|_| ()).map_err(|error| failed(&key, &error))
 }
 
 /// Removes a record, durably. One that is not there is no error.
 ///
 /// # Errors
 /// 32768 with the store's reason, 32778 when there was no memory for it.
-pub fn delete<T: Serialize + DeserializeOwned>(table: &Typed<T>, id: impl Display) -> Result<(), Refusal> {
+pub async fn delete<T: Serialize + DeserializeOwned>(
+    table: &Typed<T>,
+    id: impl Display,
+) -> Result<(), Refusal> {
     let key = table.key(&id);
-    table.delete(id, Expect::Any).map(|_| ()).map_err(|error| failed(&key, &error))
+    table.delete(id, Expect::Any).await.map(|_| ()).map_err(|error| failed(&key, &error))
 }
 
 /// Every record of a table.
 ///
 /// # Errors
 /// When the store cannot be read or holds what this version does not understand.
-pub fn list<T: Serialize + DeserializeOwned>(table: &Typed<T>) -> Result<Vec<T>, StateError> {
-    Ok(table.list()?.into_iter().map(|(_, record, _)| record).collect())
+pub async fn list<T: Serialize + DeserializeOwned>(table: &Typed<T>) -> Result<Vec<T>, StateError> {
+    Ok(table.list().await?.into_iter().map(|(_, record, _)| record).collect())
+}
+
+/// The relationships in which this host sends.
+///
+/// # Errors
+/// As [`list`].
+pub async fn senders(tables: &Tables) -> Result<Vec<PrimaryRecord>, StateError> {
+    let all = list(&tables.relationships).await?.into_iter();
+    Ok(all
+        .filter_map(|record| match record {
+            RelationshipRecord::Sender(record) => Some(*record),
+            RelationshipRecord::Receiver(_) => None,
+        })
+        .collect())
+}
+
+/// The relationships in which this host receives.
+///
+/// # Errors
+/// As [`list`].
+pub async fn receivers(tables: &Tables) -> Result<Vec<ReplicaRecord>, StateError> {
+    let all = list(&tables.relationships).await?.into_iter();
+    Ok(all
+        .filter_map(|record| match record {
+            RelationshipRecord::Sender(_) => None,
+            RelationshipRecord::Receiver(record) => Some(*record),
+        })
+        .collect())
 }

@@ -3,12 +3,13 @@
 //! never set follows the file.
 
 use crate::records::{self, ServiceRecord, Tables};
+use crate::tasks::to_its_end;
 use jiff::Timestamp;
 use standin_model::service::{AllowedAuthentication, ServiceSettings};
 use standin_model::stats::{Monitor, Window};
 use standin_model::{Refusal, ReturnCode};
 use standin_state::StateError;
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// The one record of its table.
 const KEY: &str = "settings";
@@ -17,7 +18,7 @@ const KEY: &str = "settings";
 pub struct Service {
     current: RwLock<ServiceSettings>,
     tables: Tables,
-    changing: Mutex<()>,
+    changing: tokio::sync::Mutex<()>,
 }
 
 impl Service {
@@ -25,14 +26,14 @@ impl Service {
     ///
     /// # Errors
     /// When the state store cannot be read.
-    pub fn load(tables: Tables, port: u16, configured: Window) -> Result<Self, StateError> {
+    pub async fn load(tables: Tables, port: u16, configured: Window) -> Result<Arc<Self>, StateError> {
         let mut settings = ServiceSettings::new(port, configured);
-        if let Some((kept, _)) = tables.service.get(KEY)? {
+        if let Some((kept, _)) = tables.service.get(KEY).await? {
             settings.recovery_server_enabled = kept.recovery_server_enabled;
             settings.authentication = kept.authentication;
             settings.monitoring = kept.monitoring.unwrap_or(configured);
         }
-        Ok(Self { current: RwLock::new(settings), tables, changing: Mutex::default() })
+        Ok(Arc::new(Self { current: RwLock::new(settings), tables, changing: tokio::sync::Mutex::default() }))
     }
 
     /// As they are now.
@@ -45,18 +46,23 @@ impl Service {
     ///
     /// # Errors
     /// 32773 or 32770 for values that cannot be, 32768 when they cannot be kept; nothing changed then.
-    pub fn set(&self, settings: ServiceSettings) -> Result<ServiceSettings, Refusal> {
-        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+    pub async fn set(self: &Arc<Self>, settings: ServiceSettings) -> Result<ServiceSettings, Refusal> {
+        let service = Arc::clone(self);
+        to_its_end(async move { service.change(settings).await }).await
+    }
+
+    async fn change(&self, settings: ServiceSettings) -> Result<ServiceSettings, Refusal> {
+        let _one_at_a_time = self.changing.lock().await;
         let before = self.get();
         settings.may_replace(&before)?;
-        let kept = self.tables.service.get(KEY).ok().flatten().and_then(|(kept, _)| kept.monitoring);
+        let kept = records::get(&self.tables.service, KEY).await?.and_then(|kept| kept.monitoring);
         let moved = settings.monitoring != before.monitoring;
         let record = ServiceRecord {
             recovery_server_enabled: settings.recovery_server_enabled,
             authentication: settings.authentication,
             monitoring: if moved { Some(settings.monitoring) } else { kept },
         };
-        records::put(&self.tables.service, KEY, &record)?;
+        records::put(&self.tables.service, KEY, &record).await?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = settings;
         Ok(before)
     }

@@ -30,6 +30,16 @@ pub enum StateError {
         reason: &'static str,
     },
 
+    /// A transaction that names a record twice.
+    #[error(
+        "the record {key} is named twice in one transaction, and which of the two would hold is not defined; this is a \
+         defect of standin, please report it"
+    )]
+    Twice {
+        /// Which record.
+        key: String,
+    },
+
     /// A record or a transaction over the limit.
     #[error("{what} is {size} large, and {limit} is the limit; split it up")]
     TooLarge {

@@ -3,7 +3,7 @@
 //! ```text
 //!   engine ──> Typed<T>  records with a schema version, as JSON
 //!                 │
-//!              StateStore  keys, bytes, revisions, transactions
+//!              StateStore  keys, bytes, revisions, transactions, watches, leases
 //!               │      │
 //!        RedbStore   MemoryStore (tests)
 //! ```
@@ -14,18 +14,23 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod faulty;
+pub mod lease;
 pub mod lock;
 pub mod memory;
 pub mod redb_store;
 pub mod store;
 pub mod typed;
+pub mod watch;
 
 pub use error::StateError;
+pub use lease::Lease;
 pub use lock::DirLock;
 pub use memory::MemoryStore;
 pub use redb_store::RedbStore;
 pub use store::{Expect, Op, Revision, StateStore, Versioned};
 pub use typed::Typed;
+pub use watch::{Change, Missed, Watch};
 
 /// What a call of this crate returns.
 pub type Result<T> = std::result::Result<T, StateError>;

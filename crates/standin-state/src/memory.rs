@@ -1,20 +1,50 @@
 //! A state store in memory, for tests of what stands on one. Same contract, nothing survives.
 
 use crate::Result;
-use crate::store::{Op, Revision, StateStore, Versioned, check_key, check_ops};
+use crate::lease::Lease;
+use crate::store::{Expect, Op, Revision, StateStore, Versioned, check_key, check_ops};
+use crate::watch::{Change, Changes, Watch};
+use async_trait::async_trait;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default)]
 struct Content {
     records: BTreeMap<String, Versioned>,
     last: Revision,
+    changes: Changes,
 }
 
-/// A state store in memory.
+impl Content {
+    fn transaction(&mut self, ops: Vec<Op>) -> Result<Revision> {
+        for op in &ops {
+            op.expect().check(op.key(), self.records.get(op.key()).map(|record| record.revision))?;
+        }
+        self.last = Revision(self.last.0 + 1);
+        let revision = self.last;
+        for op in ops {
+            match op {
+                Op::Put { key, value, .. } => {
+                    self.records.insert(key.clone(), Versioned { value: value.clone(), revision });
+                    self.changes.tell(Change { key, revision, value: Some(value) });
+                }
+                Op::Delete { key, .. } => {
+                    if self.records.remove(&key).is_some() {
+                        self.changes.tell(Change { key, revision, value: None });
+                    }
+                }
+                Op::Check { .. } => {}
+            }
+        }
+        Ok(revision)
+    }
+}
+
+/// A state store in memory. Its calls are ready at once.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
-    content: Mutex<Content>,
+    content: Arc<Mutex<Content>>,
 }
 
 impl MemoryStore {
@@ -24,43 +54,52 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// A panic elsewhere while the lock was held left the content whole: a transaction replaces it at its end.
     fn content(&self) -> MutexGuard<'_, Content> {
-        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.content)
     }
 }
 
+/// A transaction checks everything before it changes anything, and the changes themselves do not panic.
+fn lock(content: &Mutex<Content>) -> MutexGuard<'_, Content> {
+    content.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[async_trait]
 impl StateStore for MemoryStore {
-    fn get(&self, key: &str) -> Result<Option<Versioned>> {
+    async fn get(&self, key: &str) -> Result<Option<Versioned>> {
         check_key(key)?;
         Ok(self.content().records.get(key).cloned())
     }
 
-    fn list(&self, prefix: &str) -> Result<Vec<(String, Versioned)>> {
+    async fn list(&self, prefix: &str) -> Result<Vec<(String, Versioned)>> {
         let content = self.content();
         let from = content.records.range(prefix.to_owned()..);
         let matching = from.take_while(|(key, _)| key.starts_with(prefix));
         Ok(matching.map(|(key, record)| (key.clone(), record.clone())).collect())
     }
 
-    fn transaction(&self, ops: Vec<Op>) -> Result<Revision> {
+    async fn transaction(&self, ops: Vec<Op>) -> Result<Revision> {
+        check_ops(&ops)?;
+        self.content().transaction(ops)
+    }
+
+    async fn watch(&self, prefix: &str) -> Result<Watch> {
+        Ok(self.content().changes.watch(prefix))
+    }
+
+    async fn lease(&self, key: &str, value: Vec<u8>, _ttl: Duration) -> Result<Lease> {
+        let ops = vec![Op::Put { key: key.to_owned(), value, expect: Expect::Absent }];
         check_ops(&ops)?;
         let mut content = self.content();
-        let mut next = content.clone();
-        next.last = Revision(content.last.0 + 1);
-        for op in ops {
-            op.expect().check(op.key(), next.records.get(op.key()).map(|record| record.revision))?;
-            match op {
-                Op::Put { key, value, .. } => {
-                    next.records.insert(key, Versioned { value, revision: next.last });
-                }
-                Op::Delete { key, .. } => {
-                    next.records.remove(&key);
-                }
-                Op::Check { .. } => {}
-            }
-        }
-        *content = next;
-        Ok(content.last)
+        let watch = content.changes.watch(key);
+        let revision = content.transaction(ops)?;
+        let (held, released) = (Arc::downgrade(&self.content), key.to_owned());
+        let release = move || {
+            let Some(content) = held.upgrade() else { return };
+            let delete = Op::Delete { key: released, expect: Expect::At(revision) };
+            // Somebody else's record by now: not this lease's to remove.
+            drop(lock(&content).transaction(vec![delete]));
+        };
+        Ok(Lease::new(key, revision, watch, Box::new(release)))
     }
 }

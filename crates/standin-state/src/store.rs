@@ -1,30 +1,35 @@
 //! The contract of a state store.
 //!
-//! Keys are paths of names, `relationship/<id>`; values are bytes. Every committed transaction has a revision,
+//! Keys are paths of names, `relationship/<vm>/<index>`; values are bytes. Every committed transaction has a revision,
 //! a number that rises over the whole store, and a record carries the revision of the transaction that wrote
 //! it last. A writer that read a record says so with [`Expect::At`], and a transaction whose expectations do not
-//! all hold changes nothing. That is what a cluster store offers too, so a driver for one fits below this.
+//! all hold changes nothing. The limits and the meaning of every call are what a cluster store such as etcd offers
+//! too, so a driver for one fits below this.
 //!
 //! | Implementation | Durable | Use |
 //! | --- | --- | --- |
 //! | [`crate::RedbStore`] | a committed transaction survives a kill and a power cut | the daemon |
 //! | [`crate::MemoryStore`] | no | tests |
+//! | [`crate::faulty::FaultyStore`] | as the store that it wraps | tests of crashes |
 //!
-//! Calls block, for a disk's flush at most; from asynchronous code call them on a blocking thread where a few
-//! milliseconds matter.
+//! A call whose future is dropped before it is ready may have taken effect, or take effect later: whoever must know reads
+//! again.
 
 use crate::Result;
 use crate::error::{Found, StateError};
+use crate::lease::Lease;
+use crate::watch::Watch;
+use async_trait::async_trait;
+use std::collections::HashSet;
 use std::fmt;
+use std::time::Duration;
 
 /// Longest key, in bytes.
 pub const MAX_KEY: usize = 256;
-/// Largest value, in bytes.
-pub const MAX_VALUE: usize = 1 << 20;
 /// Most operations of one transaction.
-pub const MAX_OPS: usize = 1024;
-/// Most bytes of one transaction, keys and values together.
-pub const MAX_TRANSACTION: usize = 16 << 20;
+pub const MAX_OPS: usize = 128;
+/// Most bytes of one transaction, keys and values together, and so of one record.
+pub const MAX_TRANSACTION: usize = 1 << 20;
 
 /// The number of a committed transaction. 0 is before the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -118,6 +123,13 @@ impl Op {
         }
     }
 
+    /// What it counts towards [`MAX_TRANSACTION`], in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let value = if let Self::Put { value, .. } = self { value.len() } else { 0 };
+        self.key().len() + value
+    }
+
     /// What must hold before.
     #[must_use]
     pub const fn expect(&self) -> Expect {
@@ -128,66 +140,81 @@ impl Op {
 }
 
 /// A small durable key-value store; the module's doc has its contract.
+#[async_trait]
 pub trait StateStore: Send + Sync {
     /// The record, if there is one.
     ///
     /// # Errors
     /// [`StateError::Corrupt`] when its bytes are not those that were written.
-    fn get(&self, key: &str) -> Result<Option<Versioned>>;
+    async fn get(&self, key: &str) -> Result<Option<Versioned>>;
 
     /// All records whose key begins with `prefix`, ascending by key, all as of one instant. The empty prefix
     /// lists everything.
     ///
     /// # Errors
     /// As [`StateStore::get`].
-    fn list(&self, prefix: &str) -> Result<Vec<(String, Versioned)>>;
+    async fn list(&self, prefix: &str) -> Result<Vec<(String, Versioned)>>;
 
-    /// Carries out all of `ops` or none, in their order: a later one sees what an earlier one wrote, with the
-    /// revision that is returned. Durable on return.
+    /// Carries out all of `ops` or none. No key may be named twice. Durable on return.
     ///
     /// # Errors
-    /// [`StateError::Conflict`] for the first expectation that does not hold, [`StateError::BadKey`] and
-    /// [`StateError::TooLarge`] for what cannot be stored.
-    fn transaction(&self, ops: Vec<Op>) -> Result<Revision>;
+    /// [`StateError::Conflict`] for the first expectation that does not hold; [`StateError::BadKey`],
+    /// [`StateError::Twice`] and [`StateError::TooLarge`] for what cannot be stored.
+    async fn transaction(&self, ops: Vec<Op>) -> Result<Revision>;
+
+    /// Follows all records whose key begins with `prefix`, from now on. Whoever needs the present state too begins to
+    /// watch first and lists then: what changed in between comes twice, never not at all.
+    ///
+    /// # Errors
+    /// [`StateError::Closed`] when nothing will change any more.
+    async fn watch(&self, prefix: &str) -> Result<Watch>;
+
+    /// Writes a record that lives as long as the [`Lease`] is held, and is gone within `ttl` when its holder is, however
+    /// that ended. The store keeps it alive meanwhile. A store of one process needs no clock for that: with the process,
+    /// everybody who could read the record is gone too, and the next one begins by removing it.
+    ///
+    /// # Errors
+    /// [`StateError::Conflict`] when there is such a record, and those of [`StateStore::transaction`].
+    async fn lease(&self, key: &str, value: Vec<u8>, ttl: Duration) -> Result<Lease>;
 
     /// Writes one record.
     ///
     /// # Errors
     /// As [`StateStore::transaction`].
-    fn put(&self, key: &str, value: Vec<u8>, expect: Expect) -> Result<Revision> {
-        self.transaction(vec![Op::Put { key: key.to_owned(), value, expect }])
+    async fn put(&self, key: &str, value: Vec<u8>, expect: Expect) -> Result<Revision> {
+        self.transaction(vec![Op::Put { key: key.to_owned(), value, expect }]).await
     }
 
     /// Removes one record.
     ///
     /// # Errors
     /// As [`StateStore::transaction`].
-    fn delete(&self, key: &str, expect: Expect) -> Result<Revision> {
-        self.transaction(vec![Op::Delete { key: key.to_owned(), expect }])
+    async fn delete(&self, key: &str, expect: Expect) -> Result<Revision> {
+        self.transaction(vec![Op::Delete { key: key.to_owned(), expect }]).await
     }
 }
 
 /// Checks what every implementation must refuse before it begins.
 pub(crate) fn check_ops(ops: &[Op]) -> Result<()> {
-    let too_large = |what: String, size, limit| Err(StateError::TooLarge { what, size, limit });
+    let too_large =
+        |what: &str, size, limit| Err(StateError::TooLarge { what: what.to_owned(), size, limit });
     if ops.len() > MAX_OPS {
-        return too_large("the number of operations of the transaction".to_owned(), ops.len(), MAX_OPS);
+        return too_large("the number of operations of the transaction", ops.len(), MAX_OPS);
     }
+    let mut keys = HashSet::with_capacity(ops.len());
     let mut total = 0_usize;
     for op in ops {
         check_key(op.key())?;
-        total += op.key().len();
-        if let Op::Put { key, value, .. } = op {
-            if value.len() > MAX_VALUE {
-                return too_large(format!("the record {key}"), value.len(), MAX_VALUE);
-            }
-            total += value.len();
+        if !keys.insert(op.key()) {
+            return Err(StateError::Twice { key: op.key().to_owned() });
         }
+        total += op.size();
     }
-    if total > MAX_TRANSACTION {
-        return too_large("the transaction".to_owned(), total, MAX_TRANSACTION);
+    match ops {
+        _ if total <= MAX_TRANSACTION => Ok(()),
+        [op] => too_large(&format!("the record {}", op.key()), total, MAX_TRANSACTION),
+        _ => too_large("the transaction", total, MAX_TRANSACTION),
     }
-    Ok(())
 }
 
 /// Segments of letters, digits, `-`, `_` and `.`, separated by single slashes.

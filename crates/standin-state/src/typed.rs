@@ -1,7 +1,7 @@
 //! Records with a type and a schema version, as JSON, over a [`StateStore`].
 //!
 //! ```text
-//!   relationship/1f0c...   {"schema":2,"record":{...}}
+//!   relationship/1f0c.../0   {"schema":2,"record":{...}}
 //! ```
 //!
 //! An older version is brought up step by step when it is read, and written in the new form with the next
@@ -17,15 +17,15 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-/// Brings a record from schema version `from` to the next one. An error says what is wrong with it.
-pub type Upgrade = fn(from: u32, record: Value) -> std::result::Result<Value, String>;
+/// Brings a record from one schema version to the next. An error says what is wrong with it.
+pub type Upgrade = fn(record: Value) -> std::result::Result<Value, String>;
 
 /// The records of one type. Cheap to clone.
 pub struct Typed<T> {
     store: Arc<dyn StateStore>,
     prefix: &'static str,
-    schema: u32,
-    upgrade: Upgrade,
+    /// The first brings version 1 to version 2; the last brings what it gets to the version of today.
+    upgrades: &'static [Upgrade],
     record: PhantomData<fn() -> T>,
 }
 
@@ -34,8 +34,7 @@ impl<T> Clone for Typed<T> {
         Self {
             store: Arc::clone(&self.store),
             prefix: self.prefix,
-            schema: self.schema,
-            upgrade: self.upgrade,
+            upgrades: self.upgrades,
             record: PhantomData,
         }
     }
@@ -43,7 +42,7 @@ impl<T> Clone for Typed<T> {
 
 impl<T> fmt::Debug for Typed<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Typed").field("prefix", &self.prefix).field("schema", &self.schema).finish()
+        f.debug_struct("Typed").field("prefix", &self.prefix).field("upgrades", &self.upgrades.len()).finish()
     }
 }
 
@@ -60,19 +59,23 @@ struct Storing<'a, T> {
 }
 
 impl<T: Serialize + DeserializeOwned> Typed<T> {
-    /// The records below `prefix/`, written with version `schema`, which begins with 1. Records of older
-    /// versions are errors until [`Typed::with_upgrade`] says what to do with them.
+    /// The records below `prefix/`. The schema version is one more than there are `upgrades`: the first of them brings a
+    /// record of version 1 to version 2, and so on. A version that cannot be brought up any more has an upgrade that
+    /// says so.
     #[must_use]
-    pub fn new(store: Arc<dyn StateStore>, prefix: &'static str, schema: u32) -> Self {
-        let upgrade: Upgrade = |from, _| Err(format!("schema version {from} is no longer known"));
-        Self { store, prefix, schema, upgrade, record: PhantomData }
+    pub fn new(store: Arc<dyn StateStore>, prefix: &'static str, upgrades: &'static [Upgrade]) -> Self {
+        Self { store, prefix, upgrades, record: PhantomData }
     }
 
-    /// How records of older versions are brought up.
+    fn schema(&self) -> u32 {
+        // A chain of upgrades is written by hand.
+        u32::try_from(self.upgrades.len()).map_or(u32::MAX, |steps| steps.saturating_add(1))
+    }
+
+    /// The store, for transactions that mix types.
     #[must_use]
-    pub fn with_upgrade(mut self, upgrade: Upgrade) -> Self {
-        self.upgrade = upgrade;
-        self
+    pub fn store(&self) -> &Arc<dyn StateStore> {
+        &self.store
     }
 
     /// The key of a record, for transactions that mix types.
@@ -86,9 +89,9 @@ impl<T: Serialize + DeserializeOwned> Typed<T> {
     /// # Errors
     /// [`StateError::BadRecord`] or [`StateError::NewerSchema`] for one that cannot be read, and those of the
     /// store.
-    pub fn get(&self, id: impl fmt::Display) -> Result<Option<(T, Revision)>> {
+    pub async fn get(&self, id: impl fmt::Display) -> Result<Option<(T, Revision)>> {
         let key = self.key(id);
-        match self.store.get(&key)? {
+        match self.store.get(&key).await? {
             None => Ok(None),
             Some(found) => Ok(Some((self.decode(&key, &found.value)?, found.revision))),
         }
@@ -98,10 +101,10 @@ impl<T: Serialize + DeserializeOwned> Typed<T> {
     ///
     /// # Errors
     /// As [`Typed::get`]: one that cannot be read fails the whole list, so that it is not overlooked.
-    pub fn list(&self) -> Result<Vec<(String, T, Revision)>> {
+    pub async fn list(&self) -> Result<Vec<(String, T, Revision)>> {
         let prefix = format!("{}/", self.prefix);
         let mut records = Vec::new();
-        for (key, found) in self.store.list(&prefix)? {
+        for (key, found) in self.store.list(&prefix).await? {
             let record = self.decode(&key, &found.value)?;
             records.push((key[prefix.len()..].to_owned(), record, found.revision));
         }
@@ -112,8 +115,8 @@ impl<T: Serialize + DeserializeOwned> Typed<T> {
     ///
     /// # Errors
     /// Those of [`StateStore::transaction`].
-    pub fn put(&self, id: impl fmt::Display, record: &T, expect: Expect) -> Result<Revision> {
-        self.store.transaction(vec![self.put_op(id, record, expect)?])
+    pub async fn put(&self, id: impl fmt::Display, record: &T, expect: Expect) -> Result<Revision> {
+        self.store.transaction(vec![self.put_op(id, record, expect)?]).await
     }
 
     /// The step that writes a record, for a transaction.
@@ -122,7 +125,7 @@ impl<T: Serialize + DeserializeOwned> Typed<T> {
     /// [`StateError::BadRecord`] for one that has no JSON form.
     pub fn put_op(&self, id: impl fmt::Display, record: &T, expect: Expect) -> Result<Op> {
         let key = self.key(id);
-        let value = serde_json::to_vec(&Storing { schema: self.schema, record })
+        let value = serde_json::to_vec(&Storing { schema: self.schema(), record })
             .map_err(|error| StateError::BadRecord { key: key.clone(), detail: error.to_string() })?;
         Ok(Op::Put { key, value, expect })
     }
@@ -131,8 +134,8 @@ impl<T: Serialize + DeserializeOwned> Typed<T> {
     ///
     /// # Errors
     /// Those of [`StateStore::transaction`].
-    pub fn delete(&self, id: impl fmt::Display, expect: Expect) -> Result<Revision> {
-        self.store.delete(&self.key(id), expect)
+    pub async fn delete(&self, id: impl fmt::Display, expect: Expect) -> Result<Revision> {
+        self.store.delete(&self.key(id), expect).await
     }
 
     /// The step that removes a record, for a transaction.
@@ -144,17 +147,16 @@ impl<T: Serialize + DeserializeOwned> Typed<T> {
     fn decode(&self, key: &str, value: &[u8]) -> Result<T> {
         let bad = |detail: String| StateError::BadRecord { key: key.to_owned(), detail };
         let stored: Stored = serde_json::from_slice(value).map_err(|error| bad(error.to_string()))?;
-        if stored.schema > self.schema {
-            return Err(StateError::NewerSchema {
-                key: key.to_owned(),
-                found: stored.schema,
-                known: self.schema,
-            });
+        let known = self.schema();
+        if stored.schema > known {
+            return Err(StateError::NewerSchema { key: key.to_owned(), found: stored.schema, known });
         }
-        let mut record = stored.record;
-        for version in stored.schema..self.schema {
-            record = (self.upgrade)(version, record).map_err(bad)?;
-        }
+        let Some(steps) = stored.schema.checked_sub(1) else {
+            return Err(bad("schema version 0 was never written".to_owned()));
+        };
+        let upgrades = self.upgrades.iter().skip(steps as usize);
+        let record =
+            upgrades.copied().try_fold(stored.record, |record, upgrade| upgrade(record)).map_err(bad)?;
         serde_json::from_value(record).map_err(|error| bad(error.to_string()))
     }
 }

@@ -1,7 +1,7 @@
 //! `store check` as a job: verifies replicas on a blocking thread and keeps the verdicts as long as the job.
 
 use crate::api::service::Result;
-use standin_engine::jobs::{self, Jobs, NewJob};
+use standin_engine::jobs::{self, JobHandle, Jobs, NewJob};
 use standin_engine::replica::layer::refusal_of;
 use standin_model::job::JobType;
 use standin_model::view::{CheckView, PointCheckView};
@@ -24,40 +24,33 @@ impl Checks {
     }
 
     /// Starts the check of one replica or of all.
-    pub(crate) fn start(&self, target: Option<(VmId, VmName)>) -> Result<JobId> {
+    pub(crate) async fn start(&self, target: Option<(VmId, VmName)>) -> Result<JobId> {
         let what = target.as_ref().map_or_else(|| "all replicas".to_owned(), |(_, name)| name.to_string());
         let vm = target.as_ref().map(|(id, _)| *id);
-        let job = self.jobs.begin(NewJob {
+        let new = NewJob {
             job_type: JobType::CheckStore,
             vm: target,
             description: format!("verification of {what}"),
             cancellable: false,
-        })?;
+        };
+        let job = self.jobs.begin(new).await?;
         let (id, store, results) = (job.id(), self.store.clone(), Arc::clone(&self.results));
         let jobs = Arc::clone(&self.jobs);
-        tokio::task::spawn_blocking(move || {
-            let progress = job.progress();
-            let report = store.check(vm, &mut |done, total| {
-                progress.done.store(done, Ordering::Relaxed);
-                progress.total.store(total, Ordering::Relaxed);
-                job.publish();
+        tokio::spawn(async move {
+            let checked = tokio::task::spawn_blocking(move || {
+                let verdict = check(&store, vm, &job);
+                (job, verdict)
             });
-            // The total was an estimate; now it is known what there was to read.
-            progress.total.store(progress.done.load(Ordering::Relaxed), Ordering::Relaxed);
-            job.publish();
-            let verdict = report
-                .map(|report| report.replicas.iter().filter_map(|r| view(&store, r)).collect::<Vec<_>>());
-            let ended = match verdict {
-                Ok(views) => {
-                    let verdict = judge(&views);
-                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-                    results.retain(|known, _| jobs.watch(*known).is_some());
-                    results.insert(id, views);
-                    verdict
-                }
-                Err(error) => Err(refusal_of(&error)),
-            };
-            job.finish(ended);
+            // A defect has dropped the job, and so ended it.
+            let Ok((job, verdict)) = checked.await else { return };
+            let ended = verdict.and_then(|views| {
+                let verdict = judge(&views);
+                let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                results.retain(|known, _| jobs.watch(*known).is_some());
+                results.insert(id, views);
+                verdict
+            });
+            job.finish(ended).await;
         });
         Ok(id)
     }
@@ -73,6 +66,23 @@ impl Checks {
                 "Wait for the end of the check (`standin jobs --watch`), or start it again.",
             ),
         })
+    }
+}
+
+/// Reads all there is, and shows how far it is.
+fn check(store: &Store, vm: Option<VmId>, job: &JobHandle) -> Result<Vec<CheckView>> {
+    let progress = job.progress();
+    let report = store.check(vm, &mut |done, total| {
+        progress.done.store(done, Ordering::Relaxed);
+        progress.total.store(total, Ordering::Relaxed);
+        job.publish();
+    });
+    // The total was an estimate; now it is known what there was to read.
+    progress.total.store(progress.done.load(Ordering::Relaxed), Ordering::Relaxed);
+    job.publish();
+    match report {
+        Ok(report) => Ok(report.replicas.iter().filter_map(|replica| view(store, replica)).collect()),
+        Err(error) => Err(refusal_of(&error)),
     }
 }
 

@@ -50,7 +50,7 @@ pub async fn build_service(config: Config) -> anyhow::Result<Arc<dyn Service>> {
     })
     .await
     .context("the QEMU driver cannot be started")?;
-    let store = open_store(&config, &state)?;
+    let store = open_store(&config, &state).await?;
     let log_dir = config.data_dir.join("log");
     std::fs::create_dir_all(&log_dir).with_context(|| format!("cannot make {}", log_dir.display()))?;
     let engine = Engine::open(Parts {
@@ -126,9 +126,9 @@ async fn qemu_version(config: &Config) -> Option<String> {
 }
 
 /// Opens the storage locations: the default one, and those that authorization entries name.
-fn open_store(config: &Config, state: &Arc<dyn StateStore>) -> anyhow::Result<Store> {
+async fn open_store(config: &Config, state: &Arc<dyn StateStore>) -> anyhow::Result<Store> {
     let tables = standin_engine::records::Tables::new(state);
-    let entries = standin_engine::records::list(&tables.entries).context("the state cannot be read")?;
+    let entries = standin_engine::records::list(&tables.entries).await.context("the state cannot be read")?;
     let mut locations = vec![config.replica_storage.clone()];
     for entry in entries {
         if !locations.contains(&entry.storage_location) {
@@ -300,7 +300,7 @@ impl Service for EngineService {
             trust_group: request.trust_group,
             storage_location: request.storage.unwrap_or_else(|| self.config.replica_storage.clone()),
         };
-        self.engine.replicas().add_entry(entry).map(|entry| AuthView::from(&entry))
+        self.engine.replicas().add_entry(entry).await.map(|entry| AuthView::from(&entry))
     }
 
     async fn auth_list(&self) -> Result<Vec<AuthView>> {
@@ -404,7 +404,7 @@ impl Service for EngineService {
             }
         };
         let target = replica.map(|replica| (replica.id(), replica.snapshot().name));
-        let job = self.checks.start(target)?;
+        let job = self.checks.start(target).await?;
         self.outcome(Some(job))
     }
 

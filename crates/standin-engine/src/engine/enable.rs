@@ -9,6 +9,7 @@ use super::{Engine, inspect_refusal, refuse};
 use crate::messages::DiskShape;
 use crate::primary::{Command, Worker};
 use crate::records::{self, PrimaryRecord};
+use crate::tasks::to_its_end;
 use jiff::Timestamp;
 use standin_hypervisor::{PowerState, Tracker, VmInfo};
 use standin_model::network::NetworkSettings;
@@ -35,6 +36,15 @@ impl Engine {
     /// # Errors
     /// The model's codes; nothing changed then on either side.
     pub async fn enable(self: &Arc<Self>, vm: VmId, enable: Enable) -> Result<Option<JobId>, Refusal> {
+        let engine = Arc::clone(self);
+        to_its_end(async move { engine.begin_relationship(vm, enable).await }).await
+    }
+
+    async fn begin_relationship(
+        self: &Arc<Self>,
+        vm: VmId,
+        enable: Enable,
+    ) -> Result<Option<JobId>, Refusal> {
         let _one_at_a_time = self.enabling.lock().await;
         self.not_a_replica(vm)?;
         let info = self.hypervisor.inspect(vm).await.map_err(|error| inspect_refusal(&error))?;
@@ -45,6 +55,7 @@ impl Engine {
         settings.disks = disks.iter().map(|disk| disk.name.clone()).collect();
         let record = PrimaryRecord {
             vm,
+            index: 0,
             name: info.name.clone(),
             peer: enable.peer,
             settings,
@@ -69,7 +80,7 @@ impl Engine {
         };
         let mut worker = Worker::new(self.shared.tools.clone());
         worker.create(&record).await.map_err(|error| error.refusal())?;
-        records::put(&self.shared.tables.primaries, vm, &record)?;
+        records::put(&self.shared.tables.relationships, record.id(), &record.clone().into()).await?;
         let handle = self.spawn_primary(record, Some(worker));
         if enable.start { handle.ask(Command::Start).await } else { Ok(None) }
     }

@@ -97,14 +97,14 @@ impl Task {
     }
 
     /// The answer to a question that this task asked by itself.
-    pub(super) fn answered(&mut self, said: &Said) {
+    pub(super) async fn answered(&mut self, said: &Said) {
         if let Err(error) = said {
             tracing::info!(vm = %self.record.name, error = %chain(error), "the replica was asked how things stand");
         }
         self.replica_said(said);
         let wait = Backoff::default().wait(self.asking.silent.saturating_sub(1), rand::random());
         self.asking.next = Some(Instant::now() + wait);
-        self.save_if_needed();
+        self.save_if_needed().await;
     }
 
     /// Takes in what a replica said when a session was opened.

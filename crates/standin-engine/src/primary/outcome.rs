@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A job ends with the work that was begun for it, never with a cycle that was under way when it came. Nothing here
-//! waits: results are applied synchronously, so no command comes between.
+//! waits but for what is written down, and no command comes between.
 //!
 //! Called by [`super::task`]; [`super::requests`] and [`super::asking`] note errors and cancel with it.
 
@@ -40,20 +40,20 @@ impl Task {
         self.roll_statistics();
         self.asking.note(&result);
         match result {
-            Ok(sealed) => self.succeeded(running.work, &sealed),
+            Ok(sealed) => self.succeeded(running.work, &sealed).await,
             Err(error) => {
                 if matches!(running.work, Work::Cycle { .. }) {
                     let dirty = running.progress.total.load(Ordering::Relaxed);
                     let pending = &mut self.record.statistics.current.pending_bytes;
                     *pending = dirty.max(*pending);
                 }
-                self.failed(running.work, error, running.started.elapsed());
+                self.failed(running.work, error, running.started.elapsed()).await;
             }
         }
-        self.save_if_needed();
+        self.save_if_needed().await;
     }
 
-    fn succeeded(&mut self, work: Work, sealed: &Sealed) {
+    async fn succeeded(&mut self, work: Work, sealed: &Sealed) {
         let missed = self.schedule.succeeded();
         self.record.acknowledged = Some(sealed.epoch);
         self.record.failures = 0;
@@ -84,8 +84,8 @@ impl Task {
         let Some(job) = self.job.take() else { return };
         self.record.job = None;
         match &sealed.freeze_error {
-            Some(reason) => job.fail(freeze_refusal(&self.record, reason)),
-            None => job.complete(),
+            Some(reason) => job.fail(freeze_refusal(&self.record, reason)).await,
+            None => job.complete().await,
         }
     }
 
@@ -109,23 +109,23 @@ impl Task {
         }
     }
 
-    fn failed(&mut self, work: Work, error: WorkError, after: Duration) {
+    async fn failed(&mut self, work: Work, error: WorkError, after: Duration) {
         if matches!(error, WorkError::Cancelled) {
-            return self.was_cancelled(work);
+            return self.was_cancelled(work).await;
         }
-        self.tell_job(work, &error);
+        self.tell_job(work, &error).await;
         match &error {
             WorkError::NotRunning => {
                 self.vm_running = false;
                 return self.schedule.at_once();
             }
-            WorkError::TrackingLost(_) => self.tracking_lost(&error),
+            WorkError::TrackingLost(_) => self.tracking_lost(&error).await,
             WorkError::ReplicaDiffers { .. } => {
                 self.record.doubted = true;
-                self.tracking_lost(&error);
+                self.tracking_lost(&error).await;
             }
             WorkError::Refused { failed_over: true, .. } => self.fenced_by(&error),
-            _ => self.note_failure(&error),
+            _ => self.note_failure(&error).await,
         }
         self.record.statistics.current.failed(matches!(error, WorkError::Link { .. }));
         tracing::warn!(
@@ -136,7 +136,7 @@ impl Task {
     }
 
     /// A first copy and a comparison go on by themselves; a point that was asked for is this cycle or none.
-    fn tell_job(&mut self, work: Work, error: &WorkError) {
+    async fn tell_job(&mut self, work: Work, error: &WorkError) {
         let goes_on = !matches!(
             error,
             WorkError::NotRunning
@@ -149,7 +149,7 @@ impl Task {
         }
         if matches!(work, Work::Cycle { .. }) && self.record.job.is_none() {
             if let Some(job) = self.job.take() {
-                job.fail(error.refusal());
+                job.fail(error.refusal()).await;
             }
         } else if let Some(job) = &self.job {
             job.note_error(error.refusal());
@@ -162,7 +162,7 @@ impl Task {
             Some(LastError { at: Timestamp::now(), message: chain(error), remedy: error.remedy() });
     }
 
-    fn note_failure(&mut self, error: &WorkError) {
+    async fn note_failure(&mut self, error: &WorkError) {
         self.note_error(error);
         let exhausted = self.record.failures >= CRITICAL_AFTER || error.is_lasting();
         let event = if exhausted { Event::RetryExhausted } else { Event::TransportFailed };
@@ -174,26 +174,26 @@ impl Task {
             self.apply(Event::RetryExhausted);
             self.record.job = None;
             if let Some(job) = self.job.take() {
-                job.fail(error.refusal());
+                job.fail(error.refusal()).await;
             }
         }
     }
 
     /// What changed is not known any more, or the replica is not what was sent: state 9, and from there by itself if
     /// the settings say so.
-    fn tracking_lost(&mut self, error: &WorkError) {
+    async fn tracking_lost(&mut self, error: &WorkError) {
         self.note_error(error);
         self.apply(Event::BitmapsLost);
         if self.record.settings.auto_resync
             && self.record.state == ReplicationState::WaitingToStartResynchronization
-            && let Err(refusal) = self.begin_resync()
+            && let Err(refusal) = self.begin_resync().await
         {
             tracing::error!(vm = %self.record.name, error = %refusal, "the resynchronization was not started");
         }
     }
 
     /// The work ended because it was told to: by a pause, a removal, or a cancelled job.
-    pub(super) fn was_cancelled(&mut self, work: Work) {
+    pub(super) async fn was_cancelled(&mut self, work: Work) {
         let by_job = self.job.as_ref().is_some_and(|job| job.cancelled().is_cancelled());
         if by_job {
             match (work, self.record.state) {
@@ -214,10 +214,10 @@ impl Task {
             self.record.job = None;
             self.record.start_at = None;
             if let Some(job) = self.job.take() {
-                job.terminate();
+                job.terminate().await;
             }
         } else if matches!(work, Work::Cycle { .. }) {
-            self.give_point_up();
+            self.give_point_up().await;
         }
         self.schedule.at_once();
     }
@@ -235,7 +235,7 @@ impl Task {
     }
 
     /// The point that was asked for does not come now: its job must not wait for a day on which it might.
-    pub(super) fn give_point_up(&mut self) {
+    pub(super) async fn give_point_up(&mut self) {
         self.point_wanted = None;
         if self.record.job.is_none()
             && let Some(job) = self.job.take()
@@ -247,7 +247,8 @@ impl Task {
                     self.record.name
                 ),
                 "Nothing is lost. Resume the replication or start the VM, then ask for the point again.",
-            ));
+            ))
+            .await;
         }
     }
 

@@ -22,14 +22,14 @@ impl Task {
         self.allowed(&command)?;
         match command {
             Command::Greet => self.greet().await.map(|()| None),
-            Command::Start => self.start_initial(None).map(Some),
-            Command::StartAt(at) => self.start_initial(Some(at)).map(Some),
-            Command::ResetStatistics => self.reset_statistics().map(|()| None),
-            Command::Suspend => self.suspend().map(|()| None),
-            Command::Resume => self.resume().map(|()| None),
-            Command::Point { application } => self.want_point(application).map(Some),
-            Command::Resynchronize => self.begin_resync().map(Some),
-            Command::CancelInitial | Command::CancelResynchronize => self.cancel_work().map(|()| None),
+            Command::Start => self.start_initial(None).await.map(Some),
+            Command::StartAt(at) => self.start_initial(Some(at)).await.map(Some),
+            Command::ResetStatistics => self.reset_statistics().await.map(|()| None),
+            Command::Suspend => self.suspend().await.map(|()| None),
+            Command::Resume => self.resume().await.map(|()| None),
+            Command::Point { application } => self.want_point(application).await.map(Some),
+            Command::Resynchronize => self.begin_resync().await.map(Some),
+            Command::CancelInitial | Command::CancelResynchronize => self.cancel_work().await.map(|()| None),
             Command::Modify(settings) => self.modify(*settings).await.map(|()| None),
             Command::Network(changes) => self.set_network(&changes).await.map(|()| None),
             Command::Remove => self.remove().await.map(|()| None),
@@ -87,41 +87,41 @@ impl Task {
                 tracing::warn!(vm = %self.record.name, "the replica did not answer before the start");
             }
         }
-        self.save_or_refuse()
+        self.save_or_refuse().await
     }
 
-    fn start_initial(&mut self, at: Option<Timestamp>) -> Result<JobId, Refusal> {
-        let id = self.begin_job(JobType::StartInitialReplication, "initial replication", true)?;
+    async fn start_initial(&mut self, at: Option<Timestamp>) -> Result<JobId, Refusal> {
+        let id = self.begin_job(JobType::StartInitialReplication, "initial replication", true).await?;
         self.record.job = Some(id);
         self.record.start_at = at;
         if let Some(job) = self.job.as_ref().filter(|_| at.is_some()) {
-            job.suspend();
+            job.suspend().await;
         }
         self.apply(Event::StartInitial);
         self.schedule.at_once();
-        self.save_or_refuse()?;
+        self.save_or_refuse().await?;
         Ok(id)
     }
 
-    fn reset_statistics(&mut self) -> Result<(), Refusal> {
+    async fn reset_statistics(&mut self) -> Result<(), Refusal> {
         self.record.statistics.reset(Timestamp::now());
-        self.save_or_refuse()
+        self.save_or_refuse().await
     }
 
-    pub(super) fn begin_resync(&mut self) -> Result<JobId, Refusal> {
+    pub(super) async fn begin_resync(&mut self) -> Result<JobId, Refusal> {
         // An initial replication that ends in a comparison is still that job.
         let id = match (&self.job, self.record.job) {
             (Some(job), Some(known)) if job.id() == known => known,
-            _ => self.begin_job(JobType::Resynchronize, "resynchronization", true)?,
+            _ => self.begin_job(JobType::Resynchronize, "resynchronization", true).await?,
         };
         self.record.job = Some(id);
         self.apply(Event::StartResync);
         self.schedule.at_once();
-        self.save_or_refuse()?;
+        self.save_or_refuse().await?;
         Ok(id)
     }
 
-    fn want_point(&mut self, application: bool) -> Result<JobId, Refusal> {
+    async fn want_point(&mut self, application: bool) -> Result<JobId, Refusal> {
         if !self.vm_running {
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
@@ -130,12 +130,17 @@ impl Task {
             ));
         }
         let what = if application { "application-consistent recovery point" } else { "recovery point" };
-        let id = self.begin_job(JobType::SendDelta, what, true)?;
+        let id = self.begin_job(JobType::SendDelta, what, true).await?;
         self.point_wanted = Some(application);
         Ok(id)
     }
 
-    fn begin_job(&mut self, job_type: JobType, what: &str, cancellable: bool) -> Result<JobId, Refusal> {
+    async fn begin_job(
+        &mut self,
+        job_type: JobType,
+        what: &str,
+        cancellable: bool,
+    ) -> Result<JobId, Refusal> {
         if let Some(job) = &self.job {
             return Err(Refusal::new(
                 ReturnCode::InUse,
@@ -146,18 +151,19 @@ impl Task {
                 ),
             ));
         }
-        let job = self.shared.jobs.begin(NewJob {
+        let new = NewJob {
             job_type,
             vm: Some((self.record.vm, self.record.name.clone())),
             description: format!("{what} of {} to {}", self.record.name, self.record.peer),
             cancellable,
-        })?;
+        };
+        let job = self.shared.jobs.begin(new).await?;
         let id = job.id();
         self.job = Some(job);
         Ok(id)
     }
 
-    fn suspend(&mut self) -> Result<(), Refusal> {
+    async fn suspend(&mut self) -> Result<(), Refusal> {
         let before = self.record.state;
         if before == ReplicationState::Resynchronizing {
             self.apply(Event::ResyncSuspend);
@@ -166,15 +172,15 @@ impl Task {
         }
         match &self.running {
             Some(_) => self.cancel_running(),
-            None => self.give_point_up(),
+            None => self.give_point_up().await,
         }
         if let Some(job) = self.job.as_ref().filter(|job| self.record.job == Some(job.id())) {
-            job.suspend();
+            job.suspend().await;
         }
-        self.save_or_refuse()
+        self.save_or_refuse().await
     }
 
-    fn resume(&mut self) -> Result<(), Refusal> {
+    async fn resume(&mut self) -> Result<(), Refusal> {
         let initial = self.record.last_point_at.is_none();
         let event = match self.record.state {
             ReplicationState::ResynchronizationSuspended => Event::Resume,
@@ -185,22 +191,22 @@ impl Task {
         self.apply(event);
         self.record.failures = 0;
         if let Some(job) = self.job.as_ref().filter(|_| self.record.start_at.is_none()) {
-            job.go_on();
+            job.go_on().await;
         }
         self.schedule.at_once();
-        self.save_or_refuse()
+        self.save_or_refuse().await
     }
 
-    fn cancel_work(&mut self) -> Result<(), Refusal> {
+    async fn cancel_work(&mut self) -> Result<(), Refusal> {
         match &self.job {
             Some(job) => self.shared.jobs.cancel(job.id())?,
             None => self.apply(Event::ResyncCancelled),
         }
         self.cancel_running();
         if self.running.is_none() {
-            self.was_cancelled(self.waiting_for());
+            self.was_cancelled(self.waiting_for()).await;
         }
-        self.save_or_refuse()
+        self.save_or_refuse().await
     }
 
     /// Changes the settings here. The replica learns them at once, or with the next session: they are part of what opens
@@ -243,7 +249,7 @@ impl Task {
             },
         }
         let before = std::mem::replace(&mut self.record.settings, settings);
-        if let Err(refusal) = self.save_or_refuse() {
+        if let Err(refusal) = self.save_or_refuse().await {
             self.record.settings = before;
             return Err(refusal);
         }
@@ -256,7 +262,7 @@ impl Task {
     async fn set_network(&mut self, changes: &[(String, Option<AdapterSettings>)]) -> Result<(), Refusal> {
         let settings = self.record.network.changed(changes)?;
         let before = std::mem::replace(&mut self.record.network, settings);
-        if let Err(refusal) = self.save_or_refuse() {
+        if let Err(refusal) = self.save_or_refuse().await {
             self.record.network = before;
             return Err(refusal);
         }
@@ -289,11 +295,11 @@ impl Task {
             worker.hang_up();
             worker.forget_tracking(&self.record).await;
         }
-        records::delete(&self.shared.tables.primaries, self.record.vm)?;
+        records::delete(&self.shared.tables.relationships, self.record.id()).await?;
         self.apply(Event::Remove);
         self.removed = true;
         if let Some(job) = self.job.take() {
-            job.terminate();
+            job.terminate().await;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The task that owns a relationship on its primary. It waits (for the next slot, a command, the end of a piece
-//! of work, an event of the VM) and then applies what came, synchronously. Work itself runs beside it in a
-//! spawned future that has borrowed the [`Worker`], so a command is answered while a copy runs.
+//! of work, an event of the VM) and then applies what came, before it waits again; what must be durable is written down
+//! meanwhile, and no command comes between. Work itself runs beside it in a spawned future that has borrowed the [`Worker`], so a command is answered while a copy runs.
 //!
 //! Called by [`crate::engine`] through [`Handle`]. What may be asked of it is in [`super::requests`], what it begins in
 //! [`super::work`], what the end of that changes in [`super::outcome`].
@@ -117,9 +117,9 @@ impl Task {
         let mut events = self.shared.tools.hypervisor.events();
         let shutdown = self.shared.shutdown.clone();
         self.look_at_vm().await;
-        self.go_on_after_restart();
+        self.go_on_after_restart().await;
         while !self.removed {
-            self.start_due_work();
+            self.start_due_work().await;
             self.ask_if_due();
             self.publish();
             let wake = self.asks_at().map_or(self.wake_at(), |at| at.min(self.wake_at()));
@@ -128,7 +128,7 @@ impl Task {
                 biased;
                 () = shutdown.cancelled() => break,
                 done = ended(&mut self.running) => self.finished(done).await,
-                said = self.asking.answer() => self.answered(&said),
+                said = self.asking.answer() => self.answered(&said).await,
                 Some((command, answer)) = inbox.recv() => {
                     let decided = self.command(command).await;
                     // Whoever asked looks at the snapshot next.
@@ -137,7 +137,7 @@ impl Task {
                     drop(answer.send(decided));
                 }
                 event = events.recv() => self.vm_event(event).await,
-                () = cancelled(idle) => self.was_cancelled(self.waiting_for()),
+                () = cancelled(idle) => self.was_cancelled(self.waiting_for()).await,
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
@@ -145,11 +145,11 @@ impl Task {
     }
 
     /// An automatic resynchronization that an earlier process did not come to start.
-    fn go_on_after_restart(&mut self) {
+    async fn go_on_after_restart(&mut self) {
         let waits = self.record.state == ReplicationState::WaitingToStartResynchronization;
         if waits
             && self.record.settings.auto_resync
-            && let Err(refusal) = self.begin_resync()
+            && let Err(refusal) = self.begin_resync().await
         {
             tracing::error!(vm = %self.record.name, error = %refusal, "the resynchronization was not started");
         }
@@ -171,12 +171,12 @@ impl Task {
 
     /// Most cycles change only what the replica can tell again; those are stored once in a while, so that an
     /// idle cycle costs no flush of the state store.
-    pub(super) fn save_if_needed(&mut self) {
+    pub(super) async fn save_if_needed(&mut self) {
         let essence = self.essence();
         if self.saved.0 == essence && self.saved.1.elapsed() < SAVE_EVERY {
             return;
         }
-        match self.save_or_refuse() {
+        match self.save_or_refuse().await {
             Ok(()) => self.saved = (essence, Instant::now()),
             Err(refusal) => {
                 tracing::error!(vm = %self.record.name, error = %refusal, "the relationship could not be saved");
@@ -210,7 +210,7 @@ impl Task {
             Ok(VmEvent::Stopped { vm, .. }) if vm == self.record.vm => {
                 self.vm_running = false;
                 if self.running.is_none() {
-                    self.give_point_up();
+                    self.give_point_up().await;
                 }
             }
             Ok(_) => {}
@@ -232,11 +232,12 @@ impl Task {
         }
     }
 
-    pub(super) fn save_or_refuse(&self) -> Result<(), Refusal> {
+    pub(super) async fn save_or_refuse(&self) -> Result<(), Refusal> {
         if self.removed {
             return Ok(());
         }
-        records::put(&self.shared.tables.primaries, self.record.vm, &self.record)
+        let record = self.record.clone().into();
+        records::put(&self.shared.tables.relationships, self.record.id(), &record).await
     }
 
     fn publish(&self) {
@@ -270,7 +271,7 @@ impl Task {
             if self.record.job == Some(job.id()) {
                 job.keep_for_restart();
             } else {
-                job.interrupted();
+                job.interrupted().await;
             }
         }
         self.publish();

@@ -81,7 +81,7 @@ impl Task {
         })
     }
 
-    pub(super) fn start_due_work(&mut self) {
+    pub(super) async fn start_due_work(&mut self) {
         let Some(work) = self.due() else { return };
         let Some(mut worker) = self.worker.take() else { return };
         self.asking.stop();
@@ -92,7 +92,7 @@ impl Task {
         let progress = self.job.as_ref().map_or_else(Arc::default, JobHandle::progress);
         self.record.start_at = None;
         if let Some(job) = &self.job {
-            job.go_on();
+            job.go_on().await;
         }
         let order =
             Order { record: self.record.clone(), progress: Arc::clone(&progress), cancel: cancel.clone() };

@@ -61,7 +61,7 @@ pub(super) async fn create(
     let (location, host_name) = (entry.storage_location.clone(), peer_name(peer));
     let store = make_store(host, offer, location.clone()).await?;
     let record = new_record(offer, host_name, entry.id, location, host.shared.service.get().monitoring);
-    records::put(&host.shared.tables.replicas, offer.vm, &record)?;
+    records::put(&host.shared.tables.relationships, record.id(), &record.clone().into()).await?;
     tracing::info!(vm = %offer.name, id = %offer.vm, from = %peer.address, "a replica was made");
     let vm = host.insert(ReplicaVm::new(host.shared.clone(), store, record));
     vm.mirror().await;
@@ -148,6 +148,7 @@ fn new_record(
 ) -> ReplicaRecord {
     ReplicaRecord {
         vm: offer.vm,
+        index: 0,
         name: offer.name.clone(),
         primary_host,
         auth,
@@ -201,7 +202,7 @@ pub(super) async fn admit(
         record.generation = generation;
         record.settings = offer.settings.clone();
         record.primary_network = offer.network.clone();
-        record.save().map_err(|refusal| refuse(&record, refusal))?;
+        record.save().await.map_err(|refusal| refuse(&record, refusal))?;
     }
     Ok(generation)
 }
@@ -266,7 +267,7 @@ fn same_shape(record: &ReplicaRecord, offer: &Offer) -> Result<(), Refusal> {
 }
 
 /// The primary has ended the relationship. The replica keeps its points and can still fail over to them.
-pub(super) fn released(record: &mut Locked<'_>) -> Result<(), Refusal> {
+pub(super) async fn released(record: &mut Locked<'_>) -> Result<(), Refusal> {
     if record.state == ReplicationState::Suspended || record.state.is_failed_over() {
         return Ok(());
     }
@@ -281,9 +282,9 @@ pub(super) fn released(record: &mut Locked<'_>) -> Result<(), Refusal> {
         },
     );
     if record.last_point_at.is_some() {
-        record.step(Event::RetryExhausted)?;
+        record.step(Event::RetryExhausted).await?;
     }
-    record.note_error(&refusal);
+    record.note_error(&refusal).await;
     Ok(())
 }
 

@@ -29,7 +29,7 @@ use std::sync::Arc;
 pub(super) async fn take_up(vm: &Arc<ReplicaVm>) -> Result<(), Refusal> {
     let record = vm.snapshot();
     let Some(failover) = record.failover else {
-        complete_reverts(vm);
+        complete_reverts(vm).await;
         return Ok(());
     };
     let job = failover.job.and_then(|id| vm.shared.jobs.resume(id));
@@ -37,11 +37,11 @@ pub(super) async fn take_up(vm: &Arc<ReplicaVm>) -> Result<(), Refusal> {
         ReplicationState::FailoverInProgress => {
             let undone = give_up(vm, &failover).await;
             if let Some(job) = job {
-                job.interrupted();
+                job.interrupted().await;
             }
             undone
         }
-        ReplicationState::Recovered if failover.reverting => end(job, carry_out_revert(vm).await),
+        ReplicationState::Recovered if failover.reverting => end(job, carry_out_revert(vm).await).await,
         ReplicationState::Recovered => {
             let done = match serve_again(vm, &failover).await {
                 Err(refusal) => Err(refusal),
@@ -52,27 +52,27 @@ pub(super) async fn take_up(vm: &Arc<ReplicaVm>) -> Result<(), Refusal> {
                     _ => Ok(()),
                 },
             };
-            end(job, done)
+            end(job, done).await
         }
         ReplicationState::Committed => {
             let done = match serve_again(vm, &failover).await {
                 Err(refusal) => Err(refusal),
                 Ok(_) => finish_commit(vm, failover.overlay).await,
             };
-            end(job, done)
+            end(job, done).await
         }
         _ => Ok(()),
     }
 }
 
 /// A revert whose last word, the record without a failover, was kept, and only the end of its job was not.
-fn complete_reverts(vm: &ReplicaVm) {
+async fn complete_reverts(vm: &ReplicaVm) {
     let jobs = &vm.shared.jobs;
     let done =
         |job: &standin_model::JobRecord| job.vm == Some(vm.id()) && job.job_type == JobType::RevertFailover;
     for job in jobs.running().into_iter().filter(done) {
         if let Some(job) = jobs.resume(job.id) {
-            job.complete();
+            job.complete().await;
         }
     }
 }
@@ -82,9 +82,9 @@ fn type_of(vm: &ReplicaVm, job: &JobHandle) -> Option<JobType> {
 }
 
 /// Ends a job that a restart went on with.
-fn end(job: Option<JobHandle>, result: Result<(), Refusal>) -> Result<(), Refusal> {
+async fn end(job: Option<JobHandle>, result: Result<(), Refusal>) -> Result<(), Refusal> {
     if let Some(job) = job {
-        job.finish(result.clone());
+        job.finish(result.clone()).await;
     }
     result
 }
@@ -94,7 +94,7 @@ async fn give_up(vm: &ReplicaVm, failover: &FailoverRecord) -> Result<(), Refusa
     undo(vm, &failover.overlay).await?;
     let mut record = vm.lock().await;
     record.failover = None;
-    record.step(Event::FailoverFailed { before: failover.prior })
+    record.step(Event::FailoverFailed { before: failover.prior }).await
 }
 
 /// Serves the disks of a failover again, and tells whether its VM runs.

@@ -19,6 +19,7 @@ use super::overlay_vm::{make, start_vm, undo};
 use super::vm::{Locked, ReplicaVm};
 use crate::jobs::{JobHandle, NewJob};
 use crate::records::FailoverRecord;
+use crate::tasks::to_its_end;
 use standin_model::job::JobType;
 use standin_model::state::{Event, Method};
 use standin_model::{JobId, PointId, RecoveryPoint, Refusal, ReturnCode};
@@ -33,10 +34,15 @@ const SESSION_PATIENCE: Duration = Duration::from_secs(120);
 /// # Errors
 /// 32775 in the wrong state, 32779 for an unknown point, 32774 and 32772 while the VM is held.
 pub async fn initiate(vm: &Arc<ReplicaVm>, point: Option<PointId>, start: bool) -> Result<JobId, Refusal> {
+    let vm = Arc::clone(vm);
+    to_its_end(async move { begin(vm, point, start).await }).await
+}
+
+async fn begin(vm: Arc<ReplicaVm>, point: Option<PointId>, start: bool) -> Result<JobId, Refusal> {
     let mut record = vm.claim().await?;
     record.allow(Method::InitiateFailover)?;
-    let chosen = choose(vm, point)?;
-    let job = begin_job(vm, &record, JobType::InitiateFailover, "failover")?;
+    let chosen = choose(&vm, point)?;
+    let job = begin_job(&vm, &record, JobType::InitiateFailover, "failover").await?;
     let id = job.id();
     record.failover = Some(FailoverRecord {
         point: chosen.id,
@@ -49,16 +55,15 @@ pub async fn initiate(vm: &Arc<ReplicaVm>, point: Option<PointId>, start: bool) 
         point_at: chosen.created_at,
         network: None,
     });
-    record.step(Event::StartFailover)?;
+    record.step(Event::StartFailover).await?;
     drop(record);
-    let vm = Arc::clone(vm);
     tokio::spawn(async move {
         let result = carry_out(&vm, point).await;
         let result = match result {
             Ok(()) if start => start_vm(&vm).await,
             other => other,
         };
-        job.finish(result);
+        job.finish(result).await;
     });
     Ok(id)
 }
@@ -85,18 +90,19 @@ fn choose(vm: &ReplicaVm, point: Option<PointId>) -> Result<RecoveryPoint, Refus
     })
 }
 
-fn begin_job(
+async fn begin_job(
     vm: &ReplicaVm,
     record: &Locked<'_>,
     job_type: JobType,
     what: &str,
 ) -> Result<JobHandle, Refusal> {
-    vm.shared.jobs.begin(NewJob {
+    let new = NewJob {
         job_type,
         vm: Some((record.vm, record.name.clone())),
         description: format!("{what} of {}", record.name),
         cancellable: false,
-    })
+    };
+    vm.shared.jobs.begin(new).await
 }
 
 async fn carry_out(vm: &Arc<ReplicaVm>, point: Option<PointId>) -> Result<(), Refusal> {
@@ -113,7 +119,7 @@ async fn carry_out(vm: &Arc<ReplicaVm>, point: Option<PointId>) -> Result<(), Re
             record.last_failover_kind = Some(chosen.kind);
             record.failover = Some(failover);
             record.generation = record.generation.next();
-            record.step(Event::FailoverDone)?;
+            record.step(Event::FailoverDone).await?;
             drop(record);
             vm.mirror().await;
             Ok(())
@@ -121,8 +127,8 @@ async fn carry_out(vm: &Arc<ReplicaVm>, point: Option<PointId>) -> Result<(), Re
         Err(refusal) => {
             drop(undo(vm, &failover.overlay).await);
             record.failover = None;
-            record.step(Event::FailoverFailed { before: failover.prior })?;
-            record.note_error(&refusal);
+            record.step(Event::FailoverFailed { before: failover.prior }).await?;
+            record.note_error(&refusal).await;
             Err(refusal)
         }
     }
@@ -141,19 +147,23 @@ async fn reach(vm: &Arc<ReplicaVm>, point: Option<PointId>) -> Result<RecoveryPo
 /// # Errors
 /// 32775 unless failed over and not committed, 32774 and 32772 while the VM is held.
 pub async fn revert(vm: &Arc<ReplicaVm>) -> Result<JobId, Refusal> {
+    let vm = Arc::clone(vm);
+    to_its_end(async move { begin_revert(vm).await }).await
+}
+
+async fn begin_revert(vm: Arc<ReplicaVm>) -> Result<JobId, Refusal> {
     let mut record = vm.claim().await?;
     record.allow(Method::RevertFailover)?;
-    let job = begin_job(vm, &record, JobType::RevertFailover, "revert of the failover")?;
+    let job = begin_job(&vm, &record, JobType::RevertFailover, "revert of the failover").await?;
     let id = job.id();
-    belongs_to(&mut record, id, true)?;
+    belongs_to(&mut record, id, true).await?;
     drop(record);
-    let vm = Arc::clone(vm);
-    tokio::spawn(async move { job.finish(carry_out_revert(&vm).await) });
+    tokio::spawn(async move { job.finish(carry_out_revert(&vm).await).await });
     Ok(id)
 }
 
 /// Notes the job that reverts or commits the failover, so that a restart goes on with it.
-fn belongs_to(record: &mut Locked<'_>, job: JobId, reverting: bool) -> Result<(), Refusal> {
+async fn belongs_to(record: &mut Locked<'_>, job: JobId, reverting: bool) -> Result<(), Refusal> {
     let Some(failover) = &mut record.failover else { return Ok(()) };
     if failover.reverting && !reverting {
         let name = record.name.clone();
@@ -164,7 +174,7 @@ fn belongs_to(record: &mut Locked<'_>, job: JobId, reverting: bool) -> Result<()
         ));
     }
     let before = (failover.job.replace(job), std::mem::replace(&mut failover.reverting, reverting));
-    let saved = record.save();
+    let saved = record.save().await;
     if saved.is_err()
         && let Some(failover) = &mut record.failover
     {
@@ -185,7 +195,7 @@ pub(super) async fn carry_out_revert(vm: &ReplicaVm) -> Result<(), Refusal> {
     undo(vm, &failover.overlay).await?;
     record.generation = record.generation.next();
     record.failover = None;
-    record.step(Event::Revert { before: failover.prior })?;
+    record.step(Event::Revert { before: failover.prior }).await?;
     drop(record);
     vm.mirror().await;
     Ok(())
@@ -196,14 +206,18 @@ pub(super) async fn carry_out_revert(vm: &ReplicaVm) -> Result<(), Refusal> {
 /// # Errors
 /// 32775 unless failed over and not committed, 32774 and 32772 while the VM is held.
 pub async fn commit(vm: &Arc<ReplicaVm>) -> Result<JobId, Refusal> {
+    let vm = Arc::clone(vm);
+    to_its_end(async move { begin_commit(vm).await }).await
+}
+
+async fn begin_commit(vm: Arc<ReplicaVm>) -> Result<JobId, Refusal> {
     let mut record = vm.claim().await?;
     record.allow(Method::CommitFailover)?;
-    let job = begin_job(vm, &record, JobType::CommitFailover, "commit of the failover")?;
-    belongs_to(&mut record, job.id(), false)?;
+    let job = begin_job(&vm, &record, JobType::CommitFailover, "commit of the failover").await?;
+    belongs_to(&mut record, job.id(), false).await?;
     drop(record);
     let id = job.id();
-    let vm = Arc::clone(vm);
-    tokio::spawn(async move { job.finish(carry_out_commit(&vm).await) });
+    tokio::spawn(async move { job.finish(carry_out_commit(&vm).await).await });
     Ok(id)
 }
 
@@ -211,7 +225,7 @@ pub(super) async fn carry_out_commit(vm: &ReplicaVm) -> Result<(), Refusal> {
     let mut record = vm.lock().await;
     let overlay = record.failover.as_ref().map(|failover| failover.overlay.clone()).unwrap_or_default();
     // The state first: if the daemon dies between, the commit is finished at the next start, not half undone.
-    record.step(Event::Commit)?;
+    record.step(Event::Commit).await?;
     drop(record);
     vm.mirror().await;
     finish_commit(vm, overlay).await

@@ -1,4 +1,5 @@
-//! All replicas of this host: finds them again at start, makes new ones, says who may send.
+//! All replicas of this host: finds them again at start, takes new ones in, lets them go. Who may send is in
+//! [`super::entries`].
 
 use super::after_restart;
 use super::layer::refusal_of;
@@ -9,16 +10,17 @@ use crate::jobs::Jobs;
 use crate::network::SiteNetworks;
 use crate::records::{self, ReplicaRecord, Tables};
 use crate::service::Service;
+use crate::tasks::to_its_end;
 use standin_hypervisor::Hypervisor;
 use standin_model::auth::AuthorizationEntry;
 use standin_model::state::{Event, ReplicationState};
-use standin_model::{AuthId, Refusal, ReturnCode, VmId};
+use standin_model::{Refusal, ReturnCode, VmId};
 use standin_state::StateError;
 use standin_store::{RemoveDisks, Store};
-use standin_wire::PeerIdentity;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// What all replicas of a host share.
@@ -54,7 +56,9 @@ pub struct ReplicaHost {
     vms: Mutex<HashMap<VmId, Held>>,
     /// Replicas whose disks are in no storage location: one is not mounted, or somebody removed them.
     missing: Mutex<BTreeMap<VmId, ReplicaRecord>>,
-    entries: RwLock<Vec<AuthorizationEntry>>,
+    /// Changed only under `changing`, once that is durable.
+    pub(super) entries: watch::Sender<Vec<AuthorizationEntry>>,
+    pub(super) changing: tokio::sync::Mutex<()>,
     pub(super) creating: tokio::sync::Mutex<()>,
 }
 
@@ -69,15 +73,16 @@ impl ReplicaHost {
     /// # Errors
     /// When the state store cannot be read.
     pub async fn load(shared: HostShared) -> Result<Arc<Self>, StateError> {
-        let entries = records::list(&shared.tables.entries)?;
+        let entries = records::list(&shared.tables.entries).await?;
         let host = Arc::new(Self {
             shared: shared.clone(),
             vms: Mutex::default(),
             missing: Mutex::default(),
-            entries: RwLock::new(entries),
+            entries: watch::Sender::new(entries),
+            changing: tokio::sync::Mutex::default(),
             creating: tokio::sync::Mutex::default(),
         });
-        for record in records::list(&shared.tables.replicas)? {
+        for record in records::receivers(&shared.tables).await? {
             if record.state == ReplicationState::Disabled {
                 host.finish_removal(&record).await;
                 continue;
@@ -97,7 +102,7 @@ impl ReplicaHost {
     /// The daemon ended in the middle of a removal.
     async fn finish_removal(&self, record: &ReplicaRecord) {
         let removed = match self.let_go(record.vm).await {
-            Ok(()) => records::delete(&self.shared.tables.replicas, record.vm),
+            Ok(()) => records::delete(&self.shared.tables.relationships, record.id()).await,
             refused => refused,
         };
         if let Err(refusal) = removed {
@@ -116,7 +121,8 @@ impl ReplicaHost {
             match serde_json::from_value::<ReplicaRecord>(manifest.engine.clone()) {
                 Ok(record) => {
                     tracing::warn!(vm = %record.name, "the replica was found again by its manifest alone");
-                    if let Err(refusal) = records::put(&self.shared.tables.replicas, record.vm, &record) {
+                    let (table, kept) = (&self.shared.tables.relationships, record.clone().into());
+                    if let Err(refusal) = records::put(table, record.id(), &kept).await {
                         tracing::error!(vm = %record.name, %refusal, "its record could not be stored");
                     }
                     self.restore(store, record).await;
@@ -203,8 +209,18 @@ impl ReplicaHost {
     ///
     /// # Errors
     /// 32775 while a failover runs, or when the record cannot be removed.
-    pub async fn remove(&self, id: VmId) -> Result<(), Refusal> {
-        let Some(vm) = self.find(id) else { return self.forget_missing(id) };
+    pub async fn remove(self: &Arc<Self>, id: VmId) -> Result<(), Refusal> {
+        let host = Arc::clone(self);
+        to_its_end(async move {
+            match host.find(id) {
+                Some(vm) => host.end_relationship(&vm).await,
+                None => host.forget_missing(id).await,
+            }
+        })
+        .await
+    }
+
+    async fn end_relationship(&self, vm: &ReplicaVm) -> Result<(), Refusal> {
         vm.end_session().await;
         let mut record = vm.lock().await;
         record.allow(standin_model::Method::RemoveReplicationRelationship)?;
@@ -215,28 +231,26 @@ impl ReplicaHost {
                 "Commit the failover (`standin failover VM --commit`) or revert it (--revert) first.",
             ));
         }
-        self.stands_alone(&vm).await?;
+        self.stands_alone(vm).await?;
         let before = record.state;
-        record.step(Event::Remove)?;
-        if let Err(refusal) = self.let_go(id).await {
+        record.step(Event::Remove).await?;
+        if let Err(refusal) = self.let_go(vm.id()).await {
             record.state = before;
-            record.save()?;
+            record.save().await?;
             return Err(refusal);
         }
-        records::delete(&self.shared.tables.replicas, id)?;
-        self.lock().remove(&id);
+        records::delete(&self.shared.tables.relationships, record.id()).await?;
+        self.lock().remove(&vm.id());
         Ok(())
     }
 
     /// A replica without its disks: only the record is there to be removed.
-    fn forget_missing(&self, id: VmId) -> Result<(), Refusal> {
-        let mut missing = self.lock_missing();
-        if let Some(record) = missing.get(&id) {
-            tracing::warn!(vm = %record.name, location = %record.location.display(),
-                "a replica is removed whose disks were not there; if they come back, it is found again by its manifest");
-            records::delete(&self.shared.tables.replicas, id)?;
-            missing.remove(&id);
-        }
+    async fn forget_missing(&self, id: VmId) -> Result<(), Refusal> {
+        let Some(record) = self.lock_missing().get(&id).cloned() else { return Ok(()) };
+        tracing::warn!(vm = %record.name, location = %record.location.display(),
+            "a replica is removed whose disks were not there; if they come back, it is found again by its manifest");
+        records::delete(&self.shared.tables.relationships, record.id()).await?;
+        self.lock_missing().remove(&id);
         Ok(())
     }
 
@@ -275,143 +289,7 @@ impl ReplicaHost {
         }
     }
 
-    /// The authorization entries.
-    #[must_use]
-    pub fn entries(&self) -> Vec<AuthorizationEntry> {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Adds an entry.
-    ///
-    /// # Errors
-    /// 32773 for a malformed one, 32774 for a pattern that is there, 32768 when it cannot be kept.
-    pub fn add_entry(&self, entry: AuthorizationEntry) -> Result<AuthorizationEntry, Refusal> {
-        entry.validate()?;
-        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        free_pattern(&entries, &entry)?;
-        self.take_location(&entry)?;
-        records::put(&self.shared.tables.entries, entry.id, &entry)?;
-        entries.push(entry.clone());
-        Ok(entry)
-    }
-
-    /// Removes an entry. VMs that it admitted stop being received; their points stay.
-    ///
-    /// # Errors
-    /// 32779 for an unknown one.
-    pub async fn remove_entry(&self, id: AuthId) -> Result<(), Refusal> {
-        if !self.entries().iter().any(|entry| entry.id == id) {
-            return Err(unknown_entry(id));
-        }
-        records::delete(&self.shared.tables.entries, id)?;
-        self.entries.write().unwrap_or_else(PoisonError::into_inner).retain(|entry| entry.id != id);
-        self.end_sessions(|record| record.auth == id).await;
-        Ok(())
-    }
-
-    /// `ModifyAuthorizationEntry`: replaces the entry of the same id. What it admitted stays bound to it; a changed
-    /// location is that of new replicas only.
-    ///
-    /// # Errors
-    /// 32779 for an unknown one, 32773 for a malformed one, 32774 for a pattern that another entry has, 32768 when it
-    /// cannot be kept; nothing changed then.
-    pub async fn modify_entry(&self, entry: AuthorizationEntry) -> Result<(), Refusal> {
-        entry.validate()?;
-        {
-            let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-            free_pattern(&entries, &entry)?;
-            let Some(place) = entries.iter().position(|known| known.id == entry.id) else {
-                return Err(unknown_entry(entry.id));
-            };
-            self.take_location(&entry)?;
-            records::put(&self.shared.tables.entries, entry.id, &entry)?;
-            entries[place] = entry.clone();
-        }
-        // Who is connected was admitted by what it said before.
-        self.end_sessions(|record| record.auth == entry.id).await;
-        Ok(())
-    }
-
-    /// `SetAuthorizationEntry`: binds a replica to an entry, and so to its trust group: only hosts that entries of that
-    /// group admit may send for it. Its disks stay where they are.
-    ///
-    /// # Errors
-    /// 32779 for an unknown VM or entry, 32768 when it cannot be kept.
-    pub async fn bind(&self, id: VmId, entry: AuthId) -> Result<(), Refusal> {
-        let vm = self.find(id).ok_or_else(|| super::vm::unknown_replica(id))?;
-        if !self.entries().iter().any(|known| known.id == entry) {
-            return Err(unknown_entry(entry));
-        }
-        let mut record = vm.lock().await;
-        let before = std::mem::replace(&mut record.auth, entry);
-        if let Err(refusal) = record.save() {
-            record.auth = before;
-            return Err(refusal);
-        }
-        drop(record);
-        vm.end_session().await;
-        vm.mirror().await;
-        Ok(())
-    }
-
-    fn take_location(&self, entry: &AuthorizationEntry) -> Result<(), Refusal> {
-        std::fs::create_dir_all(&entry.storage_location).map_err(|error| {
-            Refusal::new(
-                ReturnCode::InvalidParameter,
-                format!("the storage location {} cannot be used: {error}", entry.storage_location.display()),
-                "Name a directory that this host can write to.",
-            )
-        })?;
-        self.shared.store.add_location(&entry.storage_location).map_err(|error| refusal_of(&error))
-    }
-
-    /// The entry that admits a peer.
-    pub(super) fn entry_for(&self, peer: &PeerIdentity) -> Result<AuthorizationEntry, Refusal> {
-        self.shared.service.admits()?;
-        let entries = self.entries();
-        AuthorizationEntry::choose(&entries, &peer.names).cloned().ok_or_else(|| not_authorised(peer))
-    }
-
-    /// Whether a peer may send for a VM that `entry` admitted: by that entry, or as a host of its trust group.
-    pub(super) fn may_send(&self, peer: &PeerIdentity, entry: AuthId) -> Result<(), Refusal> {
-        self.shared.service.admits()?;
-        let entries = self.entries();
-        let bound = entries.iter().find(|known| known.id == entry).ok_or_else(|| not_authorised(peer))?;
-        let admitted =
-            entries.iter().any(|known| known.trust_group == bound.trust_group && known.matches(&peer.names));
-        if admitted { Ok(()) } else { Err(not_authorised(peer)) }
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, Held>> {
         self.vms.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Two entries of one pattern would leave it to chance which one decides.
-fn free_pattern(entries: &[AuthorizationEntry], entry: &AuthorizationEntry) -> Result<(), Refusal> {
-    let same = entries.iter().find(|known| {
-        known.id != entry.id && known.allowed_primary.eq_ignore_ascii_case(&entry.allowed_primary)
-    });
-    let Some(same) = same else { return Ok(()) };
-    Err(Refusal::new(
-        ReturnCode::InUse,
-        format!("{} is already authorised by entry {}", same.allowed_primary, same.id),
-        "Remove that entry first: `standin auth remove ID`.",
-    ))
-}
-
-fn unknown_entry(id: AuthId) -> Refusal {
-    Refusal::new(
-        ReturnCode::FileNotFound,
-        format!("there is no authorization entry {id}"),
-        "`standin auth list` shows the entries.",
-    )
-}
-
-fn not_authorised(peer: &PeerIdentity) -> Refusal {
-    Refusal::new(
-        ReturnCode::AccessDenied,
-        format!("the host {} is not authorised to replicate to this host", peer.names.join(", ")),
-        "On the replica host: `standin auth add NAME`, with the name of the primary's certificate.",
-    )
 }

@@ -2,6 +2,7 @@
 
 mod admission;
 mod after_restart;
+mod entries;
 mod exports;
 pub mod failover;
 mod files;

@@ -236,13 +236,14 @@ async fn note(vm: &ReplicaVm, of: &FailoverRecord, network: Option<NetworkRecord
                 ReturnCode::Failed,
                 format!("the guest of VM {name} did not get its network settings: {message}"),
                 format!("The VM runs all the same; set its network in the guest, and see `standin network {name}`."),
-            ));
+            ))
+            .await;
         }
         applied => {
             if let Some(AppliedNetwork { state: ApplyState::Applied, message, .. }) = applied {
                 tracing::info!(vm = %name, %message, "the guest has its network settings");
             }
-            if let Err(refusal) = record.save() {
+            if let Err(refusal) = record.save().await {
                 tracing::error!(vm = %name, %refusal, "what became of the network settings could not be kept");
             }
         }

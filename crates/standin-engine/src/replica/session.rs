@@ -196,13 +196,13 @@ impl Session {
                 settings.validate()?;
                 let mut record = vm.lock().await;
                 record.settings = *settings;
-                record.save()?;
+                record.save().await?;
                 Ok(Some(Reply::Done))
             }
             Request::Remove => {
                 self.discard().await;
                 let mut record = vm.lock().await;
-                admission::released(&mut record)?;
+                admission::released(&mut record).await?;
                 Ok(Some(Reply::Done))
             }
             Request::Probe | Request::Create(_) | Request::Open(_) => Err(out_of_turn("an opening")),
@@ -376,7 +376,7 @@ fn config_of(definition: &str, files: &[ConfigFileInfo]) -> Result<Vec<ConfigFil
 /// looks here. Shown even where it cannot be written down, because the state may lie on the same full file system.
 async fn cannot_store(vm: &ReplicaVm, refusal: &Refusal) {
     let mut record = vm.lock().await;
-    record.note_error(refusal);
+    record.note_error(refusal).await;
     record.publish();
 }
 
@@ -388,7 +388,7 @@ async fn stores_again(vm: &ReplicaVm) {
     let mut record = vm.lock().await;
     let full = |error: &mut LastError| error.remedy == NO_SPACE;
     if record.last_error.take_if(full).is_some() {
-        if let Err(refusal) = record.save() {
+        if let Err(refusal) = record.save().await {
             tracing::error!(vm = %record.name, %refusal, "the replica's record could not be saved");
         }
         record.publish();
@@ -418,13 +418,13 @@ async fn received(vm: &ReplicaVm, point: Option<&PointOffer>, written: u64) {
             _ => None,
         };
         if let Some(event) = event
-            && let Err(refusal) = record.step(event)
+            && let Err(refusal) = record.step(event).await
         {
             tracing::error!(vm = %record.name, %refusal, "the state after a recovery point was not stored");
         }
     }
     // The times are in the manifest too: most cycles need no write to the state store.
-    if had_error && let Err(refusal) = record.save() {
+    if had_error && let Err(refusal) = record.save().await {
         tracing::error!(vm = %record.name, %refusal, "the replica's record could not be saved");
     }
     record.publish();

@@ -6,6 +6,7 @@
 use super::host::HostShared;
 use super::layer::blocking;
 use crate::records::{self, LastError, ReplicaRecord};
+use crate::tasks::to_its_end;
 use jiff::Timestamp;
 use standin_model::state::{self, Event, Facts, Method, ReplicationState, Side};
 use standin_model::{PointId, Refusal, ReturnCode, VmId};
@@ -185,32 +186,40 @@ impl ReplicaVm {
     ///
     /// # Errors
     /// 32775 in the wrong state.
-    pub async fn suspend(&self) -> Result<(), Refusal> {
-        let mut record = self.lock().await;
-        record.allow(Method::RequestSuspend)?;
-        record.step(Event::Suspend)?;
-        drop(record);
-        self.end_session().await;
-        self.mirror().await;
-        Ok(())
+    pub async fn suspend(self: &Arc<Self>) -> Result<(), Refusal> {
+        let vm = Arc::clone(self);
+        to_its_end(async move {
+            let mut record = vm.lock().await;
+            record.allow(Method::RequestSuspend)?;
+            record.step(Event::Suspend).await?;
+            drop(record);
+            vm.end_session().await;
+            vm.mirror().await;
+            Ok(())
+        })
+        .await
     }
 
     /// Goes on after a pause.
     ///
     /// # Errors
     /// 32775 in the wrong state.
-    pub async fn resume(&self) -> Result<(), Refusal> {
-        let mut record = self.lock().await;
-        record.allow(Method::RequestResume)?;
-        let event = match record.state {
-            _ if record.last_point_at.is_none() => Event::ResumeInitial,
-            ReplicationState::Critical => Event::ResumeFromCritical,
-            _ => Event::Resume,
-        };
-        record.step(event)?;
-        drop(record);
-        self.mirror().await;
-        Ok(())
+    pub async fn resume(self: &Arc<Self>) -> Result<(), Refusal> {
+        let vm = Arc::clone(self);
+        to_its_end(async move {
+            let mut record = vm.lock().await;
+            record.allow(Method::RequestResume)?;
+            let event = match record.state {
+                _ if record.last_point_at.is_none() => Event::ResumeInitial,
+                ReplicationState::Critical => Event::ResumeFromCritical,
+                _ => Event::Resume,
+            };
+            record.step(event).await?;
+            drop(record);
+            vm.mirror().await;
+            Ok(())
+        })
+        .await
     }
 
     /// Removes a point. Its space comes back by merging.
@@ -235,11 +244,15 @@ impl ReplicaVm {
     ///
     /// # Errors
     /// 32768 when it cannot be kept.
-    pub async fn reset_statistics(&self) -> Result<(), Refusal> {
-        let mut record = self.lock().await;
-        record.allow(Method::ResetReplicationStatistics)?;
-        record.statistics.reset(Timestamp::now());
-        record.save()
+    pub async fn reset_statistics(self: &Arc<Self>) -> Result<(), Refusal> {
+        let vm = Arc::clone(self);
+        to_its_end(async move {
+            let mut record = vm.lock().await;
+            record.allow(Method::ResetReplicationStatistics)?;
+            record.statistics.reset(Timestamp::now());
+            record.save().await
+        })
+        .await
     }
 
     /// Brings retention up to date: drops the points that no tier wants. Space comes back by merging.
@@ -292,18 +305,19 @@ impl Locked<'_> {
     ///
     /// # Errors
     /// When the table has no such step, or it cannot be stored; the record is then as before.
-    pub fn step(&mut self, event: Event) -> Result<(), Refusal> {
+    pub async fn step(&mut self, event: Event) -> Result<(), Refusal> {
         let before = self.record.state;
         self.record.state = state::transition(Side::Replica, before, event)?;
-        self.save().inspect_err(|_| self.record.state = before)
+        self.save().await.inspect_err(|_| self.record.state = before)
     }
 
     /// Stores and publishes the record.
     ///
     /// # Errors
     /// When it cannot be stored.
-    pub fn save(&self) -> Result<(), Refusal> {
-        records::put(&self.vm.shared.tables.replicas, self.record.vm, &*self.record)?;
+    pub async fn save(&self) -> Result<(), Refusal> {
+        let record = self.record.clone().into();
+        records::put(&self.vm.shared.tables.relationships, self.record.id(), &record).await?;
         self.vm.published.send_replace(self.record.clone());
         Ok(())
     }
@@ -314,13 +328,13 @@ impl Locked<'_> {
     }
 
     /// Notes an error for `status`.
-    pub fn note_error(&mut self, refusal: &Refusal) {
+    pub async fn note_error(&mut self, refusal: &Refusal) {
         self.record.last_error = Some(LastError {
             at: Timestamp::now(),
             message: refusal.message.clone(),
             remedy: refusal.remedy.clone(),
         });
-        if let Err(error) = self.save() {
+        if let Err(error) = self.save().await {
             tracing::error!(vm = %self.record.name, %error, "the replica's record could not be saved");
         }
     }

@@ -227,7 +227,7 @@ async fn a_host_that_is_not_authorised_changes_nothing() {
     refused(world.enable(settings(), true).await, ReturnCode::AccessDenied);
     assert!(world.a.engine().primary(world.vm).is_none() && world.b.engine().replicas().list().is_empty());
     assert_eq!(std::fs::read_dir(world.b.replicas_dir()).expect("a directory").count(), 0);
-    world.b.admit("*.example.org", "one");
+    world.b.admit("*.example.org", "one").await;
     let peer = world.link.address();
     world.a.call(move |engine| async move { engine.test_connection(&peer).await }).await.expect("admitted");
     world.begin(settings()).await;
@@ -260,8 +260,8 @@ async fn only_a_host_of_the_same_trust_group_may_send_for_a_vm() {
     let world = World::replicating(settings()).await;
     let pki = standin_wire::PkiDir::new(world.root().join("pki"));
     let names = |host: &str| vec![format!("{host}.example.org"), "localhost".to_owned()];
-    world.b.admit("friend.example.org", "one");
-    world.b.admit("stranger.example.org", "two");
+    world.b.admit("friend.example.org", "one").await;
+    world.b.admit("stranger.example.org", "two").await;
     let record = world.a.engine().primary(world.vm).expect("a primary").snapshot().record;
     for (host, may) in [("friend", true), ("stranger", false)] {
         let issued = pki.issue(&names(host), 30).expect("a certificate");

@@ -2,6 +2,7 @@
 //! runtime without a word is the nearest thing to SIGKILL within one process.
 
 use crate::link::Link;
+use async_trait::async_trait;
 use standin_engine::{Command, Engine, EngineConfig, Parts, SiteNetworks};
 use standin_hypervisor::Hypervisor;
 use standin_hypervisor::fake::FakeHypervisor;
@@ -11,7 +12,7 @@ use standin_model::state::ReplicationState;
 use standin_model::stats::Window;
 use standin_model::view::StatusView;
 use standin_model::{AuthId, JobId, Refusal, VmId};
-use standin_state::{MemoryStore, Op, RedbStore, Revision, StateError, StateStore, Versioned};
+use standin_state::{Lease, MemoryStore, Op, RedbStore, Revision, StateError, StateStore, Versioned, Watch};
 use standin_store::{CrashPoint, Store, StoreOptions};
 use standin_wire::{Accepted, Hello, Identity};
 use std::future::Future;
@@ -95,6 +96,14 @@ impl Host {
             records_left: Arc::new(AtomicI64::new(i64::MAX)),
             records_error: Arc::default(),
             up: None,
+        }
+    }
+
+    /// What it keeps its records in.
+    pub fn memory(&self) -> Arc<MemoryStore> {
+        match &self.state {
+            State::Memory(store) => Arc::clone(store),
+            State::Redb => panic!("{} keeps its records in a file", self.name),
         }
     }
 
@@ -263,14 +272,15 @@ impl Host {
     }
 
     /// Admits hosts of a name.
-    pub fn admit(&self, pattern: &str, group: &str) -> AuthId {
+    pub async fn admit(&self, pattern: &str, group: &str) -> AuthId {
         let entry = AuthorizationEntry {
             id: AuthId::random(),
             allowed_primary: pattern.to_owned(),
             trust_group: group.to_owned(),
             storage_location: self.replicas_dir(),
         };
-        self.engine().replicas().add_entry(entry).expect("an entry").id
+        let added = self.call(|engine| async move { engine.replicas().add_entry(entry).await }).await;
+        added.expect("an entry").id
     }
 }
 
@@ -293,16 +303,9 @@ struct Mortal {
     crash: Option<CrashPoint>,
 }
 
-impl StateStore for Mortal {
-    fn get(&self, key: &str) -> standin_state::Result<Option<Versioned>> {
-        self.inner.get(key)
-    }
-
-    fn list(&self, prefix: &str) -> standin_state::Result<Vec<(String, Versioned)>> {
-        self.inner.list(prefix)
-    }
-
-    fn transaction(&self, ops: Vec<Op>) -> standin_state::Result<Revision> {
+impl Mortal {
+    /// Whether a change of the records still gets through.
+    fn lets_through(&self) -> standin_state::Result<()> {
         let crashed = self.crash.as_ref().is_some_and(CrashPoint::crashed);
         if crashed || self.left.fetch_sub(1, Ordering::SeqCst) <= 0 {
             self.dead.store(true, Ordering::SeqCst);
@@ -311,13 +314,38 @@ impl StateStore for Mortal {
             return Err(StateError::Closed { path: "the state of a dead process".into() });
         }
         match self.error.load(Ordering::SeqCst) {
-            0 => self.inner.transaction(ops),
+            0 => Ok(()),
             errno => Err(StateError::Io {
                 action: "write the state in",
                 path: "the test's memory".into(),
                 source: std::io::Error::from_raw_os_error(errno),
             }),
         }
+    }
+}
+
+#[async_trait]
+impl StateStore for Mortal {
+    async fn get(&self, key: &str) -> standin_state::Result<Option<Versioned>> {
+        self.inner.get(key).await
+    }
+
+    async fn list(&self, prefix: &str) -> standin_state::Result<Vec<(String, Versioned)>> {
+        self.inner.list(prefix).await
+    }
+
+    async fn transaction(&self, ops: Vec<Op>) -> standin_state::Result<Revision> {
+        self.lets_through()?;
+        self.inner.transaction(ops).await
+    }
+
+    async fn watch(&self, prefix: &str) -> standin_state::Result<Watch> {
+        self.inner.watch(prefix).await
+    }
+
+    async fn lease(&self, key: &str, value: Vec<u8>, ttl: Duration) -> standin_state::Result<Lease> {
+        self.lets_through()?;
+        self.inner.lease(key, value, ttl).await
     }
 }
 

@@ -5,6 +5,7 @@ mod copy;
 mod crashes;
 mod cycles;
 mod digests;
+mod earlier;
 mod failover;
 mod host;
 mod link;

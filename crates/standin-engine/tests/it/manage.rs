@@ -235,7 +235,7 @@ async fn an_entry_is_changed_in_its_place_and_asked_again() {
     let world = World::replicating(keep_all()).await;
     let engine = world.b.engine();
     let entry = engine.replicas().entries().remove(0);
-    let other = world.b.admit("other.example.org", "two");
+    let other = world.b.admit("other.example.org", "two").await;
     let mut taken = entry.clone();
     taken.allowed_primary = "OTHER.example.org".into();
     let change = |entry: standin_model::AuthorizationEntry| {
@@ -271,6 +271,13 @@ async fn an_entry_is_changed_in_its_place_and_asked_again() {
     refused(bound.await, ReturnCode::FileNotFound);
 }
 
+/// What the host that is down keeps of its only relationship.
+async fn only_sender(tables: &Tables) -> records::PrimaryRecord {
+    let mut all = records::senders(tables).await.expect("readable");
+    assert_eq!(all.len(), 1);
+    all.remove(0)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn application_consistent_points_come_every_so_many_hours() {
     let state = Arc::new(MemoryStore::new());
@@ -297,9 +304,9 @@ async fn application_consistent_points_come_every_so_many_hours() {
     // Two hours pass while the daemon is down.
     world.a.stop().await;
     let tables = Tables::new(&(state as Arc<dyn StateStore>));
-    let mut record = tables.primaries.get(vm).expect("read").expect("a record").0;
+    let mut record = only_sender(&tables).await;
     record.last_application_at = record.last_application_at.map(|at| at - SignedDuration::from_hours(2));
-    records::put(&tables.primaries, vm, &record).expect("written");
+    records::put(&tables.relationships, record.id(), &record.into()).await.expect("written");
     world.a.start().await;
     until("the next one", || (consistent(&world.points()) == 2).then_some(())).await;
 }
@@ -344,11 +351,11 @@ async fn a_thousand_vms_are_shown_in_well_under_half_a_second() {
     world.a.ask(world.vm, Command::Suspend).await.expect("suspended");
     world.a.stop().await;
     let tables = Tables::new(&(state as Arc<dyn StateStore>));
-    let one = tables.primaries.get(world.vm).expect("read").expect("a record").0;
+    let one = only_sender(&tables).await;
     for number in 1..1000 {
         let name = standin_model::VmName::new(format!("vm-{number:04}")).expect("a name");
         let record = records::PrimaryRecord { vm: VmId::random(), name, ..one.clone() };
-        records::put(&tables.primaries, record.vm, &record).expect("written");
+        records::put(&tables.relationships, record.id(), &record.into()).await.expect("written");
     }
     world.a.start().await;
     let engine = world.a.engine();

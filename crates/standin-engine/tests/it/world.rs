@@ -109,7 +109,7 @@ impl World {
         b.start().await;
         let link = Link::new().await;
         link.lead_to(b.port());
-        b.admit("primary.example.org", "one");
+        b.admit("primary.example.org", "one").await;
         let vm = a.fake.add_vm("web", disks);
         let world = Self { a, b, link, vm, _keep: keep };
         world.write("a", 0, &random(300 * KIB, 1));

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 const DEFAULT_GROUP: &str = "default";
 
 /// `AddAuthorizationEntry`.
-pub fn add(tools: &Tools, call: &Call) -> Answer {
+pub async fn add(tools: &Tools, call: &Call) -> Answer {
     let data = call.instance("AuthorizationEntry")?;
     let required = |name: &str| {
         text(data, name).map(str::to_owned).ok_or_else(|| {
@@ -29,7 +29,7 @@ pub fn add(tools: &Tools, call: &Call) -> Answer {
         trust_group: text(data, "TrustGroup").unwrap_or(DEFAULT_GROUP).to_owned(),
         storage_location: PathBuf::from(required("ReplicaStorageLocation")?),
     };
-    tools.engine.replicas().add_entry(entry)?;
+    tools.engine.replicas().add_entry(entry).await?;
     Ok(Done::default())
 }
 

@@ -175,7 +175,7 @@ async fn replication_service(tools: &Tools, call: &Call) -> Answer {
         "SetFailoverNetworkAdapterSettings" => network::set(tools, call).await,
         "GetReplicationStatistics" | "GetReplicationStatisticsEx" => statistics::get(tools, call),
         "ResetReplicationStatistics" | "ResetReplicationStatisticsEx" => statistics::reset(tools, call).await,
-        "AddAuthorizationEntry" => authorization::add(tools, call),
+        "AddAuthorizationEntry" => authorization::add(tools, call).await,
         "ModifyAuthorizationEntry" => authorization::modify(tools, call).await,
         "RemoveAuthorizationEntry" => authorization::remove(tools, call).await,
         "SetAuthorizationEntry" => authorization::bind(tools, call).await,

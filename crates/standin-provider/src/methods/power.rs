@@ -21,7 +21,7 @@ pub async fn computer_system(tools: &Tools, call: &Call) -> Answer {
     match call.method.as_str() {
         "RequestStateChange" => {
             let state = call.number("RequestedState").ok_or_else(|| missing("RequestedState"))?;
-            change_power(tools, &machine, state)
+            change_power(tools, &machine, state).await
         }
         "RequestReplicationStateChange" | "RequestReplicationStateChangeEx" => {
             own_relationship(call, &machine)?;
@@ -60,7 +60,7 @@ enum Change {
 }
 
 /// `RequestStateChange`: checked at once, done by a job.
-fn change_power(tools: &Tools, machine: &Machine, state: u16) -> Answer {
+async fn change_power(tools: &Tools, machine: &Machine, state: u16) -> Answer {
     let change = match (state, machine.power()) {
         (2, PowerState::Off) => Change::Start,
         (2, PowerState::Paused) => Change::Resume,
@@ -80,7 +80,7 @@ fn change_power(tools: &Tools, machine: &Machine, state: u16) -> Answer {
     if change == Change::Start {
         may_start(machine)?;
     }
-    begin(tools, machine, change)
+    begin(tools, machine, change).await
 }
 
 /// What replication says of a start; the engine asks the other host too before it starts anything.
@@ -117,7 +117,7 @@ fn wrong_state(machine: &Machine, power: PowerState) -> Refusal {
     )
 }
 
-fn begin(tools: &Tools, machine: &Machine, change: Change) -> Answer {
+async fn begin(tools: &Tools, machine: &Machine, change: Change) -> Answer {
     let (job_type, verb) = match change {
         Change::Start => (JobType::StartVm, "Start"),
         Change::PowerOff => (JobType::PowerOffVm, "Power off"),
@@ -127,17 +127,18 @@ fn begin(tools: &Tools, machine: &Machine, change: Change) -> Answer {
     };
     let name = VmName::new(&machine.name)
         .map_err(|error| invalid(format!("the VM's name cannot be used: {error}"), "Rename the VM."))?;
-    let job = tools.engine.jobs().begin(NewJob {
+    let new = NewJob {
         job_type,
         vm: Some((machine.id, name)),
         description: format!("{verb} VM {}", machine.name),
         cancellable: false,
-    })?;
+    };
+    let job = tools.engine.jobs().begin(new).await?;
     let (id, engine, vm) = (job.id(), Arc::clone(&tools.engine), machine.id);
     tokio::spawn(async move {
         let result = perform(&engine, vm, change).await;
         engine.vm_changed(vm).await;
-        job.finish(result);
+        job.finish(result).await;
     });
     Ok(Done::job(Some(id)))
 }

@@ -1,10 +1,12 @@
 //! What disks do: fail, and lose what was not flushed. Played on redb's backend trait.
 
+use super::content::Transaction;
+use super::file::{FORMAT, META};
 use super::*;
-use crate::store::Expect;
-use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
-use std::sync::atomic::AtomicU32;
+use redb::{Database, StorageBackend};
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What reached the disk, in order.
@@ -69,20 +71,30 @@ struct Played {
     left: Arc<AtomicU32>,
 }
 
+const PATH: &str = "/test/state";
+
 /// A store on such a disk that holds `image`.
-fn played(image: &[u8]) -> std::result::Result<Played, redb::DatabaseError> {
+fn played(image: &[u8]) -> Played {
+    let (database, log, left) = opened(image);
+    let path = PathBuf::from(PATH);
+    let content = Content::take(&path, database).expect("a whole store");
+    Played { store: RedbStore::start(content, path).expect("a thread"), log, left }
+}
+
+type Opened = (Database, Arc<Mutex<Vec<Event>>>, Arc<AtomicU32>);
+
+fn opened(image: &[u8]) -> Opened {
     let content = InMemoryBackend::new();
     content.set_len(image.len() as u64).expect("memory");
     content.write(0, image).expect("memory");
     let log = Arc::new(Mutex::new(Vec::new()));
     let left = Arc::new(AtomicU32::new(u32::MAX));
     let disk = Disk { content, log: Arc::clone(&log), left: Arc::clone(&left) };
-    let database = Database::builder().set_check_integrity_on_open(true).create_with_backend(disk)?;
-    let store = RedbStore { path: PathBuf::from("/test/state"), database, closed: AtomicBool::new(false) };
-    Ok(Played { store, log, left })
+    let database = Database::builder().set_check_integrity_on_open(true).create_with_backend(disk);
+    (database.expect("opens"), log, left)
 }
 
-/// An empty store as [`create`] makes it.
+/// An empty store as it is made.
 fn empty_image() -> Vec<u8> {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("state");
@@ -95,14 +107,14 @@ fn value(number: u64) -> Vec<u8> {
 }
 
 /// Writes `count` transactions of two records each, logging every acknowledgement.
-fn write(played: &Played, count: u64) {
+async fn write(played: &Played, count: u64) {
     for number in 0..count {
         let ops = ["left", "right"].map(|side| Op::Put {
             key: format!("{side}/{}", number % 10),
             value: value(number),
             expect: Expect::Any,
         });
-        played.store.transaction(ops.into()).expect("written");
+        played.store.transaction(ops.into()).await.expect("written");
         played.log.lock().expect("no panic").push(Event::Acknowledged(number));
     }
 }
@@ -132,24 +144,25 @@ fn after_power_cut(start: &[u8], log: &[Event], seed: &mut u64) -> Vec<u8> {
 }
 
 /// The newest transaction in a store, after checking that it is there as a whole.
-fn newest_whole(store: &RedbStore) -> Option<u64> {
-    let records = store.list("").expect("readable");
+async fn newest_whole(store: &RedbStore) -> Option<u64> {
+    let records = store.list("").await.expect("readable");
     let number = |bytes: &[u8]| u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
     for (key, record) in &records {
         assert_eq!(record.value, value(number(&record.value)), "{key} is torn");
         let (side, slot) = key.split_once('/').expect("a side and a slot");
         let other = if side == "left" { "right" } else { "left" };
-        let twin = store.get(&format!("{other}/{slot}")).expect("readable").expect("both sides or none");
+        let twin =
+            store.get(&format!("{other}/{slot}")).await.expect("readable").expect("both sides or none");
         assert_eq!(twin.value, record.value, "half a transaction in slot {slot}");
     }
     records.iter().map(|(_, record)| number(&record.value)).max()
 }
 
-#[test]
-fn a_power_cut_loses_no_acknowledged_transaction_and_leaves_no_half_one() {
+#[tokio::test]
+async fn a_power_cut_loses_no_acknowledged_transaction_and_leaves_no_half_one() {
     let start = empty_image();
-    let writer = played(&start).expect("opens");
-    write(&writer, 40);
+    let writer = played(&start);
+    write(&writer, 40).await;
     let log = writer.log.lock().expect("no panic").clone();
     drop(writer);
     let mut seed = 0x2545_f491_4f6c_dd1d;
@@ -160,8 +173,8 @@ fn a_power_cut_loses_no_acknowledged_transaction_and_leaves_no_half_one() {
             Event::Acknowledged(number) => Some(*number),
             _ => None,
         });
-        let reopened = played(&image).expect("opens after a power cut");
-        let found = newest_whole(&reopened.store);
+        let reopened = played(&image);
+        let found = newest_whole(&reopened.store).await;
         assert!(found >= acknowledged, "{found:?} after {acknowledged:?} at {cut}");
         cuts_in_flight += u32::from(found > acknowledged);
         assert!(found.unwrap_or(0) <= acknowledged.map_or(0, |number| number + 1));
@@ -169,23 +182,23 @@ fn a_power_cut_loses_no_acknowledged_transaction_and_leaves_no_half_one() {
     assert!(cuts_in_flight > 0, "no cut fell between a flush and its acknowledgement");
 }
 
-#[test]
-fn after_a_failed_write_the_store_is_closed_and_says_so() {
+#[tokio::test]
+async fn after_a_failed_write_the_store_is_closed_and_says_so() {
     let start = empty_image();
     let mut closed = 0;
     for left in 0..8 {
-        let played = played(&start).expect("opens");
-        write(&played, 5);
+        let played = played(&start);
+        write(&played, 5).await;
         played.left.store(left, Ordering::Relaxed);
-        let Err(error) = played.store.put("a", vec![1; 5000], Expect::Any) else { continue };
+        let Err(error) = played.store.put("a", vec![1; 5000], Expect::Any).await else { continue };
         assert!(matches!(error, StateError::Io { .. }), "{error}");
         closed += 1;
         // The disk is well again, but what is on it is not known.
         played.left.store(u32::MAX, Ordering::Relaxed);
         for error in [
-            played.store.put("b", Vec::new(), Expect::Any).map(|_| ()).expect_err("closed"),
-            played.store.get("left/1").map(|_| ()).expect_err("closed"),
-            played.store.list("").map(|_| ()).expect_err("closed"),
+            played.store.put("b", Vec::new(), Expect::Any).await.map(|_| ()).expect_err("closed"),
+            played.store.get("left/1").await.map(|_| ()).expect_err("closed"),
+            played.store.list("").await.map(|_| ()).expect_err("closed"),
         ] {
             assert!(error.to_string().contains("restart the daemon"), "{error}");
         }
@@ -193,32 +206,115 @@ fn after_a_failed_write_the_store_is_closed_and_says_so() {
     assert!(closed > 0, "no write failed");
 }
 
-#[test]
-fn a_refused_transaction_does_not_close_the_store() {
-    let played = played(&empty_image()).expect("opens");
-    played.store.put("a", vec![1], Expect::Absent).expect("written");
-    assert!(matches!(played.store.put("a", vec![2], Expect::Absent), Err(StateError::Conflict { .. })));
-    played.store.put("a", vec![3], Expect::Any).expect("written");
-}
-
-#[test]
-fn a_record_under_another_key_or_with_another_revision_is_not_taken() {
-    let packed = pack("a", Revision(7), b"value");
-    assert_eq!(unpack("a", &packed).map(|found| found.revision), Some(Revision(7)));
-    assert_eq!(unpack("b", &packed), None);
-    for index in 0..packed.len() {
-        let mut flipped = packed.clone();
-        flipped[index] ^= 1;
-        assert_eq!(unpack("a", &flipped), None, "byte {index}");
-        assert_eq!(unpack("a", &packed[..index]), None, "cut at {index}");
-    }
+#[tokio::test]
+async fn a_refused_transaction_does_not_close_the_store() {
+    let played = played(&empty_image());
+    played.store.put("a", vec![1], Expect::Absent).await.expect("written");
+    assert!(matches!(played.store.put("a", vec![2], Expect::Absent).await, Err(StateError::Conflict { .. })));
+    played.store.put("a", vec![3], Expect::Any).await.expect("written");
 }
 
 #[test]
 fn a_file_of_a_newer_layout_is_refused() {
-    let played = played(&empty_image()).expect("opens");
-    let write = played.store.database.begin_write().expect("writable");
+    let (database, ..) = opened(&empty_image());
+    let write = database.begin_write().expect("writable");
     write.open_table(META).expect("the table").insert(FORMAT, 2).expect("written");
     write.commit().expect("written");
-    assert!(matches!(played.store.check_format(), Err(StateError::NewerSchema { found: 2, known: 1, .. })));
+    let refused = Content::take(Path::new(PATH), database).err().expect("newer");
+    assert!(matches!(refused, StateError::NewerSchema { found: 2, known: 1, .. }), "{refused}");
+}
+
+/// How often the disk was flushed.
+fn flushes(log: &Mutex<Vec<Event>>) -> usize {
+    log.lock().expect("no panic").iter().filter(|event| matches!(event, Event::Sync)).count()
+}
+
+/// A transaction of one record under `key`.
+fn one(key: &str, expect: Expect) -> Transaction {
+    let put = Op::Put { key: key.to_owned(), value: vec![1], expect };
+    Transaction { ops: vec![put], leased: false }
+}
+
+#[test]
+fn transactions_that_wait_together_share_a_flush_and_keep_their_own_answers() {
+    let (database, log, _) = opened(&empty_image());
+    let mut content = Content::take(Path::new(PATH), database).expect("a whole store");
+    content.commit(&[one("warm", Expect::Any)]);
+    let before = flushes(&log);
+    content.commit(&[one("warm", Expect::Any)]);
+    let of_one = flushes(&log) - before;
+    let group = [one("a", Expect::Absent), one("a", Expect::Absent), one("b", Expect::Any)];
+    let committed = content.commit(&group);
+    assert_eq!(flushes(&log) - before, 2 * of_one, "the group was flushed more than once");
+    let [Ok(first), Err(StateError::Conflict { found, .. }), Ok(third)] = &committed.answers[..] else {
+        panic!("{:?}", committed.answers);
+    };
+    assert_eq!((found.0, third.0), (Some(*first), first.0 + 1));
+    let changed: Vec<_> =
+        committed.changes.iter().map(|change| (change.key.as_str(), change.revision)).collect();
+    assert_eq!(changed, [("a", *first), ("b", *third)]);
+}
+
+#[test]
+fn of_a_group_whose_flush_fails_nothing_is_acknowledged() {
+    let (database, _, left) = opened(&empty_image());
+    let mut content = Content::take(Path::new(PATH), database).expect("a whole store");
+    left.store(0, Ordering::Relaxed);
+    let committed = content.commit(&[one("a", Expect::Any), one("b", Expect::At(Revision(9)))]);
+    assert!(
+        matches!(&committed.answers[..], [Err(StateError::Io { .. }), Err(StateError::Closed { .. })]),
+        "{:?}",
+        committed.answers
+    );
+    assert!(committed.changes.is_empty() && content.is_closed());
+}
+
+#[tokio::test]
+async fn a_watch_and_a_lease_end_with_a_store_that_is_closed() {
+    let played = played(&empty_image());
+    let mut watch = played.store.watch("").await.expect("open");
+    let mut lease = played.store.lease("a", vec![1], Duration::from_secs(9)).await.expect("written");
+    assert!(watch.next().await.is_ok());
+    played.left.store(0, Ordering::Relaxed);
+    played.store.put("b", vec![1], Expect::Any).await.expect_err("the disk fails");
+    assert_eq!(watch.next().await, Err(crate::Missed::Closed));
+    lease.lost().await;
+    assert!(matches!(played.store.watch("").await, Err(StateError::Closed { .. })));
+}
+
+#[tokio::test]
+async fn a_lease_whose_taker_has_gone_away_leaves_no_record() {
+    let played = played(&empty_image());
+    {
+        let mut taking = played.store.lease("a", vec![1], Duration::from_secs(9));
+        // Asked once: the request is in the queue, and nobody waits for the answer.
+        assert!(
+            std::future::poll_fn(|context| std::task::Poll::Ready(
+                taking.as_mut().poll(context).is_pending()
+            ))
+            .await
+        );
+    }
+    for _ in 0..2 {
+        // After the flush of the lease, and after that of its end.
+        played.store.put("b", vec![1], Expect::Any).await.expect("written");
+    }
+    assert_eq!(played.store.get("a").await.expect("readable"), None);
+}
+
+#[tokio::test]
+async fn dropping_the_store_waits_for_all_that_was_asked_of_it() {
+    let played = played(&empty_image());
+    let mut asked = Vec::new();
+    for number in 0..200_u32 {
+        let (answer, answered) = oneshot::channel();
+        let ops = vec![Op::Put { key: format!("k/{number}"), value: vec![1], expect: Expect::Any }];
+        let queue = played.store.queue.as_ref().expect("it is open");
+        queue.send(Request::Transaction { ops, answer }).expect("the thread runs");
+        asked.push(answered);
+    }
+    drop(played.store);
+    for mut answered in asked {
+        assert!(answered.try_recv().expect("answered before the drop returned").is_ok());
+    }
 }

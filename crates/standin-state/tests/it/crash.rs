@@ -18,12 +18,12 @@ fn pair(number: u64) -> [String; 2] {
     [format!("left/{}", number % 40), format!("right/{}", number % 40)]
 }
 
-#[test]
+#[tokio::test]
 #[ignore = "the child of an_acknowledged_write_survives_a_kill; alone it has nothing to do"]
-fn child() {
+async fn child() {
     let Ok(path) = std::env::var(PATH) else { return };
     let store = RedbStore::open(Path::new(&path)).expect("the store opens after every kill");
-    let first = store.get("last").expect("readable").map_or(0, |found| decode(&found.value) + 1);
+    let first = store.get("last").await.expect("readable").map_or(0, |found| decode(&found.value) + 1);
     let mut out = std::io::stdout();
     for number in first.. {
         let mut ops: Vec<Op> =
@@ -33,7 +33,7 @@ fn child() {
             value: number.to_le_bytes().to_vec(),
             expect: Expect::Any,
         });
-        store.transaction(ops).expect("writable");
+        store.transaction(ops).await.expect("writable");
         writeln!(out, "acknowledged {number}").and_then(|()| out.flush()).expect("the parent listens");
     }
 }
@@ -70,8 +70,8 @@ fn kill_after(mut child: Child, enough: usize) -> u64 {
     last.expect("something was acknowledged")
 }
 
-#[test]
-fn an_acknowledged_write_survives_a_kill() {
+#[tokio::test]
+async fn an_acknowledged_write_survives_a_kill() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("state");
     let mut newest = 0;
@@ -79,12 +79,12 @@ fn an_acknowledged_write_survives_a_kill() {
         let acknowledged = kill_after(spawn(&path), 1 + round * 7 % 30);
         assert!(acknowledged >= newest);
         let store = RedbStore::open(&path).expect("the store opens after a kill");
-        newest = decode(&store.get("last").expect("readable").expect("written").value);
+        newest = decode(&store.get("last").await.expect("readable").expect("written").value);
         // At most the transaction in flight is there without its acknowledgement.
         assert!(newest == acknowledged || newest == acknowledged + 1, "{newest} after {acknowledged}");
         for number in newest.saturating_sub(39)..=newest {
             for key in pair(number) {
-                let found = store.get(&key).expect("readable").expect("written");
+                let found = store.get(&key).await.expect("readable").expect("written");
                 assert_eq!(found.value, value(number), "{key} in round {round}");
             }
         }
@@ -92,8 +92,8 @@ fn an_acknowledged_write_survives_a_kill() {
     assert!(newest > 50, "only {newest} writes were made");
 }
 
-#[test]
-fn a_kill_while_the_store_is_made_leaves_none_or_a_whole_one() {
+#[tokio::test]
+async fn a_kill_while_the_store_is_made_leaves_none_or_a_whole_one() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     for delay_ms in 0..12 {
         let path = directory.path().join(format!("state-{delay_ms}"));
@@ -102,6 +102,6 @@ fn a_kill_while_the_store_is_made_leaves_none_or_a_whole_one() {
         child.kill().expect("it runs or has ended");
         child.wait().expect("a child");
         let store = RedbStore::open(&path).expect("whatever the kill left is made whole");
-        store.put("a", b"1".to_vec(), Expect::Any).expect("writable");
+        store.put("a", b"1".to_vec(), Expect::Any).await.expect("writable");
     }
 }

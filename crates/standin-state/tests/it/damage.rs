@@ -4,21 +4,21 @@ use standin_state::{Expect, RedbStore, StateError, StateStore};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-fn filled(directory: &Path) -> PathBuf {
+async fn filled(directory: &Path) -> PathBuf {
     let path = directory.join("state");
     let store = RedbStore::open(&path).expect("an empty store");
     for number in 0..60_u8 {
-        store.put(&format!("r/{number}"), vec![number; 700], Expect::Any).expect("written");
+        store.put(&format!("r/{number}"), vec![number; 700], Expect::Any).await.expect("written");
     }
     path
 }
 
 /// Reads everything and checks every value that is given out.
-fn read_all(path: &Path) -> Result<usize, StateError> {
+async fn read_all(path: &Path) -> Result<usize, StateError> {
     let store = RedbStore::open(path)?;
     let mut whole = 0;
     for number in 0..60_u8 {
-        match store.get(&format!("r/{number}")) {
+        match store.get(&format!("r/{number}")).await {
             Ok(Some(found)) => {
                 assert_eq!(found.value, vec![number; 700], "a damaged value was given out");
                 whole += 1;
@@ -27,7 +27,7 @@ fn read_all(path: &Path) -> Result<usize, StateError> {
             Err(error) => return Err(error),
         }
     }
-    store.list("").map(|_| whole)
+    store.list("").await.map(|_| whole)
 }
 
 fn is_told_what_to_do(error: &StateError) {
@@ -41,8 +41,8 @@ fn is_told_what_to_do(error: &StateError) {
     }
 }
 
-#[test]
-fn what_is_no_store_is_refused() {
+#[tokio::test]
+async fn what_is_no_store_is_refused() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("state");
     for content in [Vec::new(), b"hello".to_vec(), vec![0; 8192], vec![0xff; 1 << 20]] {
@@ -54,24 +54,24 @@ fn what_is_no_store_is_refused() {
     }
 }
 
-#[test]
-fn a_cut_off_file_is_refused() {
+#[tokio::test]
+async fn a_cut_off_file_is_refused() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let path = filled(directory.path());
+    let path = filled(directory.path()).await;
     let content = std::fs::read(&path).expect("readable");
     for part in 1..16 {
         std::fs::write(&path, &content[..content.len() * part / 16]).expect("writable");
-        match read_all(&path) {
+        match read_all(&path).await {
             Err(error) => is_told_what_to_do(&error),
             Ok(whole) => assert_eq!(whole, 60, "records are gone without a word"),
         }
     }
 }
 
-#[test]
-fn a_flipped_bit_never_becomes_another_value() {
+#[tokio::test]
+async fn a_flipped_bit_never_becomes_another_value() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let path = filled(directory.path());
+    let path = filled(directory.path()).await;
     let content = std::fs::read(&path).expect("readable");
     let mut found = 0;
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
@@ -85,7 +85,7 @@ fn a_flipped_bit_never_becomes_another_value() {
         let file = std::fs::OpenOptions::new().write(true).open(&path).expect("writable");
         let index = usize::try_from(place).expect("small");
         file.write_all_at(&[content[index] ^ (1 << (seed >> 40 & 7))], place).expect("writable");
-        match read_all(&path) {
+        match read_all(&path).await {
             Err(error) => {
                 found += 1;
                 is_told_what_to_do(&error);
@@ -96,8 +96,8 @@ fn a_flipped_bit_never_becomes_another_value() {
     assert!(found > 0, "no flip was found, so the test hit nothing");
 }
 
-#[test]
-fn a_store_that_is_open_elsewhere_is_refused() {
+#[tokio::test]
+async fn a_store_that_is_open_elsewhere_is_refused() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("state");
     let held = RedbStore::open(&path).expect("an empty store");
@@ -107,17 +107,17 @@ fn a_store_that_is_open_elsewhere_is_refused() {
     RedbStore::open(&path).expect("free again");
 }
 
-#[test]
-fn a_missing_directory_is_an_error_with_its_path() {
+#[tokio::test]
+async fn a_missing_directory_is_an_error_with_its_path() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let error = RedbStore::open(directory.path().join("no/state")).expect_err("no directory");
     assert!(error.to_string().contains("no/state"), "{error}");
 }
 
-#[test]
-fn only_its_owner_may_read_the_file() {
+#[tokio::test]
+async fn only_its_owner_may_read_the_file() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let path = filled(directory.path());
+    let path = filled(directory.path()).await;
     let mode = std::fs::metadata(&path).expect("it is there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }

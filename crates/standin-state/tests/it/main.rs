@@ -3,5 +3,7 @@
 mod contract;
 mod crash;
 mod damage;
+mod faulty;
 mod lock;
 mod typed;
+mod watching;

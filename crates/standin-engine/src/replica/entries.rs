@@ -1,0 +1,182 @@
+//! Who may send to this host: its authorization entries, and what they let a peer do.
+//!
+//! A change is durable before it is shown; changes exclude each other, and who reads never waits.
+//!
+//! Called by the management interfaces, and by sessions for each primary that connects.
+
+use super::host::ReplicaHost;
+use super::layer::refusal_of;
+use crate::records;
+use crate::tasks::to_its_end;
+use standin_model::auth::AuthorizationEntry;
+use standin_model::{AuthId, Refusal, ReturnCode, VmId};
+use standin_wire::PeerIdentity;
+use std::sync::Arc;
+
+impl ReplicaHost {
+    /// The authorization entries.
+    #[must_use]
+    pub fn entries(&self) -> Vec<AuthorizationEntry> {
+        self.entries.borrow().clone()
+    }
+
+    /// Adds an entry.
+    ///
+    /// # Errors
+    /// 32773 for a malformed one, 32774 for a pattern that is there, 32768 when it cannot be kept.
+    pub async fn add_entry(
+        self: &Arc<Self>,
+        entry: AuthorizationEntry,
+    ) -> Result<AuthorizationEntry, Refusal> {
+        entry.validate()?;
+        let host = Arc::clone(self);
+        to_its_end(async move {
+            let _one_at_a_time = host.changing.lock().await;
+            free_pattern(&host.entries(), &entry)?;
+            host.keep_entry(&entry).await?;
+            host.entries.send_modify(|entries| entries.push(entry.clone()));
+            Ok(entry)
+        })
+        .await
+    }
+
+    /// Removes an entry. VMs that it admitted stop being received; their points stay.
+    ///
+    /// # Errors
+    /// 32779 for an unknown one.
+    pub async fn remove_entry(self: &Arc<Self>, id: AuthId) -> Result<(), Refusal> {
+        let host = Arc::clone(self);
+        to_its_end(async move {
+            {
+                let _one_at_a_time = host.changing.lock().await;
+                host.known_entry(id)?;
+                records::delete(&host.shared.tables.entries, id).await?;
+                host.entries.send_modify(|entries| entries.retain(|entry| entry.id != id));
+            }
+            host.end_sessions(|record| record.auth == id).await;
+            Ok(())
+        })
+        .await
+    }
+
+    /// `ModifyAuthorizationEntry`: replaces the entry of the same id. What it admitted stays bound to it; a changed
+    /// location is that of new replicas only.
+    ///
+    /// # Errors
+    /// 32779 for an unknown one, 32773 for a malformed one, 32774 for a pattern that another entry has, 32768 when it
+    /// cannot be kept; nothing changed then.
+    pub async fn modify_entry(self: &Arc<Self>, entry: AuthorizationEntry) -> Result<(), Refusal> {
+        entry.validate()?;
+        let host = Arc::clone(self);
+        to_its_end(async move {
+            let id = entry.id;
+            {
+                let _one_at_a_time = host.changing.lock().await;
+                free_pattern(&host.entries(), &entry)?;
+                host.known_entry(id)?;
+                host.keep_entry(&entry).await?;
+                let same = |known: &&mut AuthorizationEntry| known.id == id;
+                host.entries.send_modify(|entries| {
+                    if let Some(place) = entries.iter_mut().find(same) {
+                        *place = entry;
+                    }
+                });
+            }
+            // Who is connected was admitted by what it said before.
+            host.end_sessions(|record| record.auth == id).await;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Writes an entry down, and takes its location in.
+    async fn keep_entry(&self, entry: &AuthorizationEntry) -> Result<(), Refusal> {
+        self.take_location(entry)?;
+        records::put(&self.shared.tables.entries, entry.id, entry).await
+    }
+
+    fn known_entry(&self, id: AuthId) -> Result<(), Refusal> {
+        let known = self.entries.borrow().iter().any(|entry| entry.id == id);
+        if known { Ok(()) } else { Err(unknown_entry(id)) }
+    }
+
+    /// `SetAuthorizationEntry`: binds a replica to an entry, and so to its trust group: only hosts that entries of that
+    /// group admit may send for it. Its disks stay where they are.
+    ///
+    /// # Errors
+    /// 32779 for an unknown VM or entry, 32768 when it cannot be kept.
+    pub async fn bind(&self, id: VmId, entry: AuthId) -> Result<(), Refusal> {
+        let vm = self.find(id).ok_or_else(|| super::vm::unknown_replica(id))?;
+        self.known_entry(entry)?;
+        to_its_end(async move {
+            let mut record = vm.lock().await;
+            let before = std::mem::replace(&mut record.auth, entry);
+            if let Err(refusal) = record.save().await {
+                record.auth = before;
+                return Err(refusal);
+            }
+            drop(record);
+            vm.end_session().await;
+            vm.mirror().await;
+            Ok(())
+        })
+        .await
+    }
+
+    fn take_location(&self, entry: &AuthorizationEntry) -> Result<(), Refusal> {
+        std::fs::create_dir_all(&entry.storage_location).map_err(|error| {
+            Refusal::new(
+                ReturnCode::InvalidParameter,
+                format!("the storage location {} cannot be used: {error}", entry.storage_location.display()),
+                "Name a directory that this host can write to.",
+            )
+        })?;
+        self.shared.store.add_location(&entry.storage_location).map_err(|error| refusal_of(&error))
+    }
+
+    /// The entry that admits a peer.
+    pub(super) fn entry_for(&self, peer: &PeerIdentity) -> Result<AuthorizationEntry, Refusal> {
+        self.shared.service.admits()?;
+        let entries = self.entries();
+        AuthorizationEntry::choose(&entries, &peer.names).cloned().ok_or_else(|| not_authorised(peer))
+    }
+
+    /// Whether a peer may send for a VM that `entry` admitted: by that entry, or as a host of its trust group.
+    pub(super) fn may_send(&self, peer: &PeerIdentity, entry: AuthId) -> Result<(), Refusal> {
+        self.shared.service.admits()?;
+        let entries = self.entries();
+        let bound = entries.iter().find(|known| known.id == entry).ok_or_else(|| not_authorised(peer))?;
+        let admitted =
+            entries.iter().any(|known| known.trust_group == bound.trust_group && known.matches(&peer.names));
+        if admitted { Ok(()) } else { Err(not_authorised(peer)) }
+    }
+}
+
+/// Two entries of one pattern would leave it to chance which one decides.
+fn free_pattern(entries: &[AuthorizationEntry], entry: &AuthorizationEntry) -> Result<(), Refusal> {
+    let same = entries.iter().find(|known| {
+        known.id != entry.id && known.allowed_primary.eq_ignore_ascii_case(&entry.allowed_primary)
+    });
+    let Some(same) = same else { return Ok(()) };
+    Err(Refusal::new(
+        ReturnCode::InUse,
+        format!("{} is already authorised by entry {}", same.allowed_primary, same.id),
+        "Remove that entry first: `standin auth remove ID`.",
+    ))
+}
+
+fn unknown_entry(id: AuthId) -> Refusal {
+    Refusal::new(
+        ReturnCode::FileNotFound,
+        format!("there is no authorization entry {id}"),
+        "`standin auth list` shows the entries.",
+    )
+}
+
+fn not_authorised(peer: &PeerIdentity) -> Refusal {
+    Refusal::new(
+        ReturnCode::AccessDenied,
+        format!("the host {} is not authorised to replicate to this host", peer.names.join(", ")),
+        "On the replica host: `standin auth add NAME`, with the name of the primary's certificate.",
+    )
+}

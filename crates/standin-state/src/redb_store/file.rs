@@ -1,0 +1,98 @@
+//! Making and opening the file, and what redb's errors mean.
+
+use crate::Result;
+use crate::error::StateError;
+use redb::{Database, TableDefinition};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
+
+/// The records, packed as [`super::record`] does it.
+pub(super) const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
+/// Keys of records that go with this process, each with its revision. Made with the first of them.
+pub(super) const LEASES: TableDefinition<'_, &str, u64> = TableDefinition::new("leases");
+/// Numbers of the store as a whole.
+pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// In [`META`]: the revision of the last transaction.
+pub(super) const LAST_REVISION: &str = "last_revision";
+/// In [`META`]: the version of this layout.
+pub(super) const FORMAT: &str = "format";
+pub(super) const FORMAT_VERSION: u64 = 1;
+
+/// The state is small; redb's own default would let the cache grow to a GiB.
+const CACHE_BYTES: usize = 8 << 20;
+
+pub(super) fn io_error(action: &'static str, path: &Path, source: io::Error) -> StateError {
+    StateError::Io { action, path: path.to_owned(), source }
+}
+
+pub(super) fn from_redb(action: &'static str, path: &Path, error: redb::Error) -> StateError {
+    let path = path.to_owned();
+    match error {
+        redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
+            StateError::Corrupt { path, detail: source.to_string() }
+        }
+        redb::Error::Io(source) => StateError::Io { action, path, source },
+        redb::Error::PreviousIo | redb::Error::DatabaseClosed => StateError::Closed { path },
+        redb::Error::DatabaseAlreadyOpen => StateError::InUse { path },
+        other => StateError::Corrupt { path, detail: other.to_string() },
+    }
+}
+
+/// Makes an empty store: complete under a temporary name, then renamed, so that a crash leaves none or a whole
+/// one. The caller holds the data directory's lock, so nobody else makes one at the same time.
+pub(super) fn create(path: &Path) -> Result<()> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&part)
+        .map_err(|source| io_error("create", &part, source))?;
+    let made = catch_unwind(|| initialise(file)).unwrap_or_else(|_| {
+        Err(redb::Error::Io(io::Error::other("the database library failed while it made the file")))
+    });
+    made.map_err(|error| from_redb("create", &part, error))?;
+    std::fs::rename(&part, path).map_err(|source| io_error("rename to", path, source))?;
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(directory)
+        .and_then(|handle| handle.sync_all())
+        .map_err(|source| io_error("flush the directory", directory, source))
+}
+
+fn initialise(file: File) -> std::result::Result<(), redb::Error> {
+    let backend = redb::backends::FileBackend::new(file)?;
+    let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)?;
+    let write = database.begin_write()?;
+    {
+        write.open_table(RECORDS)?;
+        let mut meta = write.open_table(META)?;
+        meta.insert(FORMAT, FORMAT_VERSION)?;
+        meta.insert(LAST_REVISION, 0)?;
+    }
+    write.commit()?;
+    Ok(database.close()?)
+}
+
+pub(super) fn open_database(path: &Path) -> Result<Database> {
+    let opened = catch_unwind(|| {
+        Database::builder().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).open(path)
+    });
+    match opened {
+        Ok(Ok(database)) => Ok(database),
+        Ok(Err(error)) => Err(from_redb("open", path, error.into())),
+        Err(_) => Err(StateError::Corrupt {
+            path: path.to_owned(),
+            detail: "its pages contradict each other".to_owned(),
+        }),
+    }
+}
