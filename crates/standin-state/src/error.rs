@@ -112,17 +112,6 @@ pub enum StateError {
         /// Newest version known here.
         known: u32,
     },
-
-    /// Another daemon holds the data directory.
-    #[error(
-        "the data directory {path} is held by {holder}; end that daemon, or give this one another directory"
-    )]
-    DirectoryHeld {
-        /// The directory.
-        path: PathBuf,
-        /// `process N`, or a sentence where that cannot be told.
-        holder: String,
-    },
 }
 
 /// What a conflict found.

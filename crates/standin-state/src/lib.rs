@@ -1,4 +1,4 @@
-//! What must survive a restart: a small durable key-value store, and the lock of a data directory.
+//! What must survive a restart: a small durable key-value store.
 //!
 //! ```text
 //!   engine ──> Typed<T>  records with a schema version, as JSON
@@ -16,7 +16,6 @@
 pub mod error;
 pub mod faulty;
 pub mod lease;
-pub mod lock;
 pub mod memory;
 pub mod redb_store;
 pub mod store;
@@ -25,7 +24,6 @@ pub mod watch;
 
 pub use error::StateError;
 pub use lease::Lease;
-pub use lock::DirLock;
 pub use memory::MemoryStore;
 pub use redb_store::RedbStore;
 pub use store::{Expect, Op, Revision, StateStore, Versioned};

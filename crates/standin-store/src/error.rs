@@ -1,6 +1,8 @@
 //! What can go wrong in the store. One type, because callers branch on few of its cases: no space, unknown
 //! things, things in use, and everything else.
 
+use standin_durable::FileError;
+use standin_durable::faults::Crashed;
 use standin_model::{DiskName, Epoch, PointId, VmId};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -110,6 +112,9 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn io(op: &'static str, path: &Path, source: std::io::Error) -> Self {
+        if let Some(Crashed(step)) = Crashed::of(&source) {
+            return Self::Crashed(step);
+        }
         match source.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
             Some(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => Self::NoSpace {
                 path: path.to_owned(),
@@ -126,6 +131,12 @@ impl Error {
 
     pub(crate) fn invalid(what: impl Into<String>) -> Self {
         Self::Invalid(what.into())
+    }
+}
+
+impl From<FileError> for Error {
+    fn from(error: FileError) -> Self {
+        Self::io(error.verb, &error.path, error.source)
     }
 }
 

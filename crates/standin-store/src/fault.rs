@@ -1,8 +1,8 @@
 //! Faults for tests: how a store behaves whose process is killed, whose disk is full, or whose file system has no
 //! direct writes, each at every place where that can happen. [`crate::io`] asks before each call that changes
-//! something.
+//! something, and so does [`standin_durable`] for the files that it replaces.
 
-use crate::error::{Error, Result};
+use standin_durable::faults::{Crashed, Faults, Step, Verdict};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -30,7 +30,7 @@ pub enum DirectWrites {
 }
 
 /// Calls that do not fail for want of space: they give space back, stay within a directory, or are only a help.
-const NEED_NO_SPACE: [&str; 5] = ["remove", "punch", "reserve", "rename", "fsync directory"];
+const NEED_NO_SPACE: [&str; 6] = ["remove", "remove tree", "punch", "reserve", "rename", "fsync directory"];
 
 /// Lets a number of changing system calls of a store through, and then has them fail.
 #[derive(Debug, Clone)]
@@ -86,19 +86,26 @@ impl CrashPoint {
         self.direct
     }
 
-    /// Whether a call may be made. `Some`: it fails for want of space.
-    pub(crate) fn step(&self, name: &'static str) -> Result<Option<std::io::Error>> {
+    /// What becomes of a call with that many bytes.
+    pub(crate) fn verdict(&self, name: &'static str, bytes: usize) -> Verdict {
         if self.fault == Fault::Full && NEED_NO_SPACE.contains(&name) {
-            return Ok(None);
+            return Verdict::Go;
         }
         if self.left.fetch_sub(1, Ordering::SeqCst) > 0 {
             self.taken.fetch_add(1, Ordering::SeqCst);
-            return Ok(None);
+            return Verdict::Go;
         }
         self.left.store(-1, Ordering::SeqCst);
         match self.fault {
-            Fault::Kill => Err(Error::Crashed(name)),
-            Fault::Full => Ok(Some(rustix::io::Errno::NOSPC.into())),
+            Fault::Kill => Verdict::Fail(Crashed(name).error()),
+            Fault::Full => Verdict::Short(bytes / 2, rustix::io::Errno::NOSPC.into()),
         }
+    }
+}
+
+impl Faults for CrashPoint {
+    fn before(&self, step: &Step<'_>) -> Verdict {
+        let bytes = if let Step::Write { data, .. } = step { data.len() } else { 0 };
+        self.verdict(step.name(), bytes)
     }
 }

@@ -1,5 +1,5 @@
-//! Every system call that changes something on disk goes through here: one place for errors, for the crash-safe
-//! order of write, fsync, rename, fsync of the directory, and for the crash points of tests.
+//! Every system call that changes something on disk goes through here, and through [`standin_durable`] where a file is
+//! written whole: one place for errors and for the crash points of tests.
 //!
 //! A [`CrashPoint`] counts those calls and has them fail when its number is up. Called by every other module of the
 //! crate.
@@ -7,34 +7,42 @@
 use crate::direct::Direct;
 use crate::error::{Error, Result};
 use crate::fault::CrashPoint;
+use standin_durable::faults::Verdict;
+use standin_durable::{Files, Mode, Staged};
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The way to the file system. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Io {
     crash: Option<CrashPoint>,
+    files: Files,
 }
 
 impl Io {
     pub(crate) fn new(crash: Option<CrashPoint>) -> Self {
-        Self { crash }
+        let files = crash.clone().map_or_else(Files::default, |crash| Files::with(Arc::new(crash)));
+        Self { crash, files }
     }
 
     /// Whether a test lets this call happen.
     fn step(&self, name: &'static str, path: &Path) -> Result<()> {
-        match self.crash.as_ref().map(|crash| crash.step(name)).transpose()?.flatten() {
-            Some(error) => Err(Error::io(name, path, error)),
-            None => Ok(()),
+        match self.crash.as_ref().map(|crash| crash.verdict(name, 0)) {
+            Some(Verdict::Fail(error) | Verdict::Short(_, error)) => Err(Error::io(name, path, error)),
+            Some(Verdict::Go) | None => Ok(()),
         }
     }
 
     /// How much of a write a test lets happen, and the error that follows then.
-    fn let_through(&self, data: usize) -> Result<(usize, Option<std::io::Error>)> {
-        let error = self.crash.as_ref().map(|crash| crash.step("write")).transpose()?.flatten();
-        Ok((if error.is_some() { data / 2 } else { data }, error))
+    fn let_through(&self, data: usize, path: &Path) -> Result<(usize, Option<std::io::Error>)> {
+        match self.crash.as_ref().map(|crash| crash.verdict("write", data)) {
+            Some(Verdict::Fail(error)) => Err(Error::io("write", path, error)),
+            Some(Verdict::Short(length, error)) => Ok((length, Some(error))),
+            Some(Verdict::Go) | None => Ok((data, None)),
+        }
     }
 
     /// Makes a new file, or empties an old one, for reading and writing.
@@ -65,70 +73,49 @@ impl Io {
     }
 
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        self.step("rename", from)?;
-        std::fs::rename(from, to).map_err(|e| Error::io("rename", from, e))
+        Ok(self.files.rename(from, to)?)
+    }
+
+    /// Renames within a directory, durably.
+    pub(crate) fn rename_durably(&self, from: &Path, to: &Path) -> Result<()> {
+        Ok(self.files.rename_durably(from, to)?)
     }
 
     /// Removes a file; one that is gone already is no error.
     pub(crate) fn remove(&self, path: &Path) -> Result<()> {
-        self.step("remove", path)?;
-        match std::fs::remove_file(path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
-            _ => Ok(()),
-        }
+        Ok(self.files.unlink(path)?)
     }
 
     /// Removes a directory with all in it; one that is gone already is no error.
     pub(crate) fn remove_tree(&self, path: &Path) -> Result<()> {
-        self.step("remove", path)?;
-        match std::fs::remove_dir_all(path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
-            _ => Ok(()),
-        }
+        Ok(self.files.remove_tree(path)?)
     }
 
+    /// Makes a directory with those above it. QEMU may run as another user.
     pub(crate) fn create_dir(&self, path: &Path) -> Result<()> {
-        self.step("mkdir", path)?;
-        std::fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))
+        Ok(self.files.make_directory(path, Mode::Everybody)?)
     }
 
     pub(crate) fn hard_link(&self, from: &Path, to: &Path) -> Result<()> {
-        self.step("link", to)?;
-        std::fs::hard_link(from, to).map_err(|e| Error::io("link", to, e))
+        Ok(self.files.hard_link(from, to)?)
     }
 
     pub(crate) fn sync_dir(&self, path: &Path) -> Result<()> {
-        self.step("fsync directory", path)?;
-        File::open(path).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync", path, e))
+        Ok(self.files.sync_directory(path)?)
     }
 
     /// Writes a whole small file so that after a crash either the old or the new one is there.
     pub(crate) fn write_atomic(&self, path: &Path, data: &[u8]) -> Result<()> {
-        let staged = self.stage(path, data)?;
-        self.publish(&staged, path)
+        Ok(self.files.replace(path, data, Mode::Owner)?)
     }
 
-    /// The first half of [`Io::write_atomic`]: the new file is durable under another name. On failure nothing
-    /// is left.
-    pub(crate) fn stage(&self, path: &Path, data: &[u8]) -> Result<PathBuf> {
-        let mut staged = path.as_os_str().to_owned();
-        staged.push(".tmp");
-        let staged = PathBuf::from(staged);
-        let handle = self.create(&staged)?;
-        if let Err(error) = handle.write_at(data, 0).and_then(|()| handle.sync()) {
-            self.remove(&staged)?;
-            return Err(error);
-        }
+    /// The first half of [`Io::write_atomic`]: the new file is durable under another name. It is published with
+    /// [`Staged::publish_synced`]; until then nothing has changed, and on failure nothing is left.
+    pub(crate) fn stage(&self, path: &Path, data: &[u8]) -> Result<Staged> {
+        let mut staged = self.files.stage(path, Mode::Owner)?;
+        staged.write(data)?;
+        staged.sync()?;
         Ok(staged)
-    }
-
-    /// The second half: the staged file takes the name, durably.
-    pub(crate) fn publish(&self, staged: &Path, path: &Path) -> Result<()> {
-        self.rename(staged, path)?;
-        match path.parent() {
-            Some(parent) => self.sync_dir(parent),
-            None => Ok(()),
-        }
     }
 }
 
@@ -169,7 +156,7 @@ impl Handle {
 
     pub(crate) fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         let failed = |e| Error::io("write", &self.path, e);
-        let (length, error) = self.io.let_through(data.len())?;
+        let (length, error) = self.io.let_through(data.len(), &self.path)?;
         self.file.write_all_at(&data[..length], offset).map_err(failed)?;
         error.map_or(Ok(()), |error| Err(failed(error)))
     }
@@ -177,7 +164,7 @@ impl Handle {
     /// Writes a run of guest data, around the page cache where it is long. How many bytes wait in the cache.
     pub(crate) fn write_run(&self, data: &[u8], offset: u64) -> Result<u64> {
         let failed = |e| Error::io("write", &self.path, e);
-        let (length, error) = self.io.let_through(data.len())?;
+        let (length, error) = self.io.let_through(data.len(), &self.path)?;
         let data = &data[..length];
         let done = self.direct.write(&self.file, data, offset).map_err(failed)?;
         let rest = &data[done..];

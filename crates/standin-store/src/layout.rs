@@ -132,7 +132,8 @@ impl DiskFile {
             "digests" => (DiskFileKind::Digests, false),
             "digests.part" | "digests.part.sorted" => (DiskFileKind::Digests, true),
             "progress" => (DiskFileKind::Progress, false),
-            "progress.tmp" => (DiskFileKind::Progress, true),
+            // The second one is of builds before.
+            "progress.part" | "progress.tmp" => (DiskFileKind::Progress, true),
             _ => return None,
         };
         Some(Self { epoch, kind, part })

@@ -11,13 +11,12 @@ use crate::manifest::{self, Manifest};
 use crate::replica::{Replica, lock};
 use crate::store::StoreOptions;
 use crate::tree::Tree;
+use standin_durable::{FileLock, LockError};
 use standin_model::{DiskName, Epoch};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const LOCK_TRIES: u32 = 20;
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What opening a directory gave.
 pub(crate) struct Opened {
@@ -26,23 +25,12 @@ pub(crate) struct Opened {
 }
 
 /// Takes the lock of a replica's directory.
-pub(crate) fn take_lock(layout: &Layout) -> Result<File> {
-    let path = layout.lock();
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|e| Error::io("open", &path, e))?;
+pub(crate) fn take_lock(layout: &Layout) -> Result<FileLock> {
     // A daemon that is just ending, or a child between its fork and its exec, still holds it for a moment.
-    for _ in 0..LOCK_TRIES {
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
-            Err(e) => return Err(Error::io("lock", &path, e.into())),
-        }
-    }
-    Err(Error::Locked { path })
+    FileLock::take(&layout.lock(), LOCK_PATIENCE).map_err(|error| match error {
+        LockError::File(error) => error.into(),
+        LockError::Held { path, .. } | LockError::Directory { path, .. } => Error::Locked { path },
+    })
 }
 
 /// Opens a replica's directory. `None` when its relationship was removed and only its files were kept.
@@ -114,8 +102,8 @@ fn clean_disk(replica: &Replica, disk: &DiskName, foreign: &mut Vec<PathBuf>) ->
         let sealed = !file.part
             && file.kind != DiskFileKind::Progress
             && record.layers.iter().any(|layer| layer.epoch == file.epoch);
-        let kept =
-            resumable && file.epoch == Epoch(0) && !name.ends_with(".sorted") && !name.ends_with(".tmp");
+        let unfinished = file.part && (file.kind == DiskFileKind::Progress || name.ends_with(".sorted"));
+        let kept = resumable && file.epoch == Epoch(0) && !unfinished;
         if !sealed && !kept {
             io.remove(&path)?;
         }
@@ -141,12 +129,26 @@ pub(crate) fn unseal_base(io: &Io, layout: &Layout, disk: &DiskName, epoch: Epoc
 }
 
 fn clean_top(replica: &Replica, foreign: &mut Vec<PathBuf>) -> Result<()> {
-    // `files` is the engine's: kernels and the like, by the hash of their content.
-    const OURS: [&str; 8] =
-        ["manifest.json", "damage.json", "lock", "disks", "digests", "config", "overlays", "files"];
+    // `files` and `claim.json` are the engine's: kernels and the like, by the hash of their content; who may run the VM.
+    // It puts in order itself what a crash leaves of the latter.
+    const OURS: [&str; 10] = [
+        "manifest.json",
+        "damage.json",
+        "claim.json",
+        "claim.json.part",
+        "lock",
+        "disks",
+        "digests",
+        "config",
+        "overlays",
+        "files",
+    ];
+    // The last two are of builds before the temporary names of all crates were one.
+    const UNFINISHED: [&str; 4] =
+        ["manifest.json.part", "damage.json.part", "manifest.json.tmp", "damage.json.tmp"];
     let manifest = replica.manifest();
     for (name, path) in entries(replica.inner.layout.root())? {
-        if name == "manifest.json.tmp" || name == "damage.json.tmp" {
+        if UNFINISHED.contains(&name.as_str()) {
             replica.inner.io.remove(&path)?;
         } else if !OURS.contains(&name.as_str()) {
             foreign.push(path);

@@ -15,10 +15,10 @@ use crate::sidecar::{Shape, Sidecar};
 use crate::store::StoreOptions;
 use crate::tree::Tree;
 use jiff::Timestamp;
+use standin_durable::FileLock;
 use standin_model::digest::BlockDigest;
 use standin_model::{DiskName, Epoch, Generation, PointId, Policy, RecoveryPoint, VmId};
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -52,7 +52,7 @@ pub(crate) struct Inner {
     pub(crate) merging: Mutex<Option<Job>>,
     /// What the last check found damaged in the newest point.
     pub(crate) damage: Mutex<Damage>,
-    _lock: File,
+    _lock: FileLock,
 }
 
 impl Replica {
@@ -61,7 +61,7 @@ impl Replica {
         layout: Layout,
         options: StoreOptions,
         manifest: Manifest,
-        lock: File,
+        lock: FileLock,
     ) -> Result<Self> {
         let mut trees = BTreeMap::new();
         for disk in &manifest.disks {
@@ -173,9 +173,9 @@ impl Replica {
             .map_err(|what| Error::invalid(format!("the manifest would become unreadable: {what}")))?;
         let path = self.inner.layout.manifest();
         let staged = self.inner.io.stage(&path, &text)?;
-        if let Err(error) = self.inner.io.publish(&staged, &path) {
+        if let Err(error) = staged.publish_synced() {
             self.inner.failed.store(true, Ordering::SeqCst);
-            return Err(error);
+            return Err(error.into());
         }
         *self.inner.manifest.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
         Ok(answer)
@@ -236,7 +236,7 @@ impl Replica {
             let mut tree = Tree::open(io, &staged, self.shape(record))?;
             tree.clear()?;
             self.catch_up(disk, &mut tree)?;
-            io.publish(&staged, &path)?;
+            io.rename_durably(&staged, &path)?;
             Tree::open(io, &path, self.shape(record))
         };
         match build() {

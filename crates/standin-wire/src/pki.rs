@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Invariants:
-//! * Each file is replaced as a whole: temporary file, fsync, rename, fsync of the directory.
+//! * Each file is replaced as a whole, durably, by [`standin_durable::Files`].
 //! * `host.key` and `host.crt` belong together. Both are written beside the old ones first, then the key is
 //!   renamed, then the certificate; [`PkiDir::recover`] finishes or undoes a replacement that was interrupted.
 //! * A new authority is trusted beside the old one ([`PkiDir::rotate_authority`]) until the old one is removed
@@ -24,7 +24,6 @@
 
 mod authority;
 mod dir;
-mod files;
 mod names;
 
 pub use authority::{Authority, Issued};
@@ -32,8 +31,8 @@ pub use dir::{PkiDir, Summary};
 pub use names::{CertificateName, check_names};
 
 pub(crate) use authority::HostKey;
-pub(crate) use files::write_durably;
 
+use standin_durable::{DocumentError, FileError};
 use std::io;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -92,6 +91,9 @@ pub enum PkiError {
         #[source]
         source: io::Error,
     },
+    /// The file of the tokens cannot be read or written.
+    #[error(transparent)]
+    Tokens(DocumentError),
     /// A certificate, key or request that cannot be used.
     #[error("{what} cannot be used: {reason}")]
     Unusable {
@@ -100,6 +102,21 @@ pub enum PkiError {
         /// Why.
         reason: String,
     },
+}
+
+impl From<FileError> for PkiError {
+    fn from(error: FileError) -> Self {
+        Self::Io { verb: error.verb, path: error.path, source: error.source }
+    }
+}
+
+impl From<DocumentError> for PkiError {
+    fn from(error: DocumentError) -> Self {
+        match error {
+            DocumentError::File(error) => error.into(),
+            error => Self::Tokens(error),
+        }
+    }
 }
 
 impl PkiError {
@@ -119,6 +136,9 @@ impl PkiError {
             Self::Name { .. } => "Give the name under which other hosts reach this one, or its IP address.",
             Self::Io { .. } => {
                 "Check that the directory exists, that its disk is not full, and that standin may write there."
+            }
+            Self::Tokens(_) => {
+                "Tokens that wait in it are void then; hosts that have enrolled are not touched by it."
             }
             Self::Unusable { .. } => {
                 "Restore the file from a backup, or make a new one with `standin pki init --force` or `standin enroll TOKEN`."

@@ -1,8 +1,7 @@
 //! The file of the audit log: appended to, flushed to the disk line by line, turned over when it is long.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use standin_durable::{Appended, FileError, Files, Mode};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,8 +20,7 @@ pub struct AuditLog {
 struct State {
     path: PathBuf,
     max_size: u64,
-    file: Option<File>,
-    size: u64,
+    file: Option<Appended>,
     /// Why the last line could not be written.
     failed: Option<String>,
 }
@@ -37,7 +35,7 @@ impl AuditLog {
     }
 
     pub(super) fn with_size(path: PathBuf, max_size: u64) -> io::Result<Self> {
-        let mut state = State { path, max_size, file: None, size: 0, failed: None };
+        let mut state = State { path, max_size, file: None, failed: None };
         state.reopen()?;
         Ok(Self { state: Arc::new(Mutex::new(state)) })
     }
@@ -88,8 +86,7 @@ impl AuditLog {
 
 impl State {
     fn reopen(&mut self) -> io::Result<()> {
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
-        self.size = file.metadata()?.len();
+        let file = Files::default().append(&self.path, Mode::Owner).map_err(|error| error.source)?;
         self.file = Some(file);
         Ok(())
     }
@@ -100,7 +97,7 @@ impl State {
             // The line before may have been cut off in the middle.
             self.put(b"\n")?;
         }
-        if self.size >= self.max_size {
+        if self.file.as_ref().is_some_and(|file| file.length() >= self.max_size) {
             self.turn_over()?;
         }
         self.put(format!("{line}\n").as_bytes())
@@ -108,10 +105,7 @@ impl State {
 
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
         let file = self.file.as_mut().ok_or_else(|| io::Error::other("the file is not open"))?;
-        file.write_all(bytes)?;
-        file.sync_data()?;
-        self.size += bytes.len() as u64;
-        Ok(())
+        file.append(bytes).map_err(|error| error.source)
     }
 
     fn turn_over(&mut self) -> io::Result<()> {
@@ -119,6 +113,7 @@ impl State {
             rename_if_there(&numbered(&self.path, index), &numbered(&self.path, index + 1))?;
         }
         rename_if_there(&self.path, &numbered(&self.path, 1))?;
+        // Makes the new names durable too.
         self.reopen()
     }
 }
@@ -130,8 +125,8 @@ fn numbered(path: &Path, index: u32) -> PathBuf {
 }
 
 fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
-    match std::fs::rename(from, to) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
+    match Files::default().rename(from, to) {
+        Err(FileError { source, .. }) if source.kind() != io::ErrorKind::NotFound => Err(source),
+        _ => Ok(()),
     }
 }

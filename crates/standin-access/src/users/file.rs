@@ -18,12 +18,12 @@
 use super::hash::{HashError, PasswordHash};
 use super::{CertificateMatch, User, names, parse_role};
 use crate::auth::ntlm::NtHash;
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use standin_cim::Role;
-use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use standin_durable::{FileError, FileLock, Files, Mode};
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -84,6 +84,12 @@ pub enum UsersError {
     /// The password cannot be used.
     #[error(transparent)]
     Password(#[from] HashError),
+}
+
+impl From<FileError> for UsersError {
+    fn from(error: FileError) -> Self {
+        Self::Io { what: error.verb, path: error.path, source: error.source }
+    }
 }
 
 /// What a new user is made of.
@@ -221,10 +227,9 @@ impl UsersFile {
     }
 
     fn change<T>(&self, edit: impl FnOnce(&mut Vec<User>) -> Result<T, UsersError>) -> Result<T, UsersError> {
-        let lock_path = with_suffix(&self.path, ".lock");
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
-        let lock = lock.map_err(io("open", &lock_path))?;
-        flock(&lock, FlockOperation::LockExclusive).map_err(|error| io("lock", &lock_path)(error.into()))?;
+        let mut lock = self.path.as_os_str().to_owned();
+        lock.push(".lock");
+        let _lock = FileLock::wait(Path::new(&lock))?;
         let (_, mut users) = self.read()?;
         let result = edit(&mut users)?;
         self.write(&users)?;
@@ -286,24 +291,7 @@ impl UsersFile {
         let document = Document { version: 1, users: users.iter().map(Entry::of).collect() };
         let text = toml::to_string(&document).map_err(|error| self.invalid(error.to_string()))?;
         let text = format!("# The users of the management API. Change it with `standin user`.\n{text}");
-        let temporary = with_suffix(&self.path, ".part");
-        match std::fs::remove_file(&temporary) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(io("remove", &temporary)(error));
-            }
-            _ => {}
-        }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)
-            .map_err(io("create", &temporary))?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io("write", &temporary))?;
-        std::fs::rename(&temporary, &self.path).map_err(io("replace", &self.path))?;
-        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new("."));
-        File::open(parent).and_then(|dir| dir.sync_all()).map_err(io("write", parent))
+        Ok(Files::default().replace(&self.path, text.as_bytes(), Mode::Owner)?)
     }
 
     fn invalid(&self, reason: String) -> UsersError {
@@ -404,12 +392,6 @@ fn position(users: &[User], name: &str) -> Result<usize, UsersError> {
 
 fn stamp_of(meta: &std::fs::Metadata) -> Stamp {
     Stamp { inode: meta.ino(), size: meta.size(), changed: (meta.ctime(), meta.ctime_nsec()) }
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 fn io<'p>(what: &'static str, path: &'p Path) -> impl Fn(std::io::Error) -> UsersError + use<'p> {

@@ -3,11 +3,11 @@
 use crate::Result;
 use crate::error::StateError;
 use redb::{Database, TableDefinition};
-use std::fs::{File, OpenOptions};
+use standin_durable::{FileError, Files, Mode};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::panic::catch_unwind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The records, packed as [`super::record`] does it.
 pub(super) const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
@@ -44,29 +44,14 @@ pub(super) fn from_redb(action: &'static str, path: &Path, error: redb::Error) -
 /// Makes an empty store: complete under a temporary name, then renamed, so that a crash leaves none or a whole
 /// one. The caller holds the data directory's lock, so nobody else makes one at the same time.
 pub(super) fn create(path: &Path) -> Result<()> {
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&part)
-        .map_err(|source| io_error("create", &part, source))?;
+    let failed = |error: FileError| io_error(error.verb, &error.path, error.source);
+    let staged = Files::default().stage(path, Mode::Owner).map_err(failed)?;
+    let file = staged.file().try_clone().map_err(|source| io_error("open", path, source))?;
     let made = catch_unwind(|| initialise(file)).unwrap_or_else(|_| {
         Err(redb::Error::Io(io::Error::other("the database library failed while it made the file")))
     });
-    made.map_err(|error| from_redb("create", &part, error))?;
-    std::fs::rename(&part, path).map_err(|source| io_error("rename to", path, source))?;
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    File::open(directory)
-        .and_then(|handle| handle.sync_all())
-        .map_err(|source| io_error("flush the directory", directory, source))
+    made.map_err(|error| from_redb("create", path, error))?;
+    staged.publish().map_err(failed)
 }
 
 fn initialise(file: File) -> std::result::Result<(), redb::Error> {

@@ -4,6 +4,5 @@ mod contract;
 mod crash;
 mod damage;
 mod faulty;
-mod lock;
 mod typed;
 mod watching;

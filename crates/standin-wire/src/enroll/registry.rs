@@ -6,9 +6,10 @@
 
 use crate::enroll::token::{from_hex, hex, proof};
 use crate::enroll::{Denied, EnrollError, Token};
-use crate::pki::{CertificateName, PkiDir, PkiError, check_names, write_durably};
+use crate::pki::{CertificateName, PkiDir, PkiError, check_names};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use standin_durable::{Content, Document, Upgrade};
 use std::time::Duration;
 
 /// Wrong proofs after which a token is void.
@@ -16,13 +17,27 @@ pub const MAX_TRIES: u32 = 5;
 /// How long a token that is used or expired stays on file, so that "used" can be told from "unknown".
 const REMEMBER: Duration = Duration::from_secs(7 * 24 * 3600);
 const FILE: &str = "enrolments.json";
-const FORMAT: u32 = 1;
 
-#[derive(Debug, Serialize, Deserialize)]
+/// What is in the file.
+#[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Document {
-    format: u32,
+struct Tokens {
     tokens: Vec<Entry>,
+}
+
+impl Content for Tokens {
+    const KIND: &'static str = "enrolments";
+    const VERSION: u32 = 1;
+    const IF_LOST: &'static str = "move it elsewhere and make new tokens with `standin enroll --new`";
+    const LIMIT: u64 = 16 << 20;
+    /// It was the same, with a number of its format in it.
+    const WITHOUT_ENVELOPE: Option<Upgrade> = Some(|mut body| {
+        let format = body.as_object_mut().and_then(|fields| fields.remove("format"));
+        match format.and_then(|format| format.as_u64()) {
+            Some(1) => Ok(body),
+            _ => Err("its format is not 1".to_owned()),
+        }
+    });
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -103,25 +118,13 @@ impl Registry {
         work: impl FnOnce(&mut Vec<Entry>) -> Result<(), EnrollError>,
     ) -> Result<(), EnrollError> {
         let _lock = self.dir.make_and_lock()?;
-        let mut document = self.read()?;
+        let path = self.dir.file(FILE);
+        let document = Document::<Tokens>::open(self.dir.files().clone(), path).map_err(PkiError::from)?;
+        let mut tokens = document.read().map_err(PkiError::from)?.unwrap_or_default().tokens;
         let forgotten = now.checked_sub(REMEMBER).unwrap_or(Timestamp::MIN);
-        document.tokens.retain(|entry| entry.expires_at > forgotten);
-        work(&mut document.tokens)?;
-        let text = serde_json::to_vec_pretty(&document).map_err(|error| PkiError::unusable(FILE, error))?;
-        write_durably(&self.dir.file(FILE), &text, true)?;
-        Ok(())
-    }
-
-    fn read(&self) -> Result<Document, PkiError> {
-        if !self.dir.file(FILE).exists() {
-            return Ok(Document { format: FORMAT, tokens: Vec::new() });
-        }
-        let document: Document =
-            serde_json::from_str(&self.dir.read(FILE)?).map_err(|error| PkiError::unusable(FILE, error))?;
-        if document.format != FORMAT {
-            return Err(PkiError::unusable(FILE, format!("format {} is unknown", document.format)));
-        }
-        Ok(document)
+        tokens.retain(|entry| entry.expires_at > forgotten);
+        work(&mut tokens)?;
+        Ok(document.write(&Tokens { tokens }).map_err(PkiError::from)?)
     }
 }
 

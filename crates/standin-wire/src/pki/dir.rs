@@ -2,7 +2,6 @@
 
 use crate::error::Error;
 use crate::pki::authority::{Authority, Issued};
-use crate::pki::files::{DirLock, PUBLIC, SECRET, rename, write_durably, write_new};
 use crate::pki::names::{CertificateName, check_names};
 use crate::pki::{HOST_DAYS, PkiError};
 use crate::tls::{CertificateFacts, Identity, IdentityFiles, provider, server_config};
@@ -10,14 +9,15 @@ use jiff::Timestamp;
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use std::os::unix::fs::DirBuilderExt;
+use standin_durable::{FileLock, Files, Mode};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A directory of certificates and keys.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct PkiDir {
     path: PathBuf,
+    files: Files,
 }
 
 /// What a host's certificate is now, to be shown to a person.
@@ -37,7 +37,13 @@ impl PkiDir {
     /// A directory, which need not exist yet.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self::over(Files::default(), path)
+    }
+
+    /// As [`PkiDir::new`], over another way to the file system.
+    #[must_use]
+    pub fn over(files: Files, path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), files }
     }
 
     /// Where it is.
@@ -117,13 +123,11 @@ impl PkiDir {
             return Err(PkiError::Exists { path });
         }
         for leftover in ["cross.crt", "former.crt"].map(|name| self.file(name)) {
-            if leftover.exists() {
-                std::fs::remove_file(&leftover).map_err(PkiError::io("remove", &leftover))?;
-            }
+            self.files.remove(&leftover)?;
         }
         let (authority, key) = Authority::generate(None)?;
         self.install("ca", &Issued { certificate: authority.certificate().to_owned(), key })?;
-        write_durably(&self.file("trusted.crt"), authority.certificate().as_bytes(), false)?;
+        self.publish("trusted.crt", authority.certificate())?;
         self.install("host", &authority.issue(&names, HOST_DAYS)?)?;
         self.summary()
     }
@@ -164,11 +168,11 @@ impl PkiDir {
         let (authority, key) = Authority::generate(Some(&old))?;
         let trusted = format!("{}{}", authority.certificate(), self.read("trusted.crt")?);
         let former = format!("{}{}", old.certificate(), self.read_if_there("former.crt")?);
-        write_durably(&self.file("former.crt"), former.as_bytes(), false)?;
-        write_durably(&self.file("trusted.crt"), trusted.as_bytes(), false)?;
+        self.publish("former.crt", &former)?;
+        self.publish("trusted.crt", &trusted)?;
         // A crash before the next step leaves the old authority with the new one's cross certificate, which is of no
         // use to anybody and does no harm.
-        write_durably(&self.file("cross.crt"), authority.cross().as_bytes(), false)?;
+        self.publish("cross.crt", authority.cross())?;
         self.install("ca", &Issued { certificate: authority.certificate().to_owned(), key })?;
         self.install("host", &authority.issue(&names, HOST_DAYS)?)?;
         self.summary()
@@ -210,7 +214,7 @@ impl PkiDir {
         for der in &fresh {
             trusted.push_str(&pem_of(der));
         }
-        write_durably(&self.file("trusted.crt"), trusted.as_bytes(), false)?;
+        self.publish("trusted.crt", &trusted)?;
         Ok(fresh.len())
     }
 
@@ -219,7 +223,8 @@ impl PkiDir {
     /// # Errors
     /// [`PkiError::Io`].
     pub fn recover(&self) -> Result<(), PkiError> {
-        let _lock = DirLock::take(&self.path)?;
+        let _lock = self.lock()?;
+        self.files.recover_directory(&self.path)?;
         self.recover_locked("ca")?;
         self.recover_locked("host")
     }
@@ -230,13 +235,10 @@ impl PkiDir {
         if key.exists() {
             // The key was not renamed yet: the old pair is whole. The certificate goes first, because without
             // the key beside it it would count as one that has to be renamed.
-            for path in [certificate, key] {
-                if path.exists() {
-                    std::fs::remove_file(&path).map_err(PkiError::io("remove", &path))?;
-                }
-            }
+            self.files.remove(&certificate)?;
+            self.files.remove(&key)?;
         } else if certificate.exists() {
-            rename(&certificate, &self.file(&format!("{pair}.crt")))?;
+            self.files.rename_durably(&certificate, &self.file(&format!("{pair}.crt")))?;
         }
         Ok(())
     }
@@ -252,8 +254,8 @@ impl PkiDir {
         server_config(&provider(), &Arc::new(roots), chain, key)
             .map_err(|reason| PkiError::unusable("the issued certificate", reason))?;
         let _lock = self.make_and_lock()?;
-        write_durably(&self.file("trusted.crt"), trusted.as_bytes(), false)?;
-        write_durably(&self.file("ca.crt"), authority.as_bytes(), false)?;
+        self.publish("trusted.crt", trusted)?;
+        self.publish("ca.crt", authority)?;
         self.install("host", issued)?;
         self.summary()
     }
@@ -264,25 +266,43 @@ impl PkiDir {
         std::fs::read_to_string(&path).map_err(PkiError::io("read", &path))
     }
 
-    pub(crate) fn make_and_lock(&self) -> Result<DirLock, PkiError> {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.path)
-            .map_err(PkiError::io("create", &self.path))?;
-        DirLock::take(&self.path)
+    /// Makes the directory if need be, and waits until nobody else replaces files in it.
+    pub(crate) fn make_and_lock(&self) -> Result<FileLock, PkiError> {
+        self.files.make_directory(&self.path, Mode::Owner)?;
+        self.lock()
+    }
+
+    fn lock(&self) -> Result<FileLock, PkiError> {
+        Ok(FileLock::wait(&self.file("lock"))?)
+    }
+
+    /// Replaces a certificate file.
+    fn publish(&self, name: &str, pem: &str) -> Result<(), PkiError> {
+        Ok(self.files.replace(&self.file(name), pem.as_bytes(), Mode::Everybody)?)
+    }
+
+    /// The way to its files.
+    pub(crate) const fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// Replaces a key file.
+    fn keep_secret(&self, name: &str, pem: &str) -> Result<(), PkiError> {
+        Ok(self.files.replace(&self.file(name), pem.as_bytes(), Mode::Owner)?)
     }
 
     /// Replaces the key and the certificate of `pair` ("ca" or "host"); see [`PkiDir::recover`] for a crash in
     /// between.
     fn install(&self, pair: &str, issued: &Issued) -> Result<(), PkiError> {
         self.recover_locked(pair)?;
-        let (key, certificate) =
-            (self.file(&format!("{pair}.key.new")), self.file(&format!("{pair}.crt.new")));
-        write_new(&key, issued.key.as_bytes(), SECRET)?;
-        write_new(&certificate, issued.certificate.as_bytes(), PUBLIC)?;
-        rename(&key, &self.file(&format!("{pair}.key")))?;
-        rename(&certificate, &self.file(&format!("{pair}.crt")))
+        let (key, certificate) = (format!("{pair}.key.new"), format!("{pair}.crt.new"));
+        // Both are durable before the first name changes: after a loss of power the certificate must not be the
+        // one that is missing.
+        self.keep_secret(&key, &issued.key)?;
+        self.publish(&certificate, &issued.certificate)?;
+        self.files.rename_durably(&self.file(&key), &self.file(&format!("{pair}.key")))?;
+        self.files.rename_durably(&self.file(&certificate), &self.file(&format!("{pair}.crt")))?;
+        Ok(())
     }
 }
 
