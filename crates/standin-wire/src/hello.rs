@@ -7,12 +7,14 @@
 use crate::error::Error;
 use crate::frame::{FrameError, MAX_INTERNAL};
 use serde::{Deserialize, Serialize};
+use standin_model::HostId;
 use std::fmt;
 
 /// The protocol versions of this crate. A version that changes what a frame or a message means gets a line here.
 ///
 /// * 1: the first.
-pub const PROTOCOL: VersionRange = VersionRange { min: 1, max: 1 };
+/// * 2: links: two hosts call each other, both ways, on one connection. Hosts have an id.
+pub const PROTOCOL: VersionRange = VersionRange { min: 1, max: 2 };
 
 const MAX_TEXT: usize = 255;
 const MAX_FEATURES: usize = 64;
@@ -59,6 +61,12 @@ pub struct Hello {
     /// What it can do beyond its version.
     #[serde(default)]
     pub features: Vec<String>,
+    /// Its id, which outlives its name, its addresses and its certificate. A host of version 1 tells none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_id: Option<HostId>,
+    /// The TCP port on which it takes connections of other hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
 }
 
 impl Hello {
@@ -71,7 +79,15 @@ impl Hello {
             min_version: PROTOCOL.min,
             max_version: PROTOCOL.max,
             features: Vec::new(),
+            host_id: None,
+            port: None,
         }
+    }
+
+    /// The same hello, with the id of the host and the port on which it listens (0 for none).
+    #[must_use]
+    pub fn of(self, host_id: HostId, port: u16) -> Self {
+        Self { host_id: Some(host_id), port: (port != 0).then_some(port), ..self }
     }
 
     /// Its versions.
@@ -138,5 +154,17 @@ mod tests {
         let text = br#"{"host":"a","software":"standin 9","min_version":1,"max_version":9,"mood":"good"}"#;
         let hello = Hello::parse(text).unwrap();
         assert_eq!(hello.versions(), range(1, 9));
+    }
+
+    #[test]
+    fn an_older_host_tells_no_id_and_minds_none() {
+        let text = br#"{"host":"a","software":"standin 0","min_version":1,"max_version":1}"#;
+        let old = Hello::parse(text).unwrap();
+        assert_eq!((old.host_id, old.port), (None, None));
+        let id = HostId::random();
+        let ours = Hello::new("b", "standin").of(id, 8444);
+        let read = Hello::parse(&ours.to_bytes().unwrap()).unwrap();
+        assert_eq!((read.host_id, read.port), (Some(id), Some(8444)));
+        assert_eq!(Hello::new("b", "standin").of(id, 0).port, None);
     }
 }

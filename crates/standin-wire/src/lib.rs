@@ -6,6 +6,7 @@
 //!   link      Sender ── frames ── whole TLS records ── TCP ── TLS ── frames ── Receiver
 //!                 └ back-pressure: a send waits for the socket, nothing queues up beyond one frame
 //!   tls       Identity (certificate, key, trusted authorities), TLS 1.3 only
+//!   memory    connections without network and TLS, a double for tests
 //!   pki       a certificate authority in a directory        enroll: a new host gets its certificate by a token
 //! ```
 //!
@@ -20,6 +21,7 @@ pub mod error;
 pub mod frame;
 pub mod hello;
 pub mod link;
+pub mod memory;
 pub mod pki;
 pub mod pool;
 pub mod tls;

@@ -32,6 +32,7 @@ pub use sender::Sender;
 
 pub(crate) use establish::{Ends, open_socket};
 pub(crate) use handshake::handshake;
+pub(crate) use sender::Writer;
 
 use crate::error::Error;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -54,7 +55,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    fn new(peer: String) -> Self {
+    pub(crate) fn new(peer: String) -> Self {
         Self {
             peer,
             sent: AtomicU64::new(0),

@@ -12,7 +12,7 @@
 
 use crate::enroll;
 use crate::error::{Error, tame};
-use crate::frame::{Incoming, Kind};
+use crate::frame::{Frame, Incoming, Kind};
 use crate::hello::Hello;
 use crate::link::handshake::{LINGER, handshake};
 use crate::link::{Receiver, Sender};
@@ -63,6 +63,19 @@ impl Connection {
     #[must_use]
     pub const fn version(&self) -> u16 {
         self.version
+    }
+
+    /// The next frame, as [`Receiver::next`] gives it: for whoever must see the first one before it knows what the
+    /// connection is for. Safe to cancel.
+    ///
+    /// # Errors
+    /// As [`Receiver::next`].
+    pub async fn next(&mut self) -> Result<Option<Frame>, Error> {
+        self.ends.receiver.next().await
+    }
+
+    pub(crate) const fn in_memory(ends: Ends, peer: PeerIdentity, hello: Hello, version: u16) -> Self {
+        Self { ends, peer, hello, version }
     }
 
     /// The two directions, to be used by two tasks.
@@ -212,6 +225,11 @@ pub(crate) struct Ends {
 }
 
 impl Ends {
+    /// Ends without TLS, and so without certificates.
+    pub const fn in_memory(sender: Sender, receiver: Receiver, address: SocketAddr) -> Self {
+        Self { sender, receiver, alpn: None, chain: Vec::new(), address }
+    }
+
     /// What the peer's certificate says. TLS has verified it.
     fn peer(&self) -> Result<Option<PeerIdentity>, Error> {
         let Some(leaf) = self.chain.first() else { return Ok(None) };

@@ -1,9 +1,10 @@
-//! The receiving half: large reads, decryption in place, frames.
+//! The receiving half: large reads, decryption in place, frames. In memory ([`crate::memory`]) bytes come as they are.
 
 use crate::error::{Error, tame};
 use crate::frame::{Assembler, Frame, Incoming};
 use crate::link::Shared;
 use crate::link::handshake::drain;
+use crate::memory::LaneOut;
 use crate::tls::{OpenError, Opened, Opener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,15 +22,26 @@ const REST: Duration = Duration::from_secs(2);
 /// A receiver that was not asked for a while first takes what came meanwhile; only then is silence silence.
 const GRACE: Duration = Duration::from_millis(50);
 
-/// The receiving half of a connection.
-pub struct Receiver {
+/// Where bytes come from. One branch for each read, none for each byte.
+enum Way {
+    Tls(Box<Tls>),
+    Memory(LaneOut),
+}
+
+/// TLS over TCP.
+struct Tls {
     tcp: OwnedReadHalf,
-    shared: Arc<Shared>,
     opener: Opener,
     /// Ciphertext; what is used up stands before `start`.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+}
+
+/// The receiving half of a connection.
+pub struct Receiver {
+    way: Way,
+    shared: Arc<Shared>,
     assembler: Assembler,
     idle_timeout: Duration,
     last_heard: Instant,
@@ -55,14 +67,25 @@ impl Receiver {
         assembler: Assembler,
         idle_timeout: Duration,
     ) -> Self {
-        let last_heard = Instant::now();
-        let (start, broken, over) = (0, None, None);
-        Self { tcp, shared, opener, buffer, start, end, assembler, idle_timeout, last_heard, broken, over }
+        let way = Way::Tls(Box::new(Tls { tcp, opener, buffer, start: 0, end }));
+        Self::over(way, shared, assembler, idle_timeout)
+    }
+
+    /// The end of a direction that has no network.
+    pub(crate) fn in_memory(lane: LaneOut, shared: Arc<Shared>, idle_timeout: Duration) -> Self {
+        Self::over(Way::Memory(lane), shared, Assembler::new(), idle_timeout)
+    }
+
+    fn over(way: Way, shared: Arc<Shared>, assembler: Assembler, idle_timeout: Duration) -> Self {
+        let (last_heard, broken, over) = (Instant::now(), None, None);
+        Self { way, shared, assembler, idle_timeout, last_heard, broken, over }
     }
 
     /// The peer is known and admitted: from now on large reads.
     pub(crate) fn open_wide(&mut self) {
-        self.buffer.resize(READ, 0);
+        if let Way::Tls(tls) = &mut self.way {
+            tls.buffer.resize(READ, 0);
+        }
     }
 
     /// The next frame, or nothing after the peer's orderly end. Safe to cancel.
@@ -111,7 +134,10 @@ impl Receiver {
                 return self.fail(error);
             }
             // What the handshake left comes first.
-            let digested = self.digest();
+            let digested = match &mut self.way {
+                Way::Tls(tls) => tls.digest(&self.shared, &mut self.assembler),
+                Way::Memory(_) => Ok(()),
+            };
             match digested {
                 Err(error) => self.broken = Some(error),
                 Ok(()) if self.assembler.has_whole() => {}
@@ -130,24 +156,57 @@ impl Receiver {
         Err(error)
     }
 
-    /// Waits for ciphertext. The only place where the receiver waits; a cancelled read has taken nothing.
+    /// Waits for bytes. The only place where the receiver waits; a cancelled read has taken nothing.
     async fn fill(&mut self) -> Result<(), Error> {
+        // Also between the small frames of idle cycles, of which there may be one a second.
+        self.assembler.release(REST);
+        let deadline = (self.last_heard + self.idle_timeout).max(Instant::now() + GRACE);
+        let Self { way, assembler, .. } = self;
+        let filled = match way {
+            Way::Tls(tls) => tls.fill(assembler, deadline).await,
+            Way::Memory(lane) => match tokio::time::timeout_at(deadline, lane.take()).await {
+                Ok(Some(bytes)) => assembler.push(&bytes).map(|()| Some(bytes.len())).map_err(Error::from),
+                Ok(None) => Err(Error::Closed { mid_frame: assembler.mid_frame() }),
+                Err(_) => Ok(None),
+            },
+        };
+        let count = filled?.ok_or(Error::Silent { after: self.idle_timeout })?;
+        self.last_heard = Instant::now();
+        self.shared.received.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Reads on without looking until the peer hangs up: closing a socket with unread data makes the kernel reset
+    /// the connection, and the alert that says why it was refused would be lost.
+    pub(crate) async fn drain(&mut self, within: Duration) {
+        if let Way::Tls(tls) = &mut self.way {
+            drain(&mut tls.tcp, &mut tls.buffer, &self.shared.peer, within).await;
+        }
+    }
+
+    /// Bytes read from the socket so far, with everything TLS adds.
+    #[must_use]
+    pub fn bytes_received(&self) -> u64 {
+        self.shared.received.load(Ordering::Relaxed)
+    }
+}
+
+impl Tls {
+    /// Waits for ciphertext and returns how much came, or nothing when the deadline passed.
+    async fn fill(&mut self, assembler: &Assembler, deadline: Instant) -> Result<Option<usize>, Error> {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
         }
-        // Also between the small frames of idle cycles, of which there may be one a second.
-        self.assembler.release(REST);
-        let deadline = (self.last_heard + self.idle_timeout).max(Instant::now() + GRACE);
         let count = loop {
             let rest = deadline.min(Instant::now() + REST);
             let read = self.tcp.read(&mut self.buffer[self.end..]);
             match tokio::time::timeout_at(rest, read).await {
-                Err(_) if rest < deadline => self.rest(),
-                Err(_) => return Err(Error::Silent { after: self.idle_timeout }),
+                Err(_) if rest < deadline => self.rest(assembler),
+                Err(_) => return Ok(None),
                 Ok(Err(source)) => return Err(Error::Io { verb: "read from", source }),
-                Ok(Ok(0)) => return Err(Error::Closed { mid_frame: self.assembler.mid_frame() }),
+                Ok(Ok(0)) => return Err(Error::Closed { mid_frame: assembler.mid_frame() }),
                 Ok(Ok(count)) => break count,
             }
         };
@@ -155,14 +214,12 @@ impl Receiver {
         if self.end == self.buffer.len() && self.buffer.len() == READ_AT_REST {
             self.buffer.resize(READ, 0);
         }
-        self.last_heard = Instant::now();
-        self.shared.received.fetch_add(count as u64, Ordering::Relaxed);
-        Ok(())
+        Ok(Some(count))
     }
 
     /// Nothing came for a while: memory for data goes back. It is taken again with the first data.
-    fn rest(&mut self) {
-        self.assembler.release(REST);
+    fn rest(&mut self, assembler: &Assembler) {
+        assembler.release(REST);
         if self.end < READ_AT_REST && self.buffer.len() > READ_AT_REST {
             self.buffer.truncate(READ_AT_REST);
             self.buffer.shrink_to_fit();
@@ -170,14 +227,13 @@ impl Receiver {
     }
 
     /// Decrypts the whole records of what was read and puts frames together.
-    fn digest(&mut self) -> Result<(), Error> {
-        let shared = &self.shared;
+    fn digest(&mut self, shared: &Shared, assembler: &mut Assembler) -> Result<(), Error> {
         loop {
             let input = &mut self.buffer[self.start..self.end];
             let whole = Opener::whole(input).map_err(|error| shared.tls_error(error))?;
             let Some(length) = whole else { return Ok(()) };
             self.start += length;
-            match self.opener.open(&mut input[..length], &mut self.assembler) {
+            match self.opener.open(&mut input[..length], assembler) {
                 Ok(Opened::Data) => {}
                 Ok(Opened::UpdateDue) => shared.nudge.notify_one(),
                 Ok(Opened::End) => {
@@ -189,17 +245,5 @@ impl Receiver {
                 Err(OpenError::Sink(reason)) => return Err(Error::Frame { reason }),
             }
         }
-    }
-
-    /// Reads on without looking until the peer hangs up: closing a socket with unread data makes the kernel reset
-    /// the connection, and the alert that says why it was refused would be lost.
-    pub(crate) async fn drain(&mut self, within: Duration) {
-        drain(&mut self.tcp, &mut self.buffer, &self.shared.peer, within).await;
-    }
-
-    /// Bytes read from the socket so far, with everything TLS adds.
-    #[must_use]
-    pub fn bytes_received(&self) -> u64 {
-        self.shared.received.load(Ordering::Relaxed)
     }
 }

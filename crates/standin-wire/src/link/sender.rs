@@ -1,20 +1,23 @@
-//! The sending half: a queue of plaintext, cut into whole TLS records.
+//! The sending half: a queue of plaintext, cut into whole TLS records. In memory ([`crate::memory`]) frames go as they
+//! are.
 
 use crate::block::EncodedBlock;
 use crate::error::Error;
 use crate::frame::{Kind, plain_frame};
 use crate::link::Shared;
+use crate::memory::LaneIn;
 use crate::tls::{OutBuf, RECORD, Sealer};
 use bytes::{Buf, Bytes};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// Ciphertext sealed before it is written: large enough to make the system call cheap, small enough to stay in
 /// the second-level cache between the two.
@@ -22,44 +25,27 @@ const BATCH: usize = 8 * RECORD;
 /// How long a goodbye may take.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 
-/// What is written and how far it got. Only whoever holds the lock around it writes to the socket.
-pub(crate) struct Writer {
+/// Where frames go. One branch for each batch of records, none for each byte.
+enum Way {
+    Tls(Box<Tls>),
+    Memory(LaneIn),
+}
+
+/// TLS over TCP: ciphertext and how far it got.
+struct Tls {
     tcp: OwnedWriteHalf,
-    shared: Arc<Shared>,
-    queue: VecDeque<Bytes>,
     /// The beginning of a record that is not full yet.
     record: Vec<u8>,
     sealer: Sealer,
     sealed: OutBuf,
-    last_write: Instant,
-    failed: bool,
 }
 
-impl Writer {
-    pub fn new(tcp: OwnedWriteHalf, shared: Arc<Shared>, sealer: Sealer) -> Self {
-        Self {
-            tcp,
-            shared,
-            sealer,
-            queue: VecDeque::new(),
-            record: Vec::with_capacity(RECORD),
-            sealed: OutBuf::default(),
-            last_write: Instant::now(),
-            failed: false,
-        }
-    }
-
-    fn push(&mut self, frame: Bytes) {
-        if !frame.is_empty() {
-            self.queue.push_back(frame);
-        }
-    }
-
+impl Tls {
     /// Seals up to a batch of what waits. With `flush` the last record may be short; otherwise it waits for more.
-    fn seal_batch(&mut self, flush: bool) -> Result<(), rustls::Error> {
+    fn seal_batch(&mut self, queue: &mut VecDeque<Bytes>, flush: bool) -> Result<(), rustls::Error> {
         self.sealer.answer(&mut self.sealed)?;
         while self.sealed.pending().len() < BATCH {
-            let Some(front) = self.queue.front_mut() else { break };
+            let Some(front) = queue.front_mut() else { break };
             if self.record.is_empty() && front.len() >= RECORD {
                 // Whole records straight from the caller's bytes.
                 let count = (front.len() - front.len() % RECORD).min(BATCH);
@@ -71,38 +57,68 @@ impl Writer {
                 front.advance(count);
             }
             if front.is_empty() {
-                self.queue.pop_front();
+                queue.pop_front();
             }
             if self.record.len() == RECORD {
                 self.sealer.seal(&self.record, &mut self.sealed)?;
                 self.record.clear();
             }
         }
-        if flush && self.queue.is_empty() && !self.record.is_empty() {
+        if flush && queue.is_empty() && !self.record.is_empty() {
             self.sealer.seal(&self.record, &mut self.sealed)?;
             self.record.clear();
         }
         Ok(())
     }
 
-    async fn write_sealed(&mut self) -> Result<(), Error> {
+    async fn write_sealed(&mut self, shared: &Shared, last_write: &mut Instant) -> Result<(), Error> {
         while !self.sealed.pending().is_empty() {
             let written = tokio::select! {
                 biased;
-                () = self.shared.dead.cancelled() => return Err(Error::Closed { mid_frame: false }),
+                () = shared.dead.cancelled() => return Err(Error::Closed { mid_frame: false }),
                 written = self.tcp.write(self.sealed.pending()) => written,
             };
             match written {
                 Ok(0) => return Err(Error::Closed { mid_frame: false }),
                 Ok(count) => {
                     self.sealed.consume(count);
-                    self.shared.sent.fetch_add(count as u64, Ordering::Relaxed);
-                    self.last_write = Instant::now();
+                    shared.sent.fetch_add(count as u64, Ordering::Relaxed);
+                    *last_write = Instant::now();
                 }
                 Err(source) => return Err(Error::Io { verb: "write to", source }),
             }
         }
         Ok(())
+    }
+}
+
+/// What is written and how far it got. Only whoever holds the lock around it writes to the connection.
+pub(crate) struct Writer {
+    way: Way,
+    shared: Arc<Shared>,
+    queue: VecDeque<Bytes>,
+    last_write: Instant,
+    failed: bool,
+}
+
+impl Writer {
+    pub fn new(tcp: OwnedWriteHalf, shared: Arc<Shared>, sealer: Sealer) -> Self {
+        let (record, sealed) = (Vec::with_capacity(RECORD), OutBuf::default());
+        Self::over(Way::Tls(Box::new(Tls { tcp, record, sealer, sealed })), shared)
+    }
+
+    pub fn in_memory(lane: LaneIn, shared: Arc<Shared>) -> Self {
+        Self::over(Way::Memory(lane), shared)
+    }
+
+    fn over(way: Way, shared: Arc<Shared>) -> Self {
+        Self { way, shared, queue: VecDeque::new(), last_write: Instant::now(), failed: false }
+    }
+
+    fn push(&mut self, frame: Bytes) {
+        if !frame.is_empty() {
+            self.queue.push_back(frame);
+        }
     }
 
     /// Writes what waits. Cancelled in between it has lost nothing: the next call goes on.
@@ -119,21 +135,46 @@ impl Writer {
     }
 
     async fn drive_unless_failed(&mut self, flush: bool) -> Result<(), Error> {
-        loop {
-            self.write_sealed().await?;
-            self.seal_batch(flush).map_err(|error| self.shared.tls_error(error))?;
-            if self.sealed.pending().is_empty() {
-                return Ok(());
+        let Self { way, shared, queue, last_write, .. } = self;
+        match way {
+            Way::Tls(tls) => loop {
+                tls.write_sealed(shared, last_write).await?;
+                tls.seal_batch(queue, flush).map_err(|error| shared.tls_error(error))?;
+                if tls.sealed.pending().is_empty() {
+                    return Ok(());
+                }
+            },
+            Way::Memory(lane) => {
+                while let Some(bytes) = queue.front() {
+                    tokio::select! {
+                        biased;
+                        () = shared.dead.cancelled() => return Err(Error::Closed { mid_frame: false }),
+                        taken = lane.put(bytes.clone()) => taken?,
+                    }
+                    let length = queue.pop_front().map_or(0, |bytes| bytes.len());
+                    shared.sent.fetch_add(length as u64, Ordering::Relaxed);
+                    *last_write = Instant::now();
+                }
+                Ok(())
             }
         }
     }
 
     async fn end(&mut self) -> Result<(), Error> {
         self.drive(true).await?;
-        let sealed = self.sealer.seal_end(&mut self.sealed);
-        sealed.map_err(|error| self.shared.tls_error(error))?;
-        self.write_sealed().await?;
-        self.tcp.shutdown().await.map_err(|source| Error::Io { verb: "close", source })
+        let Self { way, shared, last_write, .. } = self;
+        match way {
+            Way::Tls(tls) => {
+                let sealed = tls.sealer.seal_end(&mut tls.sealed);
+                sealed.map_err(|error| shared.tls_error(error))?;
+                tls.write_sealed(shared, last_write).await?;
+                tls.tcp.shutdown().await.map_err(|source| Error::Io { verb: "close", source })
+            }
+            Way::Memory(lane) => {
+                lane.end();
+                Ok(())
+            }
+        }
     }
 }
 

@@ -32,7 +32,7 @@ async fn messages_and_blocks_arrive_in_order_and_the_end_is_orderly() {
     assert_eq!(client.peer_hello().host, "server");
     assert_eq!(server.peer_hello().host, "client");
     assert_eq!(server.peer().names, ["host-a.example", "localhost"]);
-    assert_eq!(client.version(), 1);
+    assert_eq!(client.version(), 2);
     let (mut sender, _receiver) = client.split();
     let (_back, mut receiver) = server.split();
     let data = Bytes::from(random(300_000, 1));

@@ -258,6 +258,38 @@ fn the_file_of_tokens_holds_no_secret_and_is_for_the_owner_only() {
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
+#[tokio::test]
+async fn a_token_from_before_the_file_had_a_checksum_is_honoured() {
+    let a = host();
+    let (b, _keep) = new_dir();
+    let path = a.dir.path().join("enrolments.json");
+    let as_it_was = |address: &str| {
+        let token = token(&a, address, &["host-b.example"]);
+        let file: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let bare = serde_json::json!({ "format": 1, "tokens": file["body"]["tokens"] });
+        std::fs::write(&path, serde_json::to_vec_pretty(&bare).unwrap()).unwrap();
+        token
+    };
+    let outcome = redeem(&a, &b, as_it_was, &[]).await;
+    outcome.client.unwrap();
+    outcome.server.unwrap();
+}
+
+#[test]
+fn a_damaged_file_of_tokens_is_named_with_the_way_out() {
+    let a = host();
+    token(&a, "localhost:7110", &["host-b.example"]);
+    let path = a.dir.path().join("enrolments.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("host-b", "host-x")).unwrap();
+    let registry = Registry::new(a.dir.clone());
+    let error = registry
+        .create(&names(&["host-c.example"]), &names(&["localhost:7110"]), QUARTER_HOUR, now())
+        .unwrap_err();
+    let said = error.to_string();
+    assert!(said.contains("enrolments.json") && said.contains("standin enroll --new"), "{said}");
+}
+
 #[test]
 fn tokens_with_nonsense_are_refused_before_anything_is_tried() {
     for text in ["", "standin1.", "hello", "standin1.@@@@", &format!("standin1.{}", "A".repeat(10_000))] {

@@ -7,6 +7,7 @@ mod certificates;
 mod connection;
 mod enrolment;
 mod frames;
+mod memory;
 mod pki;
 mod refusals;
 mod support;

@@ -1,11 +1,14 @@
 //! The directory of certificates: what it holds, what it refuses, what a crash leaves.
 
 use crate::support::{host, names};
+use standin_durable::Files;
+use standin_durable::faults::Crash;
 use standin_wire::PkiDir;
 use standin_wire::pki::PkiError;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     std::fs::read_dir(dir)
@@ -99,6 +102,31 @@ fn a_crash_while_key_and_certificate_are_replaced_leaves_a_pair() {
             remove(name);
         }
     }
+}
+
+#[test]
+fn a_renewal_that_dies_at_any_step_leaves_a_pair() {
+    let host = host();
+    let before = contents(host.dir.path());
+    let old = host.dir.summary().unwrap().fingerprint;
+    for stop in 0..100 {
+        let keep = tempfile::tempdir().unwrap();
+        for (name, data) in &before {
+            std::fs::write(keep.path().join(name), data).unwrap();
+        }
+        let renewed = PkiDir::over(Files::with(Arc::new(Crash::at(stop))), keep.path()).renew();
+        let next = PkiDir::new(keep.path());
+        let identity = next.identity().unwrap_or_else(|error| panic!("stop {stop}: {error}"));
+        assert_eq!(next.summary().unwrap().fingerprint, identity.fingerprint(), "stop {stop}");
+        assert!(contents(keep.path()).keys().eq(before.keys()), "stop {stop} leaves something");
+        if let Ok(renewed) = renewed {
+            assert_eq!(renewed.fingerprint, identity.fingerprint());
+            assert_ne!(renewed.fingerprint, old);
+            assert!(stop > 10, "only {stop} steps");
+            return;
+        }
+    }
+    panic!("it never ends");
 }
 
 #[test]

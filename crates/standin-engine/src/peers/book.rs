@@ -1,0 +1,245 @@
+//! The hosts that this one has met: their ids, and the certificates that they are bound to.
+//!
+//! An id is presented in a hello, and anybody can write anything there; a certificate is proven. So an id belongs to the
+//! certificate names with which it was seen first, and whoever presents it with another certificate is refused, until an
+//! operator binds it anew. What counts of the names is the first one that is no name of every host (`localhost`): a
+//! renewed certificate still carries it, and one that is shared (an alias) is not taken for it.
+//!
+//! A certificate may stand behind several ids, one after the other: a host whose data directory was made anew.
+
+use crate::records::{self, PeerRecord, Tables};
+use jiff::Timestamp;
+use standin_model::{HostId, Refusal, ReturnCode};
+use standin_state::StateError;
+use standin_wire::{Hello, PeerIdentity};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Ids that may stand behind one certificate. The oldest gives way: nobody fills the records of a host by making ids up.
+pub(super) const IDS: usize = 8;
+/// Addresses that are kept of a host.
+const ADDRESSES: usize = 4;
+
+/// Who is at the other end of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its id.
+    pub id: HostId,
+    /// The name of its certificate that it is known by.
+    pub name: String,
+    /// All names of its certificate.
+    pub names: Vec<String>,
+    /// Where it can be reached (`host:port`), as far as is known.
+    pub address: Option<String>,
+}
+
+impl Peer {
+    /// The ids under which it may be known from when its release told none.
+    pub fn former_ids(&self) -> impl Iterator<Item = HostId> + '_ {
+        self.names.iter().filter(|name| !is_everybody(name)).map(|name| HostId::of_name(name))
+    }
+}
+
+/// The id of a host: the one that it tells, or one of its certificate's name.
+#[must_use]
+pub fn host_id(identity: &PeerIdentity, hello: &Hello) -> Option<HostId> {
+    hello.host_id.or_else(|| own_name(&identity.names).map(HostId::of_name))
+}
+
+/// The host of `host:port`.
+#[must_use]
+pub fn host_of(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+fn is_everybody(name: &str) -> bool {
+    name == "localhost" || name.starts_with("localhost.")
+}
+
+fn own_name(names: &[String]) -> Option<&str> {
+    names.iter().map(String::as_str).find(|name| !is_everybody(name))
+}
+
+impl PeerRecord {
+    /// The name that the host is known by.
+    pub(super) fn own_name(&self) -> &str {
+        own_name(&self.names).unwrap_or_default()
+    }
+}
+
+/// Where a host that has connected can certainly be reached: under the names that its certificate proves.
+pub(super) fn proven_addresses(identity: &PeerIdentity, hello: &Hello) -> Vec<String> {
+    let Some(port) = hello.port.filter(|port| *port != 0) else { return Vec::new() };
+    let names = identity.names.iter().filter(|name| !is_everybody(name) && !name.contains('*'));
+    names.map(|name| format!("{name}:{port}")).collect()
+}
+
+/// The records of the hosts that this one has met.
+pub(super) struct Book {
+    me: HostId,
+    tables: Tables,
+    /// Of two hosts that present one new id at once, one is first.
+    admitting: tokio::sync::Mutex<()>,
+    records: Mutex<HashMap<HostId, PeerRecord>>,
+}
+
+impl Book {
+    pub async fn load(me: HostId, tables: Tables) -> Result<Self, StateError> {
+        let records =
+            records::list(&tables.peers).await?.into_iter().map(|record| (record.id, record)).collect();
+        Ok(Self { me, tables, admitting: tokio::sync::Mutex::default(), records: Mutex::new(records) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<HostId, PeerRecord>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who presents itself, if its id may be its own; written down.
+    ///
+    /// # Errors
+    /// 32769 for an id that belongs to another certificate or to this host, 32773 for a certificate without a name of
+    /// its own, and when it cannot be kept.
+    pub async fn admit(
+        &self,
+        identity: &PeerIdentity,
+        hello: &Hello,
+        dialled: Option<&str>,
+    ) -> Result<Peer, Refusal> {
+        let (Some(name), Some(id)) = (own_name(&identity.names), host_id(identity, hello)) else {
+            return Err(nameless(identity));
+        };
+        let _admitting = self.admitting.lock().await;
+        self.check(id, name, identity, hello)?;
+        let (record, gone) = self.seen(id, identity, hello, dialled);
+        records::put(&self.tables.peers, id, &record).await?;
+        if let Some(gone) = gone {
+            records::delete(&self.tables.peers, gone).await?;
+            self.lock().remove(&gone);
+        }
+        let told = || proven_addresses(identity, hello).into_iter().next();
+        let address = dialled.map(str::to_owned).or_else(told).or_else(|| record.addresses.first().cloned());
+        self.lock().insert(id, record);
+        Ok(Peer { id, name: name.to_owned(), names: identity.names.clone(), address })
+    }
+
+    fn check(&self, id: HostId, name: &str, identity: &PeerIdentity, hello: &Hello) -> Result<(), Refusal> {
+        if id == self.me {
+            return Err(same_as_here(name));
+        }
+        // Ids of this kind are made of the names of certificates, and belong to them.
+        let made_of_a_name = hello.host_id.is_some_and(|id| id.0.get_version_num() == 5);
+        if made_of_a_name && !identity.names.iter().any(|name| HostId::of_name(name) == id) {
+            return Err(anothers(id, name, None));
+        }
+        match self.lock().get(&id) {
+            Some(known) if !identity.names.iter().any(|name| name == known.own_name()) => {
+                Err(anothers(id, name, Some(known.own_name())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The record of a host that was seen now, and the id that gives way to it.
+    fn seen(
+        &self,
+        id: HostId,
+        identity: &PeerIdentity,
+        hello: &Hello,
+        dialled: Option<&str>,
+    ) -> (PeerRecord, Option<HostId>) {
+        let records = self.lock();
+        let known = records.get(&id).cloned();
+        let mut record = known.unwrap_or_else(|| PeerRecord {
+            id,
+            names: identity.names.clone(),
+            addresses: Vec::new(),
+            software: String::new(),
+            last_seen: Timestamp::now(),
+        });
+        record.software.clone_from(&hello.software);
+        record.last_seen = Timestamp::now();
+        let told = proven_addresses(identity, hello).into_iter().take(1);
+        let seen_at = hello.port.map(|port| SocketAddr::new(identity.address.ip(), port).to_string());
+        let mut found: Vec<String> = match dialled {
+            Some(dialled) => vec![dialled.to_owned()],
+            None => told.chain(seen_at).collect(),
+        };
+        // One that was dialled has proven to work: it comes first. Then the newest of what was told.
+        record.addresses.retain(|address| Some(address.as_str()) != dialled);
+        let at = if dialled.is_some() { 0 } else { record.addresses.len().min(1) };
+        found.retain(|address| !record.addresses.contains(address));
+        record.addresses.splice(at..at, found);
+        record.addresses.truncate(ADDRESSES);
+        let name = record.own_name();
+        let mut others: Vec<_> =
+            records.values().filter(|other| other.id != id && other.own_name() == name).collect();
+        others.sort_by_key(|other| other.last_seen);
+        let gone = (others.len() >= IDS).then(|| others[0].id);
+        (record, gone)
+    }
+
+    /// Binds an id to another certificate: somebody says that it is the same host.
+    pub async fn rebind(&self, id: HostId, names: Vec<String>) -> Result<(), Refusal> {
+        let _admitting = self.admitting.lock().await;
+        let Some(mut record) = self.get(id) else {
+            return Err(Refusal::new(
+                ReturnCode::FileNotFound,
+                format!("this host has never met a host with the id {id}"),
+                "Name the id of a host that `standin peer list` shows.",
+            ));
+        };
+        if own_name(&names).is_none() {
+            return Err(Refusal::new(
+                ReturnCode::InvalidParameter,
+                "a host cannot be bound to a certificate without a name of its own",
+                "Name the host as its certificate does.",
+            ));
+        }
+        record.names = names;
+        records::put(&self.tables.peers, id, &record).await?;
+        self.lock().insert(id, record);
+        Ok(())
+    }
+
+    pub fn get(&self, id: HostId) -> Option<PeerRecord> {
+        self.lock().get(&id).cloned()
+    }
+
+    pub fn all(&self) -> Vec<PeerRecord> {
+        let mut all: Vec<_> = self.lock().values().cloned().collect();
+        all.sort_by(|a, b| (a.own_name(), a.id).cmp(&(b.own_name(), b.id)));
+        all
+    }
+}
+
+fn nameless(identity: &PeerIdentity) -> Refusal {
+    Refusal::new(
+        ReturnCode::InvalidParameter,
+        format!("the certificate that came from {} carries no name of its own", identity.address),
+        "Issue a certificate with the host's name, then restart the daemon there.",
+    )
+}
+
+fn same_as_here(name: &str) -> Refusal {
+    Refusal::new(
+        ReturnCode::AccessDenied,
+        format!("{name} presents the id of the very host that it speaks to"),
+        "If the address leads back to the same host, correct it. If the data directory of one host was copied from the \
+         other, remove the file host-id there and restart its daemon.",
+    )
+}
+
+fn anothers(id: HostId, name: &str, owner: Option<&str>) -> Refusal {
+    let owner = owner.map(|owner| format!(", which is bound to {owner}")).unwrap_or_default();
+    Refusal::new(
+        ReturnCode::AccessDenied,
+        format!("{name} presents the host id {id}{owner}"),
+        "If the host got a certificate with another name, bind its id to that with `standin peer rebind` on the host that \
+         refuses. If its data directory was copied, remove the file host-id there and restart its daemon.",
+    )
+}
+
+#[cfg(test)]
+mod tests;
