@@ -11,29 +11,50 @@ pub use enable::Enable;
 
 use crate::inventory::Inventory;
 use crate::jobs::Jobs;
+use crate::messages::Request;
 use crate::network::SiteNetworks;
+use crate::peers::{Peers, TlsTransport};
 use crate::primary::config_files::ConfigFiles;
-use crate::primary::session::Dialer;
-use crate::primary::{self, Shared, Tools, Worker};
+use crate::primary::{self, Command, Shared, Tools, Worker};
 use crate::records::{self, PrimaryRecord, Tables};
 use crate::replica::{HostShared, ReplicaHost, session};
 use crate::service::Service;
+use crate::vm::{self, ClaimFiles, Policy, Senders, VmAnswers, VmContext, Vms};
+use async_trait::async_trait;
+use standin_durable::DocumentError;
 use standin_hypervisor::Hypervisor;
+use standin_model::fence::Place;
 use standin_model::state::{ReplicationState, after_restart};
 use standin_model::stats::Window;
-use standin_model::{Refusal, ReturnCode, VmId};
+use standin_model::{HostId, Refusal, ReturnCode, VmId};
 use standin_state::{StateError, StateStore};
 use standin_store::Store;
-use standin_wire::{Connection, Hello, Identity};
+use standin_wire::{Connection, Frame, Hello, Identity};
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
+use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 /// How long pieces of work may take to end in order when the daemon stops.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// How long a relationship may take to stop reading a VM's disks.
+const YIELD: Duration = Duration::from_secs(12);
+
+/// Why an engine cannot be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The state store.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The files of the claims.
+    #[error(transparent)]
+    Claims(#[from] DocumentError),
+}
 
 /// What the engine of a host is made of.
 pub struct Parts {
@@ -45,8 +66,10 @@ pub struct Parts {
     pub state: Arc<dyn StateStore>,
     /// This host's certificates.
     pub identity: Identity,
-    /// This host's name and version.
+    /// This host's name and version, with its id and port as [`Hello::of`] sets them.
     pub hello: Hello,
+    /// This host's id: the same for as long as its data directory lives.
+    pub host_id: HostId,
     /// Settings.
     pub config: EngineConfig,
 }
@@ -72,6 +95,10 @@ pub struct EngineConfig {
     pub window: Window,
     /// The TCP port on which primaries reach this host.
     pub port: u16,
+    /// Where the claims on VMs are kept beside the database.
+    pub claims_dir: PathBuf,
+    /// How this host decides who may run a VM where that is a choice.
+    pub policy: Policy,
 }
 
 /// The engine of a host.
@@ -82,6 +109,7 @@ pub struct Engine {
     replicas: Arc<ReplicaHost>,
     tasks: TaskTracker,
     inventory: Arc<Inventory>,
+    pub(crate) vms: Arc<Vms>,
     enabling: tokio::sync::Mutex<()>,
 }
 
@@ -123,22 +151,55 @@ pub(crate) fn inspect_refusal(error: &standin_hypervisor::Error) -> Refusal {
     }
 }
 
+/// What a connection that is to be a link begins with.
+fn link_of(first: &Result<Option<Frame>, standin_wire::Error>) -> Option<(Uuid, u64)> {
+    let Ok(Some(Frame::Control(control))) = first else { return None };
+    match control.parse() {
+        Ok(Request::Link { run, number }) => Some((run, number)),
+        _ => None,
+    }
+}
+
 impl Engine {
     /// Takes up what an earlier process left: replicas, failovers, primaries with their jobs.
     ///
     /// # Errors
     /// When the state store cannot be read.
-    pub async fn open(parts: Parts) -> Result<Arc<Self>, StateError> {
+    pub async fn open(parts: Parts) -> Result<Arc<Self>, OpenError> {
         let tables = Tables::new(&parts.state);
-        records::take_up(&tables).await?;
+        records::take_up(&tables, parts.host_id).await?;
         let jobs = Jobs::load(tables.jobs.clone(), parts.hello.host.clone()).await?;
         let shutdown = CancellationToken::new();
+        let tasks = TaskTracker::new();
         let config = parts.config;
+        let transport = TlsTransport::new(parts.identity, parts.hello.of(parts.host_id, config.port));
+        let peers =
+            Peers::open(Arc::new(transport), parts.host_id, tables.clone(), shutdown.clone(), tasks.clone())
+                .await?;
         let service = Service::load(tables.clone(), config.port, config.window).await?;
         let inventory = Inventory::new(Arc::clone(&parts.hypervisor));
+        let files = ClaimFiles::open(&config.claims_dir)?;
+        for replica in parts.store.list() {
+            files.beside(replica.vm(), replica.directory().to_owned());
+        }
+        let records = vm::recover(&tables, &files).await?;
+        let context = VmContext {
+            me: parts.host_id,
+            hypervisor: Arc::clone(&parts.hypervisor),
+            inventory: Arc::clone(&inventory),
+            tables: tables.clone(),
+            files,
+            peers: Arc::clone(&peers),
+            policy: config.policy,
+            senders: OnceLock::new(),
+            shutdown: shutdown.clone(),
+            tasks: tasks.clone(),
+        };
+        let vms = Vms::new(context, records);
         let replicas = ReplicaHost::load(HostShared {
             hypervisor: Arc::clone(&parts.hypervisor),
             inventory: Arc::clone(&inventory),
+            vms: Arc::clone(&vms),
             store: parts.store,
             tables: tables.clone(),
             jobs: Arc::clone(&jobs),
@@ -152,7 +213,8 @@ impl Engine {
         .await?;
         let tools = Tools {
             hypervisor: Arc::clone(&parts.hypervisor),
-            dialer: Dialer { identity: parts.identity, hello: parts.hello },
+            peers: Arc::clone(&peers),
+            vms: Arc::clone(&vms),
             scratch_dir: config.scratch_dir,
             files: Arc::new(ConfigFiles::default()),
             digest_dir: config.digest_dir,
@@ -163,13 +225,20 @@ impl Engine {
             shared: Shared { tools, tables, jobs, slots, service, shutdown },
             primaries: Mutex::default(),
             replicas,
-            tasks: TaskTracker::new(),
+            tasks,
             inventory,
+            vms,
             enabling: tokio::sync::Mutex::default(),
         });
         engine.take_up().await?;
         let follow = Arc::clone(&engine.inventory).follow(engine.shared.shutdown.clone());
         engine.tasks.spawn(follow);
+        let senders: std::sync::Weak<Self> = Arc::downgrade(&engine);
+        engine.vms.sends_by(senders);
+        engine.tasks.spawn(Arc::clone(&engine.vms).follow());
+        // Only now: whoever calls is answered by what was taken up.
+        peers.answer_with(Arc::new(VmAnswers(Arc::downgrade(&engine.vms))));
+        engine.vms.keep_links();
         Ok(engine)
     }
 
@@ -270,12 +339,32 @@ impl Engine {
         self.lock().values().map(primary::Handle::snapshot).collect()
     }
 
-    /// Serves a connection of a primary until it ends or the daemon stops.
-    pub fn accept(&self, connection: Connection) {
-        let (host, shutdown) = (Arc::clone(&self.replicas), self.shared.shutdown.clone());
+    /// The VMs of this host: who may run them, and what is done to them.
+    #[must_use]
+    pub fn vm_tasks(&self) -> &Arc<Vms> {
+        &self.vms
+    }
+
+    /// The other hosts.
+    #[must_use]
+    pub fn peers(&self) -> &Arc<Peers> {
+        &self.shared.tools.peers
+    }
+
+    /// Serves a connection of another host until it ends or the daemon stops: a session of a primary, or a link.
+    pub fn accept(&self, mut connection: Connection) {
+        let (host, peers) = (Arc::clone(&self.replicas), Arc::clone(self.peers()));
+        let shutdown = self.shared.shutdown.clone();
+        let serve = async move {
+            let first = connection.next().await;
+            match link_of(&first) {
+                Some((run, number)) => peers.accept(connection, run, number),
+                None => session::serve(host, connection, first).await,
+            }
+        };
         self.tasks.spawn(async move {
             tokio::select! {
-                () = session::serve(host, connection) => {}
+                () = serve => {}
                 // The sessions are ended one by one before; this is for those that never opened a VM.
                 () = async { shutdown.cancelled().await; tokio::time::sleep(GRACE).await } => {}
             }
@@ -300,6 +389,25 @@ impl Engine {
                 "the ends of some jobs could not be recorded in {} s; the next start ends them",
                 GRACE.as_secs()
             );
+        }
+    }
+}
+
+#[async_trait]
+impl Senders for Engine {
+    async fn yield_up(&self, vm: VmId) -> bool {
+        let Some(handle) = self.primary(vm) else { return true };
+        // One that has just been removed sends nothing either.
+        tokio::time::timeout(YIELD, handle.ask(Command::Yield)).await.is_ok()
+    }
+
+    async fn ask_by_session(&self, vm: VmId) -> Place {
+        let Some(handle) = self.primary(vm) else { return Place::Silent };
+        match handle.ask(Command::Greet).await {
+            Ok(_) => Place::NotHere,
+            Err(refusal) if refusal.code == ReturnCode::NotAvailable => Place::Silent,
+            Err(_) if self.vms.fence(vm).is_some_and(|fence| !fence.held_by(self.vms.me())) => Place::Lives,
+            Err(_) => Place::Silent,
         }
     }
 }

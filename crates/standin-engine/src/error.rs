@@ -1,7 +1,8 @@
 //! Why a piece of work for a relationship failed, told apart where the engine must branch: what a retry can
 //! mend, what needs a resynchronization, what needs a person.
 
-use standin_model::{Generation, PointId, Refusal, ReturnCode, VmName};
+use standin_model::fence::Claim;
+use standin_model::{PointId, Refusal, ReturnCode, VmName};
 use thiserror::Error;
 
 /// Why a cycle, a first copy or a resynchronization ended early. In every case the primary's recording marks
@@ -24,9 +25,9 @@ pub enum WorkError {
         peer: String,
         /// Its answer.
         refusal: Refusal,
-        /// The replica's generation, where it told.
-        generation: Option<Generation>,
-        /// The replica runs in place of this VM.
+        /// The highest claim that it knows, where it told.
+        claim: Option<Claim>,
+        /// Another host holds this VM.
         failed_over: bool,
     },
     /// The replica said something that the protocol does not have here.

@@ -8,7 +8,7 @@
 //!     primary task   replica VM       one per relationship; the only ones that change its record
 //!        worker       session, failover, upkeep
 //!       /      \          |
-//!  hypervisor  wire <-> wire -> store
+//!  hypervisor  peers <-> wire -> store
 //! ```
 //!
 //! Invariants, each with a test: an acknowledged recovery point survives a crash of either side; a cycle that
@@ -25,12 +25,14 @@ pub mod manage;
 pub mod messages;
 pub mod network;
 pub mod overview;
+pub mod peers;
 pub mod primary;
 pub mod records;
 pub mod replica;
 pub mod service;
 pub mod status;
 mod tasks;
+pub mod vm;
 
 pub use engine::{Enable, Engine, EngineConfig, Parts};
 pub use network::SiteNetworks;

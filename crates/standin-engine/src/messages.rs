@@ -23,11 +23,13 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use standin_model::digest::BlockDigest;
+use standin_model::fence::Claim;
 use standin_model::network::NetworkSettings;
 use standin_model::point::PointKind;
 use standin_model::settings::RelationshipSettings;
 use standin_model::{DiskName, Epoch, Generation, PointId, Refusal, VmId, VmName};
 use std::collections::BTreeMap;
+use uuid::Uuid;
 
 /// The block stream that carries configuration files; disks are numbered from 0 in the order of `Open`.
 pub const CONFIG_STREAM: u16 = u16::MAX;
@@ -54,8 +56,11 @@ pub struct Offer {
     pub vm: VmId,
     /// Its name, for people and for the replica's directory.
     pub name: VmName,
-    /// The primary's generation.
+    /// The number of the primary's claim: all that a version before understands of it.
     pub generation: Generation,
+    /// The claim under which the primary holds the VM; `None` from a version before.
+    #[serde(default)]
+    pub claim: Option<Claim>,
     /// The disks that replicate. Their order numbers the block streams.
     pub disks: Vec<DiskShape>,
     /// The settings, of which the replica uses retention and granularity.
@@ -106,6 +111,14 @@ pub struct PointOffer {
 pub enum Request {
     /// May this host replicate to that one? Answered by `Done`.
     Probe,
+    /// Makes a link of the connection, on which both hosts call each other: the first request or none. Answered by
+    /// `Linked`; what follows is [`crate::peers`]'. From protocol version 2 on.
+    Link {
+        /// The process that dials: another one after a restart.
+        run: Uuid,
+        /// Counts the dials of that process.
+        number: u64,
+    },
     /// Makes the relationship on the replica. Answered by `Opened`; again is no error while nothing differs.
     Create(Box<Offer>),
     /// Begins a session of an existing relationship. Answered by `Opened`.
@@ -170,6 +183,11 @@ pub enum Request {
 pub enum Reply {
     /// Done.
     Done,
+    /// The connection is a link now.
+    Linked {
+        /// The process that took it.
+        run: Uuid,
+    },
     /// Not done; nothing changed.
     Refused(RefusedReply),
     /// The session is open.
@@ -203,17 +221,23 @@ pub enum Reply {
 pub struct RefusedReply {
     /// Code, sentence and remedy.
     pub refusal: Refusal,
-    /// The replica's generation, where the VM is known and the sender is admitted.
+    /// The number of the highest claim that the replica knows, where the sender shares the VM.
     pub generation: Option<Generation>,
-    /// The replica has failed over: the sender must not run the VM any more.
+    /// That claim; `None` from a version before.
+    #[serde(default)]
+    pub claim: Option<Claim>,
+    /// Another host than the sender holds the VM: the sender must not run it any more.
     pub failed_over: bool,
 }
 
 /// What a replica has.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Opened {
-    /// The generation that both sides go on with.
+    /// The number of the claim that both sides go on with.
     pub generation: Generation,
+    /// That claim; `None` from a version before.
+    #[serde(default)]
+    pub claim: Option<Claim>,
     /// The newest sealed epoch; `None` before the end of the first copy.
     pub head: Option<Epoch>,
     /// At least one recovery point is there.

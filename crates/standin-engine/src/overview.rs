@@ -68,7 +68,8 @@ impl Engine {
             let missing = self.replicas().missing().into_iter().find(|record| record.vm == vm)?;
             self.of_missing(missing)
         };
-        Some(with_power(found, self.inventory().get(vm).as_deref()))
+        let found = with_power(found, self.inventory().get(vm).as_deref());
+        Some(Relationship { status: self.with_fence(found.status), ..found })
     }
 
     /// Every relationship of this host, by name of the VM. No I/O.
@@ -83,7 +84,8 @@ impl Engine {
         all.into_iter()
             .map(|one| {
                 let info = vms.get(&one.status.id).map(AsRef::as_ref);
-                with_power(one, info)
+                let one = with_power(one, info);
+                Relationship { status: self.with_fence(one.status), ..one }
             })
             .collect()
     }
@@ -121,7 +123,7 @@ impl Engine {
             failed_over_to: None,
             job: record.job,
             start_at: record.start_at,
-            fenced: record.fenced,
+            fenced: self.vms.fence(record.vm).is_some_and(|fence| !fence.held_by(self.vms.me())),
             auth: None,
             location: None,
             statistics,

@@ -3,6 +3,7 @@
 //! | Key | Record |
 //! | --- | --- |
 //! | `relationship/<vm>/<index>` | [`RelationshipRecord`]: this host sends the VM, or receives it |
+//! | `vm/<vm>` | [`VmRecord`]: who may run it |
 //! | `peer/<host>` | [`PeerRecord`] |
 //! | `auth/<id>` | an authorization entry |
 //! | `job/<id>` | a job |
@@ -19,11 +20,13 @@ mod earlier;
 pub use earlier::take_up;
 
 use crate::messages::DiskShape;
+use crate::vm::VmRecord;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use standin_hypervisor::Tracker;
 use standin_model::auth::AuthorizationEntry;
+use standin_model::fence::Assertion;
 use standin_model::job::JobRecord;
 use standin_model::network::{AppliedNetwork, NetworkSettings};
 use standin_model::point::PointKind;
@@ -32,7 +35,7 @@ use standin_model::settings::RelationshipSettings;
 use standin_model::state::ReplicationState;
 use standin_model::stats::{Monitor, Window};
 use standin_model::{
-    AuthId, Epoch, Generation, HostId, JobId, PointId, Refusal, RelationshipId, ReturnCode, VmId, VmName,
+    AuthId, Epoch, HostId, JobId, PointId, Refusal, RelationshipId, ReturnCode, VmId, VmName,
 };
 use standin_state::{Expect, StateError, StateStore, Typed};
 use std::fmt::Display;
@@ -68,13 +71,9 @@ pub struct PrimaryRecord {
     pub disks: Vec<DiskShape>,
     /// The durable state; transient ones are mapped at start, see [`standin_model::state::after_restart`].
     pub state: ReplicationState,
-    /// Rises at every failover.
-    pub generation: Generation,
-    /// The replica has failed over: this host must not run the VM until that is settled.
-    pub fenced: bool,
-    /// What the replica said of that last.
+    /// The replica's host; `None` until it has told, and from a version before.
     #[serde(default)]
-    pub fence: Option<LastError>,
+    pub host: Option<HostId>,
     /// Names this relationship's marks in the hypervisor.
     pub tracker: Tracker,
     /// The newest epoch that the replica acknowledged as durable.
@@ -137,6 +136,12 @@ pub struct FailoverRecord {
     pub reverting: bool,
     /// Start the VM when the failover is done.
     pub start: bool,
+    /// What was asserted of the primary when it was begun.
+    #[serde(default)]
+    pub asserted: Option<Assertion>,
+    /// Who held the VM before, and gets it back by a revert. `None` before it is taken, and from a version before.
+    #[serde(default)]
+    pub from: Option<HostId>,
     /// The instant of the cut of the point.
     pub point_at: Timestamp,
     /// The network settings; `None` before the VM is started, and without any.
@@ -156,6 +161,9 @@ pub struct ReplicaRecord {
     pub name: VmName,
     /// The first certificate name of the host that made the relationship.
     pub primary_host: String,
+    /// That host; `None` from a version before.
+    #[serde(default)]
+    pub host: Option<HostId>,
     /// The entry that admitted it.
     pub auth: AuthId,
     /// Where its directory is.
@@ -166,8 +174,6 @@ pub struct ReplicaRecord {
     pub disks: Vec<DiskShape>,
     /// The durable state.
     pub state: ReplicationState,
-    /// Rises at every failover.
-    pub generation: Generation,
     /// A failover that is under way, done or committed.
     pub failover: Option<FailoverRecord>,
     /// The kind of the point of the last failover, for the API; kept after a revert.
@@ -197,6 +203,12 @@ impl PrimaryRecord {
 }
 
 impl ReplicaRecord {
+    /// The host that made the relationship.
+    #[must_use]
+    pub fn source(&self) -> HostId {
+        self.host.unwrap_or_else(|| HostId::of_name(&self.primary_host))
+    }
+
     /// Which relationship.
     #[must_use]
     pub fn id(&self) -> RelationshipId {
@@ -257,6 +269,8 @@ pub struct ServiceRecord {
 pub struct Tables {
     /// Relationships, by [`RelationshipId`].
     pub relationships: Typed<RelationshipRecord>,
+    /// VMs that ever replicated.
+    pub vms: Typed<VmRecord>,
     /// Other hosts.
     pub peers: Typed<PeerRecord>,
     /// Authorization entries.
@@ -273,6 +287,7 @@ impl Tables {
     pub fn new(store: &Arc<dyn StateStore>) -> Self {
         Self {
             relationships: Typed::new(Arc::clone(store), "relationship", &[]),
+            vms: Typed::new(Arc::clone(store), "vm", &[]),
             peers: Typed::new(Arc::clone(store), "peer", &[]),
             entries: Typed::new(Arc::clone(store), "auth", &[]),
             jobs: Typed::new(Arc::clone(store), "job", &[]),

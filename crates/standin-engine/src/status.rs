@@ -5,12 +5,13 @@ use crate::primary::Snapshot;
 use crate::records::{LastError, ReplicaRecord};
 use jiff::Timestamp;
 use standin_hypervisor::{Accelerator, Mark, PowerState, VmInfo};
+use standin_model::fence::Assertion;
 use standin_model::health::{self, Health, Inputs};
 use standin_model::point::PointKind;
 use standin_model::state::{ReplicationMode, ReplicationState, Side};
 use standin_model::stats::Statistics;
 use standin_model::view::{DiskView, ErrorView, ProgressView, StatusView, VmView};
-use standin_model::{Generation, Refusal, ReturnCode, VmId};
+use standin_model::{Generation, HostId, Refusal, ReturnCode, VmId};
 use std::collections::BTreeMap;
 
 /// The words of a power state.
@@ -113,7 +114,7 @@ impl Engine {
             StatusView { pending_bytes: pending, ..found.status }
         } else {
             match &info {
-                Ok(info) => plain_status(info),
+                Ok(info) => self.with_fence(plain_status(info)),
                 Err(error) => return Err(crate::engine::hypervisor_refusal(error)),
             }
         };
@@ -155,6 +156,29 @@ impl Engine {
         Ok(all)
     }
 
+    /// The claim on the VM, and what is amiss with it, in the view of the VM on this host.
+    pub(crate) fn with_fence(&self, mut view: StatusView) -> StatusView {
+        let Some(record) = self.vms.record(view.id) else { return view };
+        view.generation = record.fence.claim.number;
+        let host = |host: HostId| record.fence.hosts.get(&host).map(|known| known.name.clone());
+        let mut issues = Vec::new();
+        if let Some(alarm) = &record.alarm {
+            let name = host(alarm.host).unwrap_or_else(|| alarm.host.to_string());
+            issues.push(alarm.issue(view.vm.as_str(), &name, record.fence.claim));
+        }
+        if let Some(how) = record.fence.asserted.filter(|_| record.fence.held_by(self.vms.me())) {
+            issues.push(unconfirmed(how, view.vm.as_str()));
+        }
+        for issue in issues.into_iter().rev() {
+            if issue.severity > view.health {
+                view.health = issue.severity;
+                view.health_code = issue.severity.code();
+            }
+            view.health_issues.insert(0, issue);
+        }
+        view
+    }
+
     /// Bytes that the replica lacks now, from the newest mark.
     async fn pending(&self, snapshot: &Snapshot) -> Option<u64> {
         let record = &snapshot.record;
@@ -167,6 +191,20 @@ impl Engine {
             |mark: &Mark| mark.pass == 0 && record.acknowledged.is_some_and(|head| mark.epoch <= head);
         let usable = marks.iter().filter(|status| status.complete && newest(&status.mark));
         usable.max_by_key(|status| status.mark).map(|status| status.dirty_bytes)
+    }
+}
+
+/// A start that no other host confirmed.
+fn unconfirmed(how: Assertion, vm: &str) -> health::HealthIssue {
+    let why = match how {
+        Assertion::Silent => "somebody asserted that the other host is down",
+        Assertion::Forced => "somebody forced it",
+        Assertion::Waited => "the time to wait for a silent host was over",
+    };
+    health::HealthIssue {
+        severity: Health::Warning,
+        message: format!("VM {vm} was started without a confirmation of the other hosts: {why}"),
+        remedy: "Make sure that it runs nowhere else. This ends when the other host confirms it.".to_owned(),
     }
 }
 
@@ -237,7 +275,7 @@ pub(crate) fn primary_status(snapshot: &Snapshot, current: &Statistics, pending:
         last_error: error.map(error_view),
         power: snapshot.running.then(|| power(PowerState::Running).to_owned()),
         accelerator: None,
-        generation: record.generation,
+        generation: Generation::default(),
         points: 0,
         last_application_consistent_at: current.last_application_consistent_at,
         progress: snapshot
@@ -296,7 +334,7 @@ pub(crate) fn replica_status(
         last_error: error.map(error_view),
         power: None,
         accelerator: None,
-        generation: record.generation,
+        generation: Generation::default(),
         points: points.len() as u64,
         last_application_consistent_at: application,
         progress: None,

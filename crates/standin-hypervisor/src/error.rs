@@ -159,6 +159,12 @@ pub enum Error {
     Internal(String),
 }
 
+impl From<standin_durable::FileError> for Error {
+    fn from(error: standin_durable::FileError) -> Self {
+        Self::Io { context: format!("{} {}", error.verb, error.path.display()), source: error.source }
+    }
+}
+
 impl Error {
     /// An I/O error with its context, for `map_err`.
     pub fn io(context: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {

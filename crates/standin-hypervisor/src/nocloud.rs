@@ -8,8 +8,8 @@
 
 use crate::seam::GuestNic;
 use serde_json::{Map, Value, json};
+use standin_durable::{Files, Mode};
 use standin_model::network::AdapterSettings;
-use std::fs;
 use std::io::{Cursor, Write as _};
 use std::net::IpAddr;
 use std::path::Path;
@@ -56,11 +56,8 @@ pub fn write(image: &Path, instance: &str, cards: &[GuestNic]) -> std::io::Resul
             file.flush()?;
         }
     }
-    let part = image.with_extension("part");
-    let mut file = fs::File::create(&part)?;
-    file.write_all(disk.get_ref())?;
-    file.sync_all()?;
-    fs::rename(&part, image)
+    // QEMU may run as another user.
+    Files::default().replace(image, disk.get_ref(), Mode::Everybody).map_err(|error| error.source)
 }
 
 /// The cards' settings in cloud-init's network configuration, version 2.
@@ -112,6 +109,7 @@ fn routes(settings: &AdapterSettings) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::io::Read as _;
 
     fn card() -> GuestNic {

@@ -33,7 +33,7 @@ pub use run::{Ran, run_guest};
 use crate::error::Error;
 use crate::seam::{Accelerator, Result};
 use serde::{Deserialize, Serialize};
-use std::io::Write as _;
+use standin_durable::{Files, Mode};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -229,12 +229,7 @@ fn read_cache(file: &Path) -> Option<Cached> {
 }
 
 fn write_cache(file: &Path, cached: &Cached) -> Result<()> {
-    let failed = |source| Error::Io { context: format!("write {}", file.display()), source };
-    let text = serde_json::to_vec_pretty(cached).map_err(|error| failed(error.into()))?;
-    let part = file.with_extension("json.part");
-    let mut out = std::fs::File::create(&part).map_err(failed)?;
-    out.write_all(&text).and_then(|()| out.sync_all()).map_err(failed)?;
-    std::fs::rename(&part, file).map_err(failed)?;
-    let dir = file.parent().unwrap_or(Path::new("."));
-    std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+    let text = serde_json::to_vec_pretty(cached)
+        .map_err(|error| Error::Io { context: format!("write {}", file.display()), source: error.into() })?;
+    Ok(Files::default().replace(file, &text, Mode::Owner)?)
 }

@@ -340,6 +340,10 @@ pub trait Hypervisor: Send + Sync {
     /// The marks of `tracker` on `disks`. Empty when the VM is off.
     async fn marks(&self, vm: VmId, tracker: &Tracker, disks: &[DiskName]) -> Result<Vec<MarkStatus>>;
 
+    /// Whether any disk of the VM carries a mark, of whatever tracker: also in the images of a VM that is off. Images that
+    /// cannot keep marks, or cannot be read, carry none.
+    async fn is_marked(&self, vm: VmId) -> Result<bool>;
+
     /// Removes every mark of `tracker` that is not in `keep`, on all disks of the VM.
     async fn retain_marks(&self, vm: VmId, tracker: &Tracker, keep: &[Mark]) -> Result<()>;
 

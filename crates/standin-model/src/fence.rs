@@ -159,13 +159,15 @@ impl Fence {
                 Learned::Rival(told)
             }
             O::Greater => {
-                let lost = self.claim.holder == me && told.holder != me;
-                self.claim = told;
-                self.rival = None;
-                if told.holder == me {
-                    return self.outdate();
+                let before = std::mem::replace(&mut self.claim, told).holder == me;
+                let rival = self.rival.take().is_some();
+                match (before, told.holder == me) {
+                    // It held the VM all the time, as far as it knew, and missed that it went away and came back.
+                    (true, true) if !rival => self.outdate(),
+                    (_, true) => Learned::Returned(told),
+                    (true, false) => Learned::Lost(told),
+                    (false, false) => Learned::Newer(told),
                 }
-                if lost { Learned::Lost(told) } else { Learned::Newer(told) }
             }
         }
     }
@@ -222,6 +224,8 @@ pub enum Learned {
     Newer(Claim),
     /// This host held the VM and does not any more.
     Lost(Claim),
+    /// The VM comes back to this host, which knew that another one held it.
+    Returned(Claim),
     /// Another holder has the same number.
     Rival(Claim),
     /// A higher number of this host's own: the number is taken up, the disks must be compared.

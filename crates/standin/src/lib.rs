@@ -15,6 +15,7 @@ mod check;
 pub mod cli;
 pub mod config;
 pub mod exit;
+mod host_id;
 mod listener;
 pub mod logging;
 mod management;

@@ -13,9 +13,8 @@ use crate::api::server::{Server, ServerOptions};
 use crate::config::Config;
 use crate::service_impl::build_service;
 use anyhow::{Context, Result};
+use standin_durable::{DirLock, Files, Mode};
 use standin_model::settings::RelationshipSettings;
-use standin_state::DirLock;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -87,18 +86,18 @@ fn raise_file_limit() {
 
 /// Makes the directories that are the daemon's own, for its eyes only where secrets are.
 fn prepare(config: &Config) -> Result<()> {
-    make_dir(&config.data_dir, 0o700, "data_dir")?;
-    make_dir(&config.runtime_dir, 0o755, "runtime_dir")?;
-    make_dir(&config.replica_storage, 0o700, "replica_storage")?;
-    make_dir(&config.scratch_dir, 0o700, "scratch_dir")?;
+    make_dir(&config.data_dir, Mode::Owner, "data_dir")?;
+    make_dir(&config.runtime_dir, Mode::Everybody, "runtime_dir")?;
+    make_dir(&config.replica_storage, Mode::Owner, "replica_storage")?;
+    make_dir(&config.scratch_dir, Mode::Owner, "scratch_dir")?;
     if let Some(parent) = config.socket.parent() {
-        make_dir(parent, 0o755, "socket")?;
+        make_dir(parent, Mode::Everybody, "socket")?;
     }
     Ok(())
 }
 
-fn make_dir(path: &Path, mode: u32, key: &str) -> Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path).with_context(|| {
+fn make_dir(path: &Path, mode: Mode, key: &str) -> Result<()> {
+    Files::default().make_directory(path, mode).with_context(|| {
         format!(
             "the directory {} cannot be made; make it yourself or set {key} in the configuration",
             path.display()

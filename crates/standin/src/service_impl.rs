@@ -2,7 +2,10 @@
 
 use crate::api::Service;
 use crate::api::service::Result;
-use crate::api::types::{AdoptRequest, AuthRequest, HostView, Outcome, PeerAddress, ReplicateOrder, VmRef};
+use crate::api::types::{
+    AdoptRequest, AuthRequest, HostView, KeepRequest, Outcome, PeerAddress, ReplicateOrder, StartRequest,
+    StartView, VmRef,
+};
 use crate::check::Checks;
 use crate::config::{Certificates, Config, KvmUse};
 use crate::listener::Listener;
@@ -11,14 +14,16 @@ use anyhow::Context;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use standin_engine::engine::hypervisor_refusal;
+use standin_engine::replica::failover::Failover;
 use standin_engine::{Command, Enable, Engine, EngineConfig, Parts, SiteNetworks, jobs, status};
 use standin_hypervisor::definition::VmDefinition;
 use standin_hypervisor::qemu::{self, QemuDriver, QemuOptions};
 use standin_model::auth::AuthorizationEntry;
+use standin_model::fence::Assertion;
 use standin_model::network::{NetworkChange, NetworkView};
 use standin_model::stats::Window;
 use standin_model::view::{AuthView, CheckView, JobView, PointView, StatusView, VmView};
-use standin_model::{AuthId, JobId, PointId, Refusal, ReturnCode, VmId};
+use standin_model::{AuthId, JobId, Refusal, ReturnCode, VmId};
 use standin_state::{RedbStore, StateStore};
 use standin_store::{Store, StoreOptions};
 use standin_wire::{Hello, Identity, IdentityFiles, PkiDir};
@@ -32,7 +37,9 @@ use tokio::sync::watch;
 /// Why it cannot start, in a sentence with what to do: the port is in use, the certificates are missing.
 pub async fn build_service(config: Config) -> anyhow::Result<Arc<dyn Service>> {
     let identity = identity(&config)?;
-    let hello = Hello::new(config.host_name.clone(), format!("standin {}", env!("CARGO_PKG_VERSION")));
+    let host_id = crate::host_id::read_or_create(&config.data_dir).context("this host has no id")?;
+    let hello = Hello::new(config.host_name.clone(), format!("standin {}", env!("CARGO_PKG_VERSION")))
+        .of(host_id, config.listen.port());
     // The port first: a second daemon must not touch the first one's VMs.
     let listener = Listener::bind(&config).await?;
     let state: Arc<dyn StateStore> = Arc::new(
@@ -59,6 +66,7 @@ pub async fn build_service(config: Config) -> anyhow::Result<Arc<dyn Service>> {
         state,
         identity: identity.clone(),
         hello: hello.clone(),
+        host_id,
         config: EngineConfig {
             scratch_dir: config.scratch_dir.clone(),
             digest_dir: config.data_dir.join("sent"),
@@ -69,6 +77,8 @@ pub async fn build_service(config: Config) -> anyhow::Result<Arc<dyn Service>> {
             max_parallel: config.max_cycles,
             window: window(&config),
             port: config.listen.port(),
+            claims_dir: config.data_dir.join("claims"),
+            policy: config.policy.clone(),
         },
     })
     .await
@@ -247,41 +257,41 @@ impl Service for EngineService {
         }
         let uuid = definition.uuid;
         self.engine.may_be_named(uuid, &definition.name)?;
-        match self.engine.hypervisor().define(definition).await {
-            Ok(id) => {
-                self.engine.vm_changed(id).await;
-                self.view(id).await
-            }
-            Err(error) => Err(self.named(uuid, hypervisor_refusal(&error)).await),
+        match self.engine.vm_tasks().define(definition).await {
+            Ok(id) => self.view(id).await,
+            Err(refusal) => Err(self.named(uuid, refusal).await),
         }
     }
 
-    async fn start_vm(&self, vm: &VmRef) -> Result<VmView> {
+    async fn start_vm(&self, vm: &VmRef, request: StartRequest) -> Result<StartView> {
         let id = self.id(vm).await?;
-        if let Err(refusal) = self.engine.start_vm(id).await {
+        let job = match self.engine.start_vm(id, request.asserted()).await {
+            Ok(job) => job,
+            Err(refusal) => return Err(self.named(id, refusal).await),
+        };
+        let job = match job {
+            Some(job) => Some(self.job(job).await?),
+            None => None,
+        };
+        Ok(StartView { vm: self.view(id).await?, job })
+    }
+
+    async fn stop_vm(&self, vm: &VmRef, force: bool, timeout: Duration) -> Result<VmView> {
+        let id = self.id(vm).await?;
+        let vms = self.engine.vm_tasks();
+        let stopped = match force {
+            true => vms.power_off(id).await,
+            false => vms.shutdown(id, timeout).await,
+        };
+        if let Err(refusal) = stopped {
             return Err(self.named(id, refusal).await);
         }
         self.view(id).await
     }
 
-    async fn stop_vm(&self, vm: &VmRef, force: bool, timeout: Duration) -> Result<VmView> {
-        let id = self.id(vm).await?;
-        let hypervisor = self.engine.hypervisor();
-        let stopped = match force {
-            true => hypervisor.power_off(id).await,
-            false => hypervisor.shutdown(id, timeout).await,
-        };
-        if let Err(error) = stopped {
-            return Err(self.named(id, hypervisor_refusal(&error)).await);
-        }
-        self.view(id).await
-    }
-
     async fn adopt_vm(&self, request: AdoptRequest) -> Result<VmView> {
-        let hypervisor = self.engine.hypervisor();
-        let id =
-            hypervisor.adopt(request.qmp, request.name).await.map_err(|error| hypervisor_refusal(&error))?;
-        self.engine.vm_changed(id).await;
+        let asserted = request.force.then_some(Assertion::Forced);
+        let id = self.engine.adopt_vm(request.qmp, request.name, asserted).await?;
         self.view(id).await
     }
 
@@ -363,10 +373,20 @@ impl Service for EngineService {
         self.outcome(job)
     }
 
-    async fn failover(&self, vm: &VmRef, point: Option<PointId>, start: bool) -> Result<Outcome> {
+    async fn failover(&self, vm: &VmRef, failover: Failover) -> Result<Outcome> {
         let id = self.id(vm).await?;
-        let job = self.engine.failover(id, point, start).await?;
+        let job = self.engine.failover(id, failover).await?;
         self.outcome(Some(job))
+    }
+
+    async fn keep_copy(&self, vm: &VmRef, request: KeepRequest) -> Result<Outcome> {
+        let id = self.id(vm).await?;
+        self.engine.keep_copy(id, request.here).await.map(|()| Outcome::completed())
+    }
+
+    async fn forget_claim(&self, vm: &VmRef) -> Result<()> {
+        let id = self.id(vm).await?;
+        self.engine.vm_tasks().forget(id).await
     }
 
     async fn revert_failover(&self, vm: &VmRef) -> Result<Outcome> {

@@ -7,16 +7,19 @@
 
 use super::{Engine, inspect_refusal, refuse};
 use crate::messages::DiskShape;
+use crate::peers::Address;
 use crate::primary::{Command, Worker};
 use crate::records::{self, PrimaryRecord};
 use crate::tasks::to_its_end;
+use crate::vm::Sharing;
 use jiff::Timestamp;
 use standin_hypervisor::{PowerState, Tracker, VmInfo};
+use standin_model::fence::{KnownHost, Role};
 use standin_model::network::NetworkSettings;
 use standin_model::settings::RelationshipSettings;
 use standin_model::state::ReplicationState;
 use standin_model::stats::Monitor;
-use standin_model::{DiskName, Generation, JobId, Refusal, ReturnCode, VmId};
+use standin_model::{DiskName, JobId, Refusal, ReturnCode, VmId};
 use std::sync::Arc;
 
 /// What enabling replication needs.
@@ -53,7 +56,8 @@ impl Engine {
         settings.validate()?;
         let disks = choose_disks(&info, &settings.disks)?;
         settings.disks = disks.iter().map(|disk| disk.name.clone()).collect();
-        let record = PrimaryRecord {
+        let claim = self.vms.offered(vm, &info.name)?;
+        let mut record = PrimaryRecord {
             vm,
             index: 0,
             name: info.name.clone(),
@@ -61,9 +65,7 @@ impl Engine {
             settings,
             disks,
             state: ReplicationState::ReadyForReplication,
-            generation: Generation(1),
-            fenced: false,
-            fence: None,
+            host: None,
             tracker: tracker(vm),
             acknowledged: None,
             last_point_at: None,
@@ -79,7 +81,14 @@ impl Engine {
             doubted: false,
         };
         let mut worker = Worker::new(self.shared.tools.clone());
-        worker.create(&record).await.map_err(|error| error.refusal())?;
+        worker.create(&record, claim).await.map_err(|error| error.refusal())?;
+        let (host, name) = worker.host().ok_or_else(|| nameless(&record.peer))?;
+        record.host = Some(host);
+        let addresses = vec![record.peer.clone()];
+        let known = KnownHost { name, addresses: addresses.clone(), role: Role::Replica, accepted: None };
+        let sharing = Sharing { host, known, name: record.name.clone(), claim: Some(claim) };
+        self.vms.share(vm, sharing).await?;
+        self.peers().keep(Address { host: Some(host), addresses });
         records::put(&self.shared.tables.relationships, record.id(), &record.clone().into()).await?;
         let handle = self.spawn_primary(record, Some(worker));
         if enable.start { handle.ask(Command::Start).await } else { Ok(None) }
@@ -104,6 +113,15 @@ impl Engine {
             "Commit its failover and remove the replica relationship (`standin unreplicate VM`) first.",
         ))
     }
+}
+
+/// A host whose certificate has no name of its own could not be told from another.
+fn nameless(peer: &str) -> Refusal {
+    refuse(
+        ReturnCode::InvalidParameter,
+        format!("the certificate of {peer} carries no name of its own"),
+        "Issue a certificate with that host's name, then restart the daemon there.",
+    )
 }
 
 /// Names this relationship in the hypervisor: the beginning of the VM's id.

@@ -5,13 +5,25 @@
 //! Called by the local API and the management protocols.
 
 use super::{Engine, hypervisor_refusal, inspect_refusal, refuse};
+use crate::jobs::NewJob;
 use crate::primary::Command;
-use crate::records::PrimaryRecord;
-use crate::replica::{ReplicaVm, failover, overlay_vm};
-use standin_hypervisor::StartOptions;
+use crate::primary::session::Session;
+use crate::records::{PrimaryRecord, ReplicaRecord};
+use crate::replica::failover::{self, Failover};
+use crate::replica::{ReplicaVm, overlay_vm};
+use crate::tasks::to_its_end;
+use crate::vm::{Start, Started};
+use standin_hypervisor::PowerState;
+use standin_model::fence::Assertion;
 use standin_model::state::ReplicationState;
-use standin_model::{JobId, PointId, Refusal, ReturnCode, VmId, VmName};
+use standin_model::{JobId, JobType, Refusal, ReturnCode, VmId, VmName};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How often hosts that are silent are asked again while a start waits for them.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 impl Engine {
     /// Finds a VM by its name among those that run here, are sent from here and are received here.
@@ -43,7 +55,7 @@ impl Engine {
     /// # Errors
     /// The reason why not.
     pub async fn test_connection(&self, peer: &str) -> Result<(), Refusal> {
-        self.shared.tools.dialer.probe(peer).await.map_err(|error| error.refusal())
+        Session::probe(&self.shared.tools.peers, peer).await.map_err(|error| error.refusal())
     }
 
     /// Asks the task of a primary.
@@ -129,6 +141,7 @@ impl Engine {
         }
         let Some(handle) = self.primary(vm) else { return Err(self.no_primary(vm).await) };
         handle.ask(Command::Remove).await?;
+        self.vms.unshare(vm).await?;
         // Its task ends a moment later; whoever looks, or replicates the VM anew, must not meet it any more.
         self.forget_primary(vm, &handle);
         Ok(())
@@ -138,9 +151,10 @@ impl Engine {
     ///
     /// # Errors
     /// 32775 in the wrong state, 32779 for an unknown point; 32774 while another job works on the VM, 32772 when what
-    /// holds it does not let go.
-    pub async fn failover(&self, vm: VmId, point: Option<PointId>, start: bool) -> Result<JobId, Refusal> {
-        failover::initiate(&self.replica(vm).await?, point, start).await
+    /// holds it does not let go. With a start, 32774 while the primary runs the VM, and 32777 while it does not answer and
+    /// nobody asserts that it is down.
+    pub async fn failover(&self, vm: VmId, failover: Failover) -> Result<JobId, Refusal> {
+        failover::initiate(&self.replica(vm).await?, failover).await
     }
 
     /// Goes back to the state before the failover.
@@ -159,37 +173,123 @@ impl Engine {
         failover::commit(&self.replica(vm).await?).await
     }
 
-    /// Starts a VM, unless it runs elsewhere in its place.
+    /// Starts a VM that is off, or continues one that is paused, unless it may run elsewhere. A start that waits for a host
+    /// that is silent is a job.
     ///
     /// # Errors
-    /// 32775 when the replication does not allow it; the hypervisor's reason.
-    pub async fn start_vm(&self, vm: VmId) -> Result<(), Refusal> {
+    /// 32775 when the replication does not allow it, or another host holds the VM; 32774 when another host runs it; 32777
+    /// when one that could run it does not answer; the hypervisor's reason.
+    pub async fn start_vm(
+        self: &Arc<Self>,
+        vm: VmId,
+        asserted: Option<Assertion>,
+    ) -> Result<Option<JobId>, Refusal> {
+        let engine = Arc::clone(self);
+        to_its_end(async move {
+            let resume = match engine.hypervisor.inspect(vm).await {
+                Ok(info) => info.power == PowerState::Paused,
+                // A replica that has not failed over: what is said of that is better.
+                Err(_) if engine.replicas.find(vm).is_some() => false,
+                Err(error) => return Err(inspect_refusal(&error)),
+            };
+            engine.begin_start(vm, Start { asserted, resume, ..Start::default() }).await
+        })
+        .await
+    }
+
+    async fn begin_start(self: &Arc<Self>, vm: VmId, start: Start) -> Result<Option<JobId>, Refusal> {
+        if let Started::Waits(left) = self.try_start(vm, start).await? {
+            return self.start_later(vm, start, left).await.map(Some);
+        }
+        Ok(None)
+    }
+
+    async fn try_start(&self, vm: VmId, start: Start) -> Result<Started, Refusal> {
         if let Some(handle) = self.primary(vm) {
-            handle.ask(Command::Greet).await?;
-            may_start_primary(&handle.snapshot().record)?;
+            not_prepared(&handle.snapshot().record)?;
         }
         let replica = self.replicas.find(vm);
         if let Some(replica) = &replica {
-            let record = replica.snapshot();
-            if !matches!(record.state, ReplicationState::Recovered | ReplicationState::Committed) {
-                return Err(refuse(
-                    ReturnCode::InvalidState,
-                    format!("VM {} is a replica in state {}", record.name, record.state),
-                    "Fail over first: `standin failover VM --start`.",
-                ));
-            }
-        }
-        if let Some(replica) = &replica {
+            failed_over(&replica.snapshot())?;
             overlay_vm::before_start(replica).await;
         }
-        self.hypervisor
-            .start(vm, StartOptions::default())
-            .await
-            .map_err(|error| hypervisor_refusal(&error))?;
-        if let Some(replica) = &replica {
+        let started = match self.vms.start(vm, start).await {
+            Ok(started) => started,
+            Err(refusal) => return Err(self.as_the_replica_says(vm, refusal).await),
+        };
+        if let (Some(replica), Started::Runs(_)) = (&replica, started) {
             overlay_vm::runs(replica).await;
         }
-        Ok(())
+        Ok(started)
+    }
+
+    /// Where a replica holds the VM, what is to be done depends on whether its failover is final, and that is what it says.
+    async fn as_the_replica_says(&self, vm: VmId, refusal: Refusal) -> Refusal {
+        let elsewhere = self.vms.fence(vm).is_some_and(|fence| fence.claim.holder != self.vms.me());
+        let Some(handle) = self.primary(vm).filter(|_| elsewhere) else { return refusal };
+        // Its answer is noted; without one, what it said last holds.
+        drop(handle.ask(Command::Greet).await);
+        match handle.snapshot().record.last_error {
+            Some(said) => Refusal { remedy: said.remedy, ..refusal },
+            None => refusal,
+        }
+    }
+
+    /// Asks again until a host that was silent answers, or the time is over. By the clock that no one sets, and of this
+    /// process: a restart of the daemon ends it, and its job says so.
+    async fn start_later(self: &Arc<Self>, vm: VmId, start: Start, left: Duration) -> Result<JobId, Refusal> {
+        let name = self.vms.record(vm).map(|record| record.name);
+        let job = self.shared.jobs.begin(NewJob {
+            job_type: JobType::StartVm,
+            description: format!(
+                "start of VM {}: waits at most {} s for a host that could run it and does not answer",
+                name.as_ref().map_or_else(|| vm.to_string(), ToString::to_string),
+                left.as_secs()
+            ),
+            vm: name.map(|name| (vm, name)),
+            cancellable: true,
+        });
+        let job = job.await?;
+        let (id, engine, shutdown) = (job.id(), Arc::clone(self), self.shared.shutdown.clone());
+        self.tasks.spawn(async move {
+            let began = Instant::now();
+            let result = loop {
+                tokio::select! {
+                    () = shutdown.cancelled() => return job.interrupted().await,
+                    () = job.cancelled().cancelled_owned() => return job.terminate().await,
+                    () = tokio::time::sleep(ASK_AGAIN) => {}
+                }
+                match engine.try_start(vm, Start { waited: began.elapsed(), ..start }).await {
+                    Ok(Started::Waits(_)) => {}
+                    Ok(Started::Runs(_)) => break Ok(()),
+                    Err(refusal) => break Err(refusal),
+                }
+            };
+            job.finish(result).await;
+        });
+        Ok(id)
+    }
+
+    /// Two hosts hold a VM by the same number: this one's copy is kept, or the other one's. The copy that is not kept is
+    /// stopped and stays where it is.
+    ///
+    /// # Errors
+    /// 32775 when only one host holds it.
+    pub async fn keep_copy(&self, vm: VmId, here: bool) -> Result<(), Refusal> {
+        self.vms.resolve_rivals(vm, here).await.map(|_| ())
+    }
+
+    /// Makes a running QEMU known, unless its VM lives elsewhere.
+    ///
+    /// # Errors
+    /// The hypervisor's reason, or as [`Engine::start_vm`].
+    pub async fn adopt_vm(
+        &self,
+        qmp: PathBuf,
+        name: Option<VmName>,
+        asserted: Option<Assertion>,
+    ) -> Result<VmId, Refusal> {
+        self.vms.adopt(qmp, name, Start { asserted, ..Start::default() }).await
     }
 
     /// Forgets a VM that is off and does not replicate.
@@ -204,9 +304,7 @@ impl Engine {
                 "Remove that first: `standin unreplicate VM`.",
             ));
         }
-        let removed = self.hypervisor.undefine(vm).await.map_err(|error| hypervisor_refusal(&error));
-        self.inventory.refresh(vm).await;
-        removed
+        self.vms.undefine(vm).await
     }
 }
 
@@ -218,20 +316,7 @@ fn unknown_vm(name: &VmName) -> Refusal {
     )
 }
 
-fn may_start_primary(record: &PrimaryRecord) -> Result<(), Refusal> {
-    if record.fenced {
-        // What is to be done depends on whether the failover is final, and that is what the replica said.
-        let remedy = record.fence.as_ref().map_or(
-            "Revert the failover on the replica host to run it here again, or remove the replication here if \
-             the replica is not to be used.",
-            |fence| fence.remedy.as_str(),
-        );
-        return Err(refuse(
-            ReturnCode::InvalidState,
-            format!("VM {} has failed over to {}: two of it would run", record.name, record.peer),
-            remedy,
-        ));
-    }
+fn not_prepared(record: &PrimaryRecord) -> Result<(), Refusal> {
     if record.state == ReplicationState::SyncedReplicationComplete {
         return Err(refuse(
             ReturnCode::InvalidState,
@@ -240,4 +325,15 @@ fn may_start_primary(record: &PrimaryRecord) -> Result<(), Refusal> {
         ));
     }
     Ok(())
+}
+
+fn failed_over(record: &ReplicaRecord) -> Result<(), Refusal> {
+    if matches!(record.state, ReplicationState::Recovered | ReplicationState::Committed) {
+        return Ok(());
+    }
+    Err(refuse(
+        ReturnCode::InvalidState,
+        format!("VM {} is a replica in state {}", record.name, record.state),
+        "Fail over first: `standin failover VM --start`.",
+    ))
 }

@@ -12,9 +12,11 @@ use super::worker::Worker;
 use crate::error::{WorkError, chain};
 use crate::messages::Opened;
 use crate::records::LastError;
+use crate::vm::VmRecord;
 use jiff::Timestamp;
-use standin_model::Backoff;
+use standin_model::fence::{Claim, Fence, Reason};
 use standin_model::state::{Event, ReplicationState};
+use standin_model::{Backoff, Generation, Refusal, VmName};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -71,12 +73,13 @@ impl Task {
         use ReplicationState as S;
         let record = &self.record;
         let sends = self.vm_running
+            && !self.is_fenced()
             && matches!(
                 record.state,
                 S::WaitingForInitialReplication | S::Replicating | S::Critical | S::Resynchronizing
             );
         // Without a point there is nothing that the replica could have failed over to.
-        let wanted = record.last_point_at.is_some() && (!self.asking.answered || record.fenced);
+        let wanted = record.last_point_at.is_some() && (!self.asking.answered || self.is_fenced());
         let free = self.running.is_none() && self.asking.question.is_none();
         (wanted && free && !sends).then(|| self.asking.next.unwrap_or_else(Instant::now))
     }
@@ -119,47 +122,113 @@ impl Task {
         }
     }
 
-    /// The replica takes what this host sends: it does not run the VM.
+    /// The replica takes what this host sends: it does not hold the VM.
     fn takes_part(&mut self, opened: &Opened) {
         self.asking.silent = 0;
         let record = &mut self.record;
-        record.generation = opened.generation;
         if let Some(newest) = &opened.newest
             && record.last_point_at.is_none_or(|known| known < newest.created_at)
         {
             record.last_point_at = Some(newest.created_at);
             record.last_kind = Some(newest.kind);
         }
-        if !std::mem::take(&mut record.fenced) {
-            return;
-        }
-        record.fence = None;
-        record.last_error = None;
-        record.failures = 0;
-        self.schedule.at_once();
-        let record = &self.record;
-        if record.state == ReplicationState::Critical {
-            self.apply(Event::RetrySucceeded);
-        }
+        let me = self.shared.tools.vms.me();
+        self.was_told(opened.claim.unwrap_or_else(|| Claim::unnamed(opened.generation, me)));
     }
 
-    /// The replica runs in the place of this VM.
+    /// Another host holds this VM: the replica, or one that the replica knows of.
     pub(super) fn fenced_by(&mut self, error: &WorkError) {
-        let WorkError::Refused { generation, refusal, .. } = error else { return };
-        let record = &mut self.record;
-        record.fenced = true;
-        record.generation = generation.unwrap_or(record.generation);
-        record.fence = Some(LastError {
-            at: Timestamp::now(),
-            message: refusal.message.clone(),
-            remedy: refusal.remedy.clone(),
-        });
+        if let WorkError::Refused { claim: Some(claim), .. } = error {
+            // The answer may be of the past: the VM has come back meanwhile.
+            if !self.is_fenced() && self.known_number().is_some_and(|known| known > claim.number) {
+                return self.schedule.at_once();
+            }
+            self.was_told(*claim);
+        }
         self.note_error(error);
         self.schedule.answered();
         self.apply(Event::PeerFailedOver);
     }
+
+    /// What it changes comes back by the fence that this task follows.
+    fn was_told(&self, claim: Claim) {
+        let host = self.record.host.unwrap_or(claim.holder);
+        self.shared.tools.vms.told_claim(self.record.vm, host, claim);
+    }
+
+    fn known_number(&self) -> Option<Generation> {
+        self.fence.borrow().as_ref().map(|record| record.fence.claim.number)
+    }
+
+    /// Another host holds the VM, or two do: nothing of it is sent.
+    pub(super) fn is_fenced(&self) -> bool {
+        let me = self.shared.tools.vms.me();
+        self.fence.borrow().as_ref().is_some_and(|record| !record.fence.held_by(me))
+    }
+
+    /// The fence of the VM is another one: what is being sent ends, or begins again.
+    pub(super) async fn look_at_fence(&mut self) {
+        let Some(known) = self.fence.borrow_and_update().clone() else { return };
+        if self.is_fenced() {
+            self.cancel_running();
+            if !std::mem::replace(&mut self.was_fenced, true) {
+                self.is_held_elsewhere(&known);
+            }
+        } else if std::mem::take(&mut self.was_fenced) {
+            self.is_held_again();
+        }
+        if known.fence.outdated && !self.is_fenced() {
+            self.compare_after_all().await;
+        }
+        self.save_if_needed().await;
+    }
+
+    fn is_held_elsewhere(&mut self, known: &VmRecord) {
+        let Refusal { message, remedy, .. } = held_elsewhere(&self.record.name, &known.fence);
+        if self.record.last_error.is_none() {
+            self.record.last_error = Some(LastError { at: Timestamp::now(), message, remedy });
+        }
+        self.apply(Event::PeerFailedOver);
+    }
+
+    fn is_held_again(&mut self) {
+        self.record.last_error = None;
+        self.record.failures = 0;
+        self.schedule.at_once();
+        if self.record.state == ReplicationState::Critical {
+            self.apply(Event::RetrySucceeded);
+        }
+    }
+
+    /// This host's data directory is an older one than the replica's: what it knows of the disks counts no more.
+    async fn compare_after_all(&mut self) {
+        use ReplicationState as S;
+        if !matches!(self.record.state, S::Replicating | S::Critical) || self.record.last_point_at.is_none() {
+            return;
+        }
+        let error = WorkError::TrackingLost(
+            "the replica knows a later claim of this host: an older data directory was put back".to_owned(),
+        );
+        self.tracking_lost(&error).await;
+        if self.record.state == S::WaitingToStartResynchronization
+            && let Err(refusal) = self.begin_resync().await
+        {
+            tracing::error!(vm = %self.record.name, error = %refusal, "the resynchronization was not started");
+        }
+    }
 }
 
-fn silent(peer: &str) -> WorkError {
+/// Why nothing of a VM is sent, and what to do.
+pub(super) fn held_elsewhere(vm: &VmName, fence: &Fence) -> Refusal {
+    let theirs = fence.rival.unwrap_or(fence.claim);
+    let host = fence.hosts.get(&theirs.holder).map_or("another host", |known| known.name.as_str());
+    let reason = match fence.rival {
+        Some(theirs) => Reason::Rivals { ours: fence.claim, theirs },
+        None => Reason::LivesElsewhere(theirs),
+    };
+    reason.refusal(vm.as_str(), host)
+}
+
+pub(super) fn silent(peer: &str) -> WorkError {
     WorkError::OutOfTurn { peer: peer.to_owned(), what: format!("nothing for {} s", GREETING.as_secs()) }
 }

@@ -16,11 +16,11 @@ use super::ledger::Start;
 use crate::messages::DiskShape;
 use crate::records::PrimaryRecord;
 use serde::{Deserialize, Serialize};
+use standin_durable::{FileError, Files, Mode};
 use standin_model::digest::BlockDigest;
 use standin_model::{Epoch, VmName};
 use standin_store::{Sent, SourceTree, point_digest};
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Names the boot of the kernel that holds what is not durable yet.
@@ -98,14 +98,10 @@ impl Book {
 
     /// Trees of zeros, for whoever sees every granule.
     pub(super) fn create(dir: &Path, record: &PrimaryRecord, start: Start) -> Result<Self> {
-        fs::create_dir_all(dir).map_err(failed("create", dir))?;
-        let path = dir.join(PAGE);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(failed("remove", &path)(error));
-            }
-            _ => {}
-        }
+        let files = Files::default();
+        files.make_directory(dir, Mode::Owner).map_err(failed)?;
+        // Durably: a page that says durable and comes back after a loss of power would speak for trees of zeros.
+        files.remove(&dir.join(PAGE)).map_err(failed)?;
         let page = Page::of(record);
         let make = |disk: &DiskShape| SourceTree::create(&tree_path(dir, disk), page.granule, disk.size);
         let trees = page.disks.iter().map(make).collect::<Result<_>>()?;
@@ -170,29 +166,17 @@ impl Page {
 
     /// Replaces what was written down; for this boot.
     pub(super) fn save(&self, dir: &Path) -> Result<()> {
-        self.write(dir, false)
+        Files::default().replace_for_this_boot(&dir.join(PAGE), &self.text()?, Mode::Owner).map_err(failed)
     }
 
     /// The same, also for the next boot.
     fn save_durably(&self, dir: &Path) -> Result<()> {
-        self.write(dir, true)?;
-        fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync", dir))
+        Files::default().replace(&dir.join(PAGE), &self.text()?, Mode::Owner).map_err(failed)
     }
 
-    fn write(&self, dir: &Path, sync: bool) -> Result<()> {
-        let text = serde_json::to_vec(self).map_err(|error| {
-            standin_store::Error::Invalid(format!("a page that cannot be written: {error}"))
-        })?;
-        let (path, staged) = (dir.join(PAGE), dir.join("sent.json.tmp"));
-        let write = || {
-            let mut file = fs::File::create(&staged)?;
-            file.write_all(&text)?;
-            if sync {
-                file.sync_all()?
-            };
-            fs::rename(&staged, &path)
-        };
-        write().map_err(failed("write", &path))
+    fn text(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self)
+            .map_err(|error| standin_store::Error::Invalid(format!("a page that cannot be written: {error}")))
     }
 }
 
@@ -200,9 +184,8 @@ fn tree_path(dir: &Path, disk: &DiskShape) -> PathBuf {
     dir.join(format!("{}.tree", disk.name))
 }
 
-fn failed(op: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> standin_store::Error {
-    let path = path.to_owned();
-    move |source| standin_store::Error::Io { op, path, source }
+fn failed(error: FileError) -> standin_store::Error {
+    standin_store::Error::Io { op: error.verb, path: error.path, source: error.source }
 }
 
 /// Replication does not depend on the ledger: what it cannot do is said, and it is unknown.

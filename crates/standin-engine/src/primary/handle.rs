@@ -12,8 +12,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// What a relationship's task is asked to do.
 #[derive(Debug)]
 pub enum Command {
-    /// Ask the replica whether it runs in this VM's place; the VM is about to be started.
+    /// Ask a replica of the version before whether it has failed over; the VM is about to be started.
     Greet,
+    /// Another host holds the VM: end what is sent, and be done with it.
+    Yield,
     /// Start the initial replication.
     Start,
     /// Start the initial replication at a time to come.

@@ -58,8 +58,6 @@ impl Task {
         self.record.acknowledged = Some(sealed.epoch);
         self.record.failures = 0;
         self.record.last_error = None;
-        self.record.fenced = false;
-        self.record.fence = None;
         self.record.doubted = false;
         if let Some(point) = &sealed.point {
             self.record.last_point_at = Some(point.created_at);
@@ -73,7 +71,10 @@ impl Task {
                 }
                 self.apply(Event::InitialDone);
             }
-            (Work::Resynchronize, _) => self.apply(Event::ResyncDone),
+            (Work::Resynchronize, _) => {
+                self.apply(Event::ResyncDone);
+                self.shared.tools.vms.compared(self.record.vm);
+            }
             (Work::Cycle { .. }, ReplicationState::Critical) => self.apply(Event::RetrySucceeded),
             _ => {}
         }
@@ -181,7 +182,7 @@ impl Task {
 
     /// What changed is not known any more, or the replica is not what was sent: state 9, and from there by itself if
     /// the settings say so.
-    async fn tracking_lost(&mut self, error: &WorkError) {
+    pub(super) async fn tracking_lost(&mut self, error: &WorkError) {
         self.note_error(error);
         self.apply(Event::BitmapsLost);
         if self.record.settings.auto_resync

@@ -1,11 +1,12 @@
 //! What operators and management protocols ask of a primary: each request is allowed or refused by the model's table, and
 //! then decided at once by the task that owns the relationship. What takes time is a job.
 
-use super::asking::GREETING;
+use super::asking::{GREETING, held_elsewhere, silent};
 use super::handle::Command;
 use super::task::Task;
+use super::work::ended;
 use super::worker::Worker;
-use crate::error::{WorkError, chain};
+use crate::error::chain;
 use crate::jobs::NewJob;
 use crate::messages::Request;
 use crate::records;
@@ -20,8 +21,22 @@ use std::time::Duration;
 impl Task {
     pub(super) async fn command(&mut self, command: Command) -> Result<Option<JobId>, Refusal> {
         self.allowed(&command)?;
+        if matches!(
+            command,
+            Command::Start
+                | Command::StartAt(_)
+                | Command::Resume
+                | Command::Point { .. }
+                | Command::Resynchronize
+        ) {
+            self.not_fenced()?;
+        }
         match command {
             Command::Greet => self.greet().await.map(|()| None),
+            Command::Yield => {
+                self.yield_up().await;
+                Ok(None)
+            }
             Command::Start => self.start_initial(None).await.map(Some),
             Command::StartAt(at) => self.start_initial(Some(at)).await.map(Some),
             Command::ResetStatistics => self.reset_statistics().await.map(|()| None),
@@ -38,7 +53,7 @@ impl Task {
 
     fn allowed(&self, command: &Command) -> Result<(), Refusal> {
         let method = match command {
-            Command::Greet => return Ok(()),
+            Command::Greet | Command::Yield => return Ok(()),
             Command::Start | Command::StartAt(_) => Method::StartReplication,
             Command::ResetStatistics => Method::ResetReplicationStatistics,
             Command::CancelInitial => Method::RequestCancelInitialReplication,
@@ -55,39 +70,49 @@ impl Task {
         state::request_for(&self.record.name, Side::Primary, self.record.state, method, facts)
     }
 
-    /// A host that comes back after a failover has an older generation: it learns that here, before the VM runs
-    /// twice. A replica that cannot be asked does not keep the VM from starting: that would make the replica
-    /// a single point of failure of the primary.
+    /// Asks a replica of the version before, which has no link, whether it has failed over.
+    ///
+    /// # Errors
+    /// Its refusal; 32777 when it does not answer.
     async fn greet(&mut self) -> Result<(), Refusal> {
         let mut another = Worker::new(self.shared.tools.clone());
-        if self.worker.is_none() {
-            self.look_at_vm().await;
-            if self.vm_running {
-                // The start is refused for that; what works on the VM is not to be disturbed.
-                return Ok(());
-            }
-        }
         // Work on a VM that has just ended is lost, and holds the worker until it has noticed: not to ask
         // meanwhile would let a VM that runs on the replica start a second time.
         let worker = self.worker.as_mut().unwrap_or(&mut another);
         // What an open session was told is of the past: only a new one asks.
         worker.hang_up();
         self.asking.stop();
-        match tokio::time::timeout(GREETING, worker.head(&self.record)).await {
-            Ok(said) => {
-                if let Err(error) = &said
-                    && !matches!(error, WorkError::Refused { .. })
-                {
-                    tracing::warn!(vm = %self.record.name, error = %chain(error), "the replica was not asked before the start");
-                }
-                self.replica_said(&said);
-            }
-            Err(_) => {
-                worker.hang_up();
-                tracing::warn!(vm = %self.record.name, "the replica did not answer before the start");
-            }
+        let said = tokio::time::timeout(GREETING, worker.head(&self.record)).await;
+        let Ok(said) = said else {
+            worker.hang_up();
+            return Err(silent(&self.record.peer).refusal());
+        };
+        self.replica_said(&said);
+        self.save_or_refuse().await?;
+        said.map(|_| ()).map_err(|error| error.refusal())
+    }
+
+    /// Another host holds the VM: when this returns nothing reads its disks, and nothing of it is sent.
+    async fn yield_up(&mut self) {
+        self.asking.stop();
+        self.cancel_running();
+        if self.running.is_some() {
+            let done = ended(&mut self.running).await;
+            self.finished(done).await;
         }
-        self.save_or_refuse().await
+        if let Some(worker) = &mut self.worker {
+            worker.hang_up();
+        }
+    }
+
+    /// Whoever asks for data to be sent is told why nothing is, and what to do.
+    fn not_fenced(&self) -> Result<(), Refusal> {
+        match self.fence.borrow().as_ref() {
+            Some(known) if !known.fence.held_by(self.shared.tools.vms.me()) => {
+                Err(held_elsewhere(&self.record.name, &known.fence))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn start_initial(&mut self, at: Option<Timestamp>) -> Result<JobId, Refusal> {

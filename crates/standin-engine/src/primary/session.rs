@@ -5,8 +5,11 @@
 
 use crate::error::WorkError;
 use crate::messages::{Offer, Opened, Reply, Request};
+use crate::peers::{self, Peers};
+use standin_model::HostId;
+use standin_model::fence::Claim;
 use standin_wire::block::EncodedBlock;
-use standin_wire::{Connection, Frame, Hello, Identity, Receiver, Sender};
+use standin_wire::{Connection, Frame, Receiver, Sender};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -21,6 +24,9 @@ pub struct Session {
     sender: Sender,
     replies: mpsc::Receiver<Result<Reply, standin_wire::Error>>,
     reader: JoinHandle<()>,
+    /// Who is at the other end.
+    host: Option<HostId>,
+    host_name: String,
     opened: Opened,
     sent_before: u64,
     /// Something came that nobody had asked for.
@@ -33,22 +39,13 @@ impl Drop for Session {
     }
 }
 
-/// Who connects, and how.
-#[derive(Clone)]
-pub struct Dialer {
-    /// This host's certificates.
-    pub identity: Identity,
-    /// This host's name and versions.
-    pub hello: Hello,
-}
-
-impl Dialer {
+impl Session {
     /// Connects and asks whether this host may replicate to `peer`.
     ///
     /// # Errors
     /// The link's or the replica's reason.
-    pub async fn probe(&self, peer: &str) -> Result<(), WorkError> {
-        let mut session = self.dial(peer).await?;
+    pub async fn probe(peers: &Peers, peer: &str) -> Result<(), WorkError> {
+        let mut session = Self::over(peer, peers.stream(peer).await?);
         session.done(&Request::Probe).await
     }
 
@@ -56,20 +53,20 @@ impl Dialer {
     ///
     /// # Errors
     /// The link's or the replica's reason; nothing changed then.
-    pub async fn create(&self, peer: &str, offer: Offer) -> Result<Session, WorkError> {
-        self.begin(peer, Request::Create(Box::new(offer))).await
+    pub async fn create(peers: &Peers, peer: &str, offer: Offer) -> Result<Self, WorkError> {
+        Self::begin(peers, peer, Request::Create(Box::new(offer))).await
     }
 
     /// Connects and opens a session of an existing relationship.
     ///
     /// # Errors
     /// The link's or the replica's reason.
-    pub async fn open(&self, peer: &str, offer: Offer) -> Result<Session, WorkError> {
-        self.begin(peer, Request::Open(Box::new(offer))).await
+    pub async fn open(peers: &Peers, peer: &str, offer: Offer) -> Result<Self, WorkError> {
+        Self::begin(peers, peer, Request::Open(Box::new(offer))).await
     }
 
-    async fn begin(&self, peer: &str, request: Request) -> Result<Session, WorkError> {
-        let mut session = self.dial(peer).await?;
+    async fn begin(peers: &Peers, peer: &str, request: Request) -> Result<Self, WorkError> {
+        let mut session = Self::over(peer, peers.stream(peer).await?);
         match session.ask(&request).await? {
             Reply::Opened(opened) => session.opened = opened,
             other => return Err(session.out_of_turn(&other)),
@@ -77,27 +74,28 @@ impl Dialer {
         Ok(session)
     }
 
-    async fn dial(&self, peer: &str) -> Result<Session, WorkError> {
-        let connection = standin_wire::connect(peer, &self.identity, self.hello.clone())
-            .await
-            .map_err(|source| WorkError::link(peer, source))?;
-        Ok(Session::over(peer, connection))
-    }
-}
-
-impl Session {
     fn over(peer: &str, connection: Connection) -> Self {
+        let host = peers::host_id(connection.peer(), connection.peer_hello());
+        let host_name = connection.peer().names.first().cloned().unwrap_or_else(|| peer.to_owned());
         let (sender, receiver) = connection.split();
         let (into, replies) = mpsc::channel(4);
         let reader = tokio::spawn(read_replies(receiver, into));
         let opened = Opened {
             generation: Default::default(),
+            claim: None,
             head: None,
             has_points: false,
             resumable: false,
             newest: None,
         };
-        Self { peer: peer.to_owned(), sender, replies, reader, opened, sent_before: 0, stale: false }
+        let peer = peer.to_owned();
+        Self { peer, sender, replies, reader, host, host_name, opened, sent_before: 0, stale: false }
+    }
+
+    /// The host at the other end, and its name; `None` where its certificate has no name of its own.
+    #[must_use]
+    pub fn host(&self) -> Option<(HostId, &str)> {
+        self.host.map(|host| (host, self.host_name.as_str()))
     }
 
     /// What the replica had when the session was opened.
@@ -217,10 +215,16 @@ impl Session {
     fn refused(&self, refused: crate::messages::RefusedReply) -> WorkError {
         WorkError::Refused {
             peer: self.peer.clone(),
-            refusal: refused.refusal,
-            generation: refused.generation,
+            claim: refused.claim.or_else(|| self.unnamed(&refused)),
             failed_over: refused.failed_over,
+            refusal: refused.refusal,
         }
+    }
+
+    /// The claim of a replica of the version before: it has failed over itself, or it tells nothing.
+    fn unnamed(&self, refused: &crate::messages::RefusedReply) -> Option<Claim> {
+        let (number, host) = refused.generation.zip(self.host).filter(|_| refused.failed_over)?;
+        Some(Claim::unnamed(number, host))
     }
 
     /// The error for a reply that has no place here.

@@ -14,10 +14,11 @@ use crate::error::chain;
 use crate::jobs::{JobHandle, Jobs};
 use crate::records::{self, PrimaryRecord, Tables};
 use crate::service::Service;
+use crate::vm::VmRecord;
 use jiff::Timestamp;
 use standin_hypervisor::{PowerState, VmEvent};
 use standin_model::state::{self, Event, ReplicationState, Side};
-use standin_model::{Generation, JobId, Refusal};
+use standin_model::{JobId, Refusal};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -53,8 +54,8 @@ pub struct Shared {
     pub shutdown: CancellationToken,
 }
 
-/// State, generation, fence, job, whether there is a point, error.
-type Essence = (ReplicationState, Generation, bool, Option<JobId>, bool, Option<String>);
+/// State, job, whether there is a point, error.
+type Essence = (ReplicationState, Option<JobId>, bool, Option<String>);
 
 /// The task of a relationship: only it changes the record.
 pub(super) struct Task {
@@ -74,6 +75,10 @@ pub(super) struct Task {
     /// What a session is opened with changed while the worker was away: the next piece of work opens a new one.
     pub(super) offer_again: bool,
     pub(super) asking: Asking,
+    /// Who may run the VM, and so who may send it.
+    pub(super) fence: watch::Receiver<Option<VmRecord>>,
+    /// As it was when it was looked at last.
+    pub(super) was_fenced: bool,
 }
 
 /// Starts the task of a relationship. `worker` may bring the session that made it. The returned future ends
@@ -92,7 +97,8 @@ pub fn spawn(shared: Shared, record: PrimaryRecord, worker: Option<Worker>) -> (
     let worker = worker.unwrap_or_else(|| Worker::new(shared.tools.clone()));
     let job = record.job.and_then(|id| shared.jobs.resume(id));
     let schedule = Schedule::new(Duration::from_secs(u64::from(record.settings.interval_s)));
-    let never = (ReplicationState::Disabled, Generation(0), false, None, false, None);
+    let never = (ReplicationState::Disabled, None, false, None);
+    let fence = shared.tools.vms.watch(record.vm);
     let task = Task {
         saved: (never, Instant::now()),
         shared,
@@ -107,6 +113,8 @@ pub fn spawn(shared: Shared, record: PrimaryRecord, worker: Option<Worker>) -> (
         removed: false,
         offer_again: false,
         asking: Asking::default(),
+        fence,
+        was_fenced: false,
     };
     let ended = tokio::spawn(task.run(inbox));
     (Handle { commands, snapshot: seen }, ended)
@@ -117,6 +125,7 @@ impl Task {
         let mut events = self.shared.tools.hypervisor.events();
         let shutdown = self.shared.shutdown.clone();
         self.look_at_vm().await;
+        self.look_at_fence().await;
         self.go_on_after_restart().await;
         while !self.removed {
             self.start_due_work().await;
@@ -136,6 +145,7 @@ impl Task {
                     // Whoever asked may have gone away; what was decided holds all the same.
                     drop(answer.send(decided));
                 }
+                Ok(()) = self.fence.changed() => self.look_at_fence().await,
                 event = events.recv() => self.vm_event(event).await,
                 () = cancelled(idle) => self.was_cancelled(self.waiting_for()).await,
                 () = tokio::time::sleep_until(wake) => {}
@@ -188,7 +198,7 @@ impl Task {
     fn essence(&self) -> Essence {
         let record = &self.record;
         let error = record.last_error.as_ref().map(|error| error.message.clone());
-        (record.state, record.generation, record.fenced, record.job, record.last_point_at.is_some(), error)
+        (record.state, record.job, record.last_point_at.is_some(), error)
     }
 
     pub(super) async fn look_at_vm(&mut self) {

@@ -47,7 +47,7 @@ pub(super) struct Running {
 impl Task {
     /// What should run now, if anything.
     fn due(&self) -> Option<Work> {
-        if !self.vm_running || self.running.is_some() {
+        if !self.vm_running || self.running.is_some() || self.is_fenced() {
             return None;
         }
         let due = self.schedule.is_due();

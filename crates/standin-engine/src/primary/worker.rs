@@ -9,13 +9,16 @@
 use super::config_files::{ConfigFiles, Sender as ConfigSender};
 use super::ledger::Ledger;
 use super::pass::{DiskPass, PassControl, Select};
-use super::session::{Dialer, Session};
+use super::session::Session;
 use crate::error::WorkError;
 use crate::jobs::Progress;
 use crate::messages::{DiskShape, Offer, PointOffer, Reply, Request};
+use crate::peers::Peers;
 use crate::records::PrimaryRecord;
+use crate::vm::Vms;
 use standin_hypervisor::{Hypervisor, LiveRequest, Mark, MarkStatus, PowerState, View};
-use standin_model::{DiskName, Epoch};
+use standin_model::fence::Claim;
+use standin_model::{DiskName, Epoch, HostId};
 use standin_wire::block::Compression;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -32,7 +35,9 @@ pub struct Tools {
     /// The hypervisor that runs the VM.
     pub hypervisor: Arc<dyn Hypervisor>,
     /// Connects to replicas.
-    pub dialer: Dialer,
+    pub peers: Arc<Peers>,
+    /// Says who may run a VM, and so who may send it.
+    pub vms: Arc<Vms>,
     /// Where old data is kept during a cut.
     pub scratch_dir: PathBuf,
     /// Hashes of kernels and the like.
@@ -91,6 +96,11 @@ impl Worker {
         Self { tools, session: None, config, begun: false, unclean: true, ledger }
     }
 
+    /// The replica's host and its name, while there is a session.
+    pub(crate) fn host(&self) -> Option<(HostId, String)> {
+        self.session.as_ref().and_then(Session::host).map(|(host, name)| (host, name.to_owned()))
+    }
+
     /// Hangs up; the next piece of work connects anew.
     pub fn hang_up(&mut self) {
         self.session = None;
@@ -101,8 +111,9 @@ impl Worker {
     ///
     /// # Errors
     /// The link's or the replica's reason; nothing changed then.
-    pub async fn create(&mut self, record: &PrimaryRecord) -> Result<(), WorkError> {
-        self.session = Some(self.tools.dialer.create(&record.peer, offer(record)).await?);
+    pub async fn create(&mut self, record: &PrimaryRecord, claim: Claim) -> Result<(), WorkError> {
+        let offer = offer_under(claim, record);
+        self.session = Some(Session::create(&self.tools.peers, &record.peer, offer).await?);
         self.ledger.forget(record).await;
         Ok(())
     }
@@ -155,7 +166,12 @@ impl Worker {
         // A session that ended while nothing was sent is no reason for a cycle to fail.
         if !self.has_session() {
             self.config.forget();
-            self.session = Some(self.tools.dialer.open(&record.peer, offer(record)).await?);
+            let offer = offer(&self.tools, record);
+            let session = Session::open(&self.tools.peers, &record.peer, offer).await?;
+            if let Some((host, name)) = session.host() {
+                self.tools.vms.met_replica(record, host, name);
+            }
+            self.session = Some(session);
         }
         Ok(())
     }
@@ -281,11 +297,17 @@ pub(super) fn may_be_of_the_past(error: &WorkError) -> bool {
     matches!(error, WorkError::Refused { .. } | WorkError::Link { .. })
 }
 
-fn offer(record: &PrimaryRecord) -> Offer {
+/// What a session begins with: under the claim that is known at this moment, whoever holds it. The replica compares.
+fn offer(tools: &Tools, record: &PrimaryRecord) -> Offer {
+    offer_under(tools.vms.claim(record.vm), record)
+}
+
+fn offer_under(claim: Claim, record: &PrimaryRecord) -> Offer {
     Offer {
         vm: record.vm,
         name: record.name.clone(),
-        generation: record.generation,
+        generation: claim.number,
+        claim: Some(claim),
         disks: record.disks.clone(),
         settings: record.settings.clone(),
         network: record.network.clone(),

@@ -5,16 +5,20 @@ use super::host::ReplicaHost;
 use super::layer::{blocking, refusal_of};
 use super::vm::{Locked, ReplicaVm};
 use crate::messages::{DiskShape, Offer, RefusedReply};
+use crate::peers;
 use crate::records::{self, ReplicaRecord};
+use crate::vm::Sharing;
 use jiff::Timestamp;
+use standin_model::fence::{Claim, KnownHost, Role};
 use standin_model::network::NetworkSettings;
 use standin_model::settings::MAX_DISKS;
 use standin_model::state::{Event, ReplicationState};
 use standin_model::stats::{Monitor, Window};
-use standin_model::{AuthId, Generation, Refusal, ReturnCode};
+use standin_model::{AuthId, HostId, Refusal, ReturnCode, VmId};
 use standin_store::{DiskSpec, RemoveDisks, ReplicaSpec};
-use standin_wire::PeerIdentity;
+use standin_wire::{Hello, PeerIdentity};
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -39,14 +43,16 @@ pub(super) fn unknown(host: &ReplicaHost, offer: &Offer) -> Refusal {
 /// Makes the replica, or finds the one that an earlier try made.
 pub(super) async fn create(
     host: &Arc<ReplicaHost>,
-    peer: &PeerIdentity,
+    peer: &Sender,
     offer: &Offer,
 ) -> Result<Arc<ReplicaVm>, Refusal> {
-    let entry = host.entry_for(peer)?;
+    let entry = host.entry_for(&peer.identity)?;
     check_offer(offer)?;
     let _one_at_a_time = host.creating.lock().await;
     if let Some(vm) = host.find(offer.vm) {
-        return existing(vm, peer, offer);
+        let vm = existing(vm, peer, offer)?;
+        share(host, peer, offer).await?;
+        return Ok(vm);
     }
     if let Some(refusal) = host.disks_missing(offer.vm) {
         return Err(refusal);
@@ -58,19 +64,22 @@ pub(super) async fn create(
             "Replicate to another host, or remove the VM here (`standin vm remove VM`).",
         ));
     }
-    let (location, host_name) = (entry.storage_location.clone(), peer_name(peer));
+    share(host, peer, offer).await?;
+    let (location, host_name) = (entry.storage_location.clone(), peer.name());
     let store = make_store(host, offer, location.clone()).await?;
-    let record = new_record(offer, host_name, entry.id, location, host.shared.service.get().monitoring);
+    let mut record = new_record(offer, host_name, entry.id, location, host.shared.service.get().monitoring);
+    record.host = peer.host;
+    host.shared.vms.beside(offer.vm, store.directory().to_owned());
     records::put(&host.shared.tables.relationships, record.id(), &record.clone().into()).await?;
-    tracing::info!(vm = %offer.name, id = %offer.vm, from = %peer.address, "a replica was made");
+    tracing::info!(vm = %offer.name, id = %offer.vm, from = %peer.identity.address, "a replica was made");
     let vm = host.insert(ReplicaVm::new(host.shared.clone(), store, record));
     vm.mirror().await;
     Ok(vm)
 }
 
-fn existing(vm: Arc<ReplicaVm>, peer: &PeerIdentity, offer: &Offer) -> Result<Arc<ReplicaVm>, Refusal> {
+fn existing(vm: Arc<ReplicaVm>, peer: &Sender, offer: &Offer) -> Result<Arc<ReplicaVm>, Refusal> {
     let record = vm.snapshot();
-    let same = record.primary_host == peer_name(peer)
+    let same = record.primary_host == peer.name()
         && record.disks == offer.disks
         && record.settings.granularity == offer.settings.granularity
         && record.last_point_at.is_none();
@@ -84,9 +93,58 @@ fn existing(vm: Arc<ReplicaVm>, peer: &PeerIdentity, offer: &Offer) -> Result<Ar
     ))
 }
 
-/// The host's name of a peer: the first in its certificate.
-pub(super) fn peer_name(peer: &PeerIdentity) -> String {
-    peer.names.first().cloned().unwrap_or_else(|| peer.address.ip().to_string())
+/// The host that speaks in a session.
+#[derive(Debug, Clone)]
+pub(super) struct Sender {
+    /// What its certificate says.
+    pub identity: PeerIdentity,
+    /// Its id; `None` where its certificate has no name of its own.
+    pub host: Option<HostId>,
+    /// Where it listens, for calls of this host.
+    pub address: Option<String>,
+}
+
+impl Sender {
+    /// Of a connection.
+    pub fn of(identity: &PeerIdentity, hello: &Hello) -> Self {
+        let address = hello.port.map(|port| SocketAddr::new(identity.address.ip(), port).to_string());
+        Self { identity: identity.clone(), host: peers::host_id(identity, hello), address }
+    }
+
+    /// The first name in its certificate.
+    pub fn name(&self) -> String {
+        self.identity.names.first().cloned().unwrap_or_else(|| self.identity.address.ip().to_string())
+    }
+}
+
+/// The sender shares the VM from now on, under the claim that it offers. Refused where another host holds the VM.
+async fn share(host: &ReplicaHost, peer: &Sender, offer: &Offer) -> Result<(), Refusal> {
+    let Some(id) = peer.host else {
+        return Err(Refusal::new(
+            ReturnCode::AccessDenied,
+            format!("the certificate that came from {} carries no name of its own", peer.identity.address),
+            "Issue a certificate with that host's name, then restart the daemon there.",
+        ));
+    };
+    let claim = offer.claim.unwrap_or_else(|| Claim::unnamed(offer.generation, id));
+    let addresses = peer.address.iter().cloned().collect();
+    let known = KnownHost { name: peer.name(), addresses, role: Role::Source, accepted: None };
+    let sharing = Sharing { host: id, known, name: offer.name.clone(), claim: Some(claim) };
+    host.shared.vms.share(offer.vm, sharing).await.map(|_| ())
+}
+
+/// What a sender is told beside a refusal where another host than it holds the VM, whatever became of the relationship:
+/// that it must not run it.
+pub(super) fn refused(host: &ReplicaHost, peer: &Sender, vm: VmId, refusal: Refusal) -> RefusedReply {
+    let fence = host.shared.vms.fence(vm);
+    let shared = fence.filter(|fence| peer.host.is_some_and(|peer| fence.hosts.contains_key(&peer)));
+    let claim = shared.map(|fence| fence.claim);
+    RefusedReply {
+        refusal,
+        generation: claim.map(|claim| claim.number),
+        claim,
+        failed_over: claim.is_some_and(|claim| Some(claim.holder) != peer.host),
+    }
 }
 
 fn check_offer(offer: &Offer) -> Result<(), Refusal> {
@@ -156,7 +214,7 @@ fn new_record(
         settings: offer.settings.clone(),
         disks: offer.disks.clone(),
         state: ReplicationState::WaitingForInitialReplication,
-        generation: offer.generation,
+        host: None,
         failover: None,
         last_failover_kind: None,
         last_received_at: None,
@@ -168,43 +226,35 @@ fn new_record(
     }
 }
 
-/// Lets a primary into the relationship, or says why not. Returns the generation to go on with.
+/// Lets a primary into the relationship, or says why not. Returns the claim to go on under.
 pub(super) async fn admit(
     host: &ReplicaHost,
     vm: &ReplicaVm,
-    peer: &PeerIdentity,
+    peer: &Sender,
     offer: &Offer,
-) -> Result<Generation, RefusedReply> {
+) -> Result<Claim, RefusedReply> {
+    let refuse = |refusal: Refusal| refused(host, peer, offer.vm, refusal);
+    let auth = vm.snapshot().auth;
+    host.may_send(&peer.identity, auth).map_err(refuse)?;
+    // A claim that is older than what is known here is refused by it, whatever state the replica is in.
+    let shared = share(host, peer, offer).await;
     let mut record = vm.lock().await;
-    let refuse = |record: &ReplicaRecord, refusal: Refusal| RefusedReply {
-        refusal,
-        generation: Some(record.generation),
-        failed_over: record.state.is_failed_over(),
-    };
-    host.may_send(peer, record.auth).map_err(|refusal| RefusedReply {
-        refusal,
-        generation: None,
-        failed_over: false,
-    })?;
     if let Some(refusal) = takes_nothing(&record) {
-        return Err(refuse(&record, refusal));
+        return Err(refuse(refusal));
     }
-    if let Err(refusal) = same_shape(&record, offer) {
-        return Err(refuse(&record, refusal));
-    }
-    // A revert leaves the replica ahead of its primary; both go on with the newer number.
-    let generation = record.generation.max(offer.generation);
-    if let Err(refusal) = offer.network.validate() {
-        return Err(refuse(&record, refusal));
-    }
-    let same = record.settings == offer.settings && record.primary_network == offer.network;
-    if record.generation != generation || !same {
-        record.generation = generation;
+    shared.map_err(refuse)?;
+    same_shape(&record, offer).map_err(refuse)?;
+    offer.network.validate().map_err(refuse)?;
+    let same = record.settings == offer.settings
+        && record.primary_network == offer.network
+        && record.host == peer.host;
+    if !same {
+        record.host = peer.host;
         record.settings = offer.settings.clone();
         record.primary_network = offer.network.clone();
-        record.save().await.map_err(|refusal| refuse(&record, refusal))?;
+        record.save().await.map_err(refuse)?;
     }
-    Ok(generation)
+    Ok(host.shared.vms.claim(offer.vm))
 }
 
 /// Why a replica in this state takes nothing from its primary; `None` when it does.

@@ -9,7 +9,7 @@
 //!
 //! Called by [`super::host`] for each replica before anything else may touch it.
 
-use super::failover::{carry_out_commit, carry_out_revert, finish_commit};
+use super::failover::{carry_out_commit, carry_out_revert, finish_commit, give_back};
 use super::network;
 use super::overlay_vm::{fill_overlays, serve_maps, start_vm, undo};
 use super::vm::ReplicaVm;
@@ -48,7 +48,9 @@ pub(super) async fn take_up(vm: &Arc<ReplicaVm>) -> Result<(), Refusal> {
                 Ok(running) => match job.as_ref().and_then(|job| type_of(vm, job)) {
                     Some(JobType::CommitFailover) => carry_out_commit(vm).await,
                     // It was asked for with the failover, and had not come about.
-                    Some(JobType::InitiateFailover) if failover.start && !running => start_vm(vm).await,
+                    Some(JobType::InitiateFailover) if failover.start && !running => {
+                        return start_beside(vm, job);
+                    }
                     _ => Ok(()),
                 },
             };
@@ -63,6 +65,17 @@ pub(super) async fn take_up(vm: &Arc<ReplicaVm>) -> Result<(), Refusal> {
         }
         _ => Ok(()),
     }
+}
+
+/// The other hosts are asked before the VM starts, and the daemon does not wait for them to come up.
+fn start_beside(vm: &Arc<ReplicaVm>, job: Option<JobHandle>) -> Result<(), Refusal> {
+    let vm = Arc::clone(vm);
+    tokio::spawn(async move {
+        if let Err(refusal) = end(job, start_vm(&vm).await).await {
+            tracing::error!(vm = %vm.snapshot().name, %refusal, "a VM that failed over was not started");
+        }
+    });
+    Ok(())
 }
 
 /// A revert whose last word, the record without a failover, was kept, and only the end of its job was not.
@@ -92,6 +105,7 @@ async fn end(job: Option<JobHandle>, result: Result<(), Refusal>) -> Result<(), 
 /// A failover that the end of the daemon cut off.
 async fn give_up(vm: &ReplicaVm, failover: &FailoverRecord) -> Result<(), Refusal> {
     undo(vm, &failover.overlay).await?;
+    give_back(vm, failover).await?;
     let mut record = vm.lock().await;
     record.failover = None;
     record.step(Event::FailoverFailed { before: failover.prior }).await

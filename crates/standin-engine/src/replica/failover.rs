@@ -18,8 +18,10 @@ use super::layer::{blocking, refusal_of};
 use super::overlay_vm::{make, start_vm, undo};
 use super::vm::{Locked, ReplicaVm};
 use crate::jobs::{JobHandle, NewJob};
-use crate::records::FailoverRecord;
+use crate::records::{FailoverRecord, ReplicaRecord};
 use crate::tasks::to_its_end;
+use crate::vm::{Asserts, Sharing};
+use standin_model::fence::{KnownHost, Role};
 use standin_model::job::JobType;
 use standin_model::state::{Event, Method};
 use standin_model::{JobId, PointId, RecoveryPoint, Refusal, ReturnCode};
@@ -29,16 +31,34 @@ use std::time::Duration;
 /// How long what a primary is sending may take to be sealed or given up.
 const SESSION_PATIENCE: Duration = Duration::from_secs(120);
 
+/// What is asked of a failover.
+#[derive(Debug, Clone, Copy)]
+pub struct Failover {
+    /// To which point; the latest if none is named.
+    pub point: Option<PointId>,
+    /// Start the VM when it is done.
+    pub start: bool,
+    /// What is asserted of the primary.
+    pub asserts: Asserts,
+}
+
 /// Fails over to a point, or to the latest. Returns the job once it is recorded; the rest goes on by itself.
 ///
 /// # Errors
-/// 32775 in the wrong state, 32779 for an unknown point, 32774 and 32772 while the VM is held.
-pub async fn initiate(vm: &Arc<ReplicaVm>, point: Option<PointId>, start: bool) -> Result<JobId, Refusal> {
+/// 32775 in the wrong state, 32779 for an unknown point, 32774 and 32772 while the VM is held. With a start also 32774
+/// while the primary runs the VM, and 32777 while it is silent and nobody asserts that it is down.
+pub async fn initiate(vm: &Arc<ReplicaVm>, failover: Failover) -> Result<JobId, Refusal> {
     let vm = Arc::clone(vm);
-    to_its_end(async move { begin(vm, point, start).await }).await
+    to_its_end(async move { begin(vm, failover).await }).await
 }
 
-async fn begin(vm: Arc<ReplicaVm>, point: Option<PointId>, start: bool) -> Result<JobId, Refusal> {
+async fn begin(vm: Arc<ReplicaVm>, failover: Failover) -> Result<JobId, Refusal> {
+    let Failover { point, start, asserts } = failover;
+    // Nothing is begun that could not be started: neither the points nor the primary are touched by asking.
+    vm.is_free().await?;
+    vm.allows(Method::InitiateFailover)?;
+    choose(&vm, point)?;
+    let asserted = vm.shared.vms.before_failover(vm.id(), &source(&vm.snapshot()), start, asserts).await?;
     let mut record = vm.claim().await?;
     record.allow(Method::InitiateFailover)?;
     let chosen = choose(&vm, point)?;
@@ -52,6 +72,8 @@ async fn begin(vm: Arc<ReplicaVm>, point: Option<PointId>, start: bool) -> Resul
         job: Some(id),
         reverting: false,
         start,
+        asserted,
+        from: None,
         point_at: chosen.created_at,
         network: None,
     });
@@ -66,6 +88,13 @@ async fn begin(vm: Arc<ReplicaVm>, point: Option<PointId>, start: bool) -> Resul
         job.finish(result).await;
     });
     Ok(id)
+}
+
+/// The host that the VM is taken from.
+fn source(record: &ReplicaRecord) -> Sharing {
+    let (host, name) = (record.source(), record.primary_host.clone());
+    let known = KnownHost { name, addresses: Vec::new(), role: Role::Source, accepted: None };
+    Sharing { host, known, name: record.name.clone(), claim: None }
 }
 
 fn short(id: JobId) -> String {
@@ -106,6 +135,8 @@ async fn begin_job(
 }
 
 async fn carry_out(vm: &Arc<ReplicaVm>, point: Option<PointId>) -> Result<(), Refusal> {
+    let from =
+        vm.shared.vms.fence(vm.id()).map_or_else(|| vm.snapshot().source(), |fence| fence.claim.holder);
     let made = reach(vm, point).await;
     let mut record = vm.lock().await;
     let Some(mut failover) = record.failover.clone() else {
@@ -117,8 +148,8 @@ async fn carry_out(vm: &Arc<ReplicaVm>, point: Option<PointId>) -> Result<(), Re
             failover.kind = chosen.kind;
             failover.point_at = chosen.created_at;
             record.last_failover_kind = Some(chosen.kind);
+            failover.from = Some(from);
             record.failover = Some(failover);
-            record.generation = record.generation.next();
             record.step(Event::FailoverDone).await?;
             drop(record);
             vm.mirror().await;
@@ -126,6 +157,7 @@ async fn carry_out(vm: &Arc<ReplicaVm>, point: Option<PointId>) -> Result<(), Re
         }
         Err(refusal) => {
             drop(undo(vm, &failover.overlay).await);
+            give_back(vm, &failover).await?;
             record.failover = None;
             record.step(Event::FailoverFailed { before: failover.prior }).await?;
             record.note_error(&refusal).await;
@@ -139,7 +171,21 @@ async fn reach(vm: &Arc<ReplicaVm>, point: Option<PointId>) -> Result<RecoveryPo
     vm.end_session_within(SESSION_PATIENCE).await?;
     let chosen = choose(vm, point)?;
     make(vm, &chosen).await?;
+    // The VM is taken before the state says so: who asks in between is told that it lives here.
+    let record = vm.snapshot();
+    let asserted = record.failover.as_ref().and_then(|failover| failover.asserted);
+    vm.shared.vms.take(vm.id(), source(&record), asserted).await?;
     Ok(chosen)
+}
+
+/// The VM goes back to the host that it was taken from. Where it was not taken yet, nothing changes.
+pub(super) async fn give_back(vm: &ReplicaVm, failover: &FailoverRecord) -> Result<(), Refusal> {
+    let vms = &vm.shared.vms;
+    if !vms.fence(vm.id()).is_some_and(|fence| fence.claim.holder == vms.me()) {
+        return Ok(());
+    }
+    let to = failover.from.filter(|from| *from != vms.me()).unwrap_or_else(|| vm.snapshot().source());
+    vms.give(vm.id(), to).await.map(|_| ())
 }
 
 /// Goes back to the state before the failover; a running replica VM is turned off and what it wrote is gone.
@@ -193,7 +239,7 @@ pub(super) async fn carry_out_revert(vm: &ReplicaVm) -> Result<(), Refusal> {
         ));
     };
     undo(vm, &failover.overlay).await?;
-    record.generation = record.generation.next();
+    give_back(vm, &failover).await?;
     record.failover = None;
     record.step(Event::Revert { before: failover.prior }).await?;
     drop(record);

@@ -3,11 +3,11 @@
 
 use super::layer::blocking;
 use crate::messages::{ConfigFileInfo, MAX_CONFIG_FILE};
+use standin_durable::{FileError, Files, Mode};
 use standin_model::{Refusal, ReturnCode};
 use standin_wire::{BlockData, ReceivedBlock};
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +23,10 @@ fn failed(context: &str, path: &Path, error: &std::io::Error) -> Refusal {
         format!("cannot {context} {}: {error}", path.display()),
         "See to the file system of the replica's storage location.",
     )
+}
+
+fn failed_file(error: FileError) -> Refusal {
+    failed(error.verb, &error.path, &error.source)
 }
 
 /// The place of a content.
@@ -84,7 +88,7 @@ impl Incoming {
     /// 32768 when the directory cannot be written.
     pub fn new(replica: &Path, files: Vec<ConfigFileInfo>) -> Result<Self, Refusal> {
         let dir = replica.join("files");
-        std::fs::create_dir_all(&dir).map_err(|error| failed("make", &dir, &error))?;
+        Files::default().make_directory(&dir, Mode::Everybody).map_err(failed_file)?;
         let part = dir.join("incoming.part");
         let file = File::options()
             .read(true)
@@ -155,18 +159,17 @@ impl Incoming {
     /// Copies one file out of the stream, piece by piece: they are too large to hold in memory.
     fn place_one(&self, info: &ConfigFileInfo, at: u64) -> Result<(), Refusal> {
         let target = path_of(&self.replica, &info.hash);
-        let staged = target.with_extension("part");
-        let failed = |error: std::io::Error| failed("write", &staged, &error);
-        let mut out = File::create(&staged).map_err(failed)?;
+        // QEMU may run as another user.
+        let mut staged = Files::default().stage(&target, Mode::Everybody).map_err(failed_file)?;
         let mut hasher = blake3::Hasher::new();
         let mut piece = vec![0; PIECE];
         let mut done = 0;
         while done < info.length {
             let length = (info.length - done).min(PIECE as u64);
             let piece = &mut piece[..usize::try_from(length).unwrap_or(PIECE)];
-            self.file.read_exact_at(piece, at + done).map_err(failed)?;
+            self.file.read_exact_at(piece, at + done).map_err(|error| failed("read", &self.part, &error))?;
             hasher.update(piece);
-            out.write_all(piece).map_err(failed)?;
+            staged.write(piece).map_err(failed_file)?;
             done += length;
         }
         if hasher.finalize().to_hex().as_str() != info.hash {
@@ -176,10 +179,7 @@ impl Incoming {
                 "The cycle is repeated by itself.",
             ));
         }
-        out.sync_all().map_err(failed)?;
-        std::fs::rename(&staged, &target).map_err(failed)?;
-        let directory = self.replica.join("files");
-        File::open(&directory).and_then(|directory| directory.sync_all()).map_err(failed)
+        staged.publish().map_err(failed_file)
     }
 }
 

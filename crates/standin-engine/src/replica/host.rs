@@ -11,6 +11,7 @@ use crate::network::SiteNetworks;
 use crate::records::{self, ReplicaRecord, Tables};
 use crate::service::Service;
 use crate::tasks::to_its_end;
+use crate::vm::Vms;
 use standin_hypervisor::Hypervisor;
 use standin_model::auth::AuthorizationEntry;
 use standin_model::state::{Event, ReplicationState};
@@ -30,6 +31,8 @@ pub struct HostShared {
     pub hypervisor: Arc<dyn Hypervisor>,
     /// The VMs of this host as they were seen last.
     pub inventory: Arc<Inventory>,
+    /// Who may run them, and what starts and stops them.
+    pub vms: Arc<Vms>,
     /// Replicas' disks.
     pub store: Store,
     /// Where records are kept.
@@ -239,6 +242,8 @@ impl ReplicaHost {
             record.save().await?;
             return Err(refusal);
         }
+        // The fence stays: who ever shared the VM is told where it lives, also when nothing of the relationship is left.
+        self.shared.vms.unshare(vm.id()).await?;
         records::delete(&self.shared.tables.relationships, record.id()).await?;
         self.lock().remove(&vm.id());
         Ok(())
@@ -249,6 +254,7 @@ impl ReplicaHost {
         let Some(record) = self.lock_missing().get(&id).cloned() else { return Ok(()) };
         tracing::warn!(vm = %record.name, location = %record.location.display(),
             "a replica is removed whose disks were not there; if they come back, it is found again by its manifest");
+        self.shared.vms.unshare(id).await?;
         records::delete(&self.shared.tables.relationships, record.id()).await?;
         self.lock_missing().remove(&id);
         Ok(())

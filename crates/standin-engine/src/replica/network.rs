@@ -120,7 +120,7 @@ async fn plan(
         }
     };
     if definition != before {
-        hypervisor.define(definition).await.map_err(|error| failed(&error))?;
+        vm.shared.vms.define(definition).await?;
     }
     Ok(way)
 }

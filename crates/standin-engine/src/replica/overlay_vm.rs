@@ -12,9 +12,10 @@ use super::admission::file_path;
 use super::layer::{blocking, refusal_of};
 use super::network;
 use super::vm::ReplicaVm;
-use crate::engine::{hypervisor_code, inspect_refusal};
+use crate::engine::inspect_refusal;
 use crate::messages::ConfigFileInfo;
-use standin_hypervisor::{DiskFormat, PowerState, StartOptions, VmDefinition};
+use crate::vm::{Start, Started};
+use standin_hypervisor::{DiskFormat, PowerState, VmDefinition};
 use standin_model::{RecoveryPoint, Refusal, ReturnCode};
 use standin_store::{Backing, Overlay, OverlayRequest, Purpose};
 use std::path::Path;
@@ -22,12 +23,6 @@ use std::sync::Arc;
 
 fn failed(context: &str, error: &dyn std::error::Error, remedy: impl Into<String>) -> Refusal {
     Refusal::new(ReturnCode::Failed, format!("{context}: {}", crate::error::chain(error)), remedy)
-}
-
-/// An error of the hypervisor, with the code that it has.
-fn not_done(context: &str, error: &standin_hypervisor::Error) -> Refusal {
-    let refusal = failed(context, error, error.remedy().to_string());
-    Refusal { code: hypervisor_code(error), ..refusal }
 }
 
 /// Makes the overlay and the VM on it.
@@ -41,13 +36,7 @@ pub(super) async fn make(vm: &Arc<ReplicaVm>, point: &RecoveryPoint) -> Result<(
     let overlay = blocking(move || store.overlay(request).map_err(|error| refusal_of(&error))).await?;
     serve_maps(vm, &overlay).await?;
     let definition = definition(vm, &overlay, point)?;
-    vm.shared
-        .hypervisor
-        .define(definition)
-        .await
-        .map_err(|error| not_done(&format!("define VM {} on this host", vm.snapshot().name), &error))?;
-    vm.shared.inventory.refresh(vm.id()).await;
-    Ok(())
+    vm.shared.vms.define_new(definition).await
 }
 
 /// Serves the disks of an overlay that has no chain of files beneath it.
@@ -160,13 +149,26 @@ fn nvram(directory: &Path, kept: &Path) -> Result<std::path::PathBuf, Refusal> {
 
 pub(super) async fn start_vm(vm: &Arc<ReplicaVm>) -> Result<(), Refusal> {
     let record = vm.snapshot();
+    let asserted = record.failover.as_ref().and_then(|failover| failover.asserted);
     network::prepare(vm).await;
-    vm.shared.hypervisor.start(record.vm, StartOptions::default()).await.map_err(|error| {
-        let context = format!("VM {} has failed over, but it could not be started", record.name);
-        let refusal = not_done(&context, &error);
-        Refusal { remedy: format!("{} Then: `standin vm start {}`.", error.remedy(), record.name), ..refusal }
-    })?;
-    runs(vm).await;
+    let started = vm.shared.vms.start(record.vm, Start { asserted, ..Start::default() }).await;
+    let failed = |refusal: Refusal| Refusal {
+        message: format!(
+            "VM {} has failed over, but it could not be started: {}",
+            record.name, refusal.message
+        ),
+        ..refusal
+    };
+    match started.map_err(failed)? {
+        Started::Runs(_) => runs(vm).await,
+        Started::Waits(_) => {
+            return Err(failed(Refusal::new(
+                ReturnCode::NotAvailable,
+                "a host that could run it does not answer",
+                format!("Start it with `standin vm start {}`: that waits for the host.", record.name),
+            )));
+        }
+    }
     Ok(())
 }
 
@@ -205,21 +207,16 @@ pub(super) fn fill_overlays(vm: &Arc<ReplicaVm>) {
 
 /// Removes the VM, what serves its disks, and the overlay. Nothing of it that is not there is an error.
 pub(super) async fn undo(vm: &ReplicaVm, overlay: &str) -> Result<(), Refusal> {
-    let hypervisor = &vm.shared.hypervisor;
-    match hypervisor.inspect(vm.id()).await {
+    match vm.shared.hypervisor.inspect(vm.id()).await {
         Ok(info) => {
             if info.power != PowerState::Off {
-                hypervisor
-                    .power_off(vm.id())
-                    .await
-                    .map_err(|error| not_done("turn the replica VM off", &error))?;
+                vm.shared.vms.power_off(vm.id()).await?;
             }
-            hypervisor.undefine(vm.id()).await.map_err(|error| not_done("remove the replica VM", &error))?;
+            vm.shared.vms.undefine(vm.id()).await?;
         }
         Err(standin_hypervisor::Error::UnknownVm(_)) => {}
         Err(error) => return Err(inspect_refusal(&error)),
     }
-    vm.shared.inventory.refresh(vm.id()).await;
     vm.exports.stop(overlay);
     let (store, overlay) = (vm.store().clone(), overlay.to_owned());
     blocking(move || {

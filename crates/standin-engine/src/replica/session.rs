@@ -17,9 +17,9 @@ use jiff::Timestamp;
 use standin_model::point::PointKind;
 use standin_model::state::{Event, ReplicationState};
 use standin_model::stats::Cycle;
-use standin_model::{DiskName, Epoch, Generation, Refusal, ReturnCode};
+use standin_model::{DiskName, Epoch, Refusal, ReturnCode};
 use standin_store::{ConfigFile, Kind, NewPoint, SealRequest};
-use standin_wire::{Connection, Frame, PeerIdentity, ReceivedBlock, Sender};
+use standin_wire::{Connection, Frame, ReceivedBlock, Sender};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,19 +30,19 @@ const LAST_WORD: Duration = Duration::from_secs(5);
 /// The same while the daemon stops.
 const LAST_WORD_AT_STOP: Duration = Duration::from_millis(300);
 
-/// Serves one connection until it ends.
-pub async fn serve(host: Arc<ReplicaHost>, connection: Connection) {
-    let peer = connection.peer().clone();
+/// Serves one connection until it ends. Its first frame was taken already, to see what the connection is for.
+pub async fn serve(host: Arc<ReplicaHost>, connection: Connection, first: Received) {
+    let peer = admission::Sender::of(connection.peer(), connection.peer_hello());
     let (sender, mut receiver) = connection.split();
     let mut session = Session { host, peer, sender, open: None, layer: None, incoming: None };
-    let last_word = session.run(&mut receiver).await;
+    let last_word = session.run(first, &mut receiver).await;
     let vm = session.open.as_ref().map(|open| Arc::clone(&open.vm));
     session.end().await;
     let Err(refused) = last_word else { return };
     if let Some(vm) = vm.filter(|_| is_no_space(&refused.refusal)) {
         cannot_store(&vm, &refused.refusal).await;
     }
-    tracing::warn!(peer = %session.peer.address, reason = %refused.refusal, "a session was ended");
+    tracing::warn!(peer = %session.peer.identity.address, reason = %refused.refusal, "a session was ended");
     if session.reply(&Reply::Refused(refused)).await.is_ok() {
         // Closing with unread blocks in the socket would reset the connection and lose the refusal.
         let drain = async { while let Ok(Some(_)) = receiver.next().await {} };
@@ -58,9 +58,12 @@ pub async fn serve(host: Arc<ReplicaHost>, connection: Connection) {
     }
 }
 
+/// What came from the primary: a frame, its end, or why there is none.
+type Received = Result<Option<Frame>, standin_wire::Error>;
+
 struct Session {
     host: Arc<ReplicaHost>,
-    peer: PeerIdentity,
+    peer: admission::Sender,
     sender: Sender,
     open: Option<Open>,
     layer: Option<Layer>,
@@ -80,15 +83,14 @@ impl Drop for Open {
 
 impl Session {
     /// Takes frames until the primary hangs up or something is refused.
-    async fn run(&mut self, receiver: &mut standin_wire::Receiver) -> Result<(), RefusedReply> {
+    async fn run(
+        &mut self,
+        first: Received,
+        receiver: &mut standin_wire::Receiver,
+    ) -> Result<(), RefusedReply> {
+        let mut received = first;
         loop {
-            let cancelled = self.open.as_ref().map(|open| open.active.cancel.clone());
-            let frame = tokio::select! {
-                biased;
-                () = when(cancelled) => return Err(self.superseded()),
-                frame = receiver.next() => frame,
-            };
-            match frame {
+            match received {
                 Ok(Some(Frame::Control(control))) => {
                     let request = control.parse::<Request>().map_err(|error| {
                         plain(Refusal::new(
@@ -100,17 +102,23 @@ impl Session {
                     if let Some(reply) = self.request(request).await?
                         && let Err(error) = self.reply(&reply).await
                     {
-                        tracing::info!(peer = %self.peer.address, %error, "a reply could not be sent");
+                        tracing::info!(peer = %self.peer.identity.address, %error, "a reply could not be sent");
                         return Ok(());
                     }
                 }
                 Ok(Some(Frame::Block(block))) => self.block(block).await.map_err(plain)?,
                 Ok(None) => return Ok(()),
                 Err(error) => {
-                    tracing::info!(peer = %self.peer.address, error = %crate::error::chain(&error), "a session broke");
+                    tracing::info!(peer = %self.peer.identity.address, error = %crate::error::chain(&error), "a session broke");
                     return Ok(());
                 }
             }
+            let cancelled = self.open.as_ref().map(|open| open.active.cancel.clone());
+            received = tokio::select! {
+                biased;
+                () = when(cancelled) => return Err(self.superseded()),
+                received = receiver.next() => received,
+            };
         }
     }
 
@@ -131,16 +139,20 @@ impl Session {
     async fn request(&mut self, request: Request) -> Result<Option<Reply>, RefusedReply> {
         match request {
             Request::Probe => {
-                self.host.entry_for(&self.peer).map_err(plain)?;
+                self.host.entry_for(&self.peer.identity).map_err(plain)?;
                 Ok(Some(Reply::Done))
             }
             Request::Create(offer) => {
-                let vm = admission::create(&self.host, &self.peer, &offer).await.map_err(plain)?;
+                let refused = |refusal| admission::refused(&self.host, &self.peer, offer.vm, refusal);
+                let vm = admission::create(&self.host, &self.peer, &offer).await.map_err(refused)?;
                 self.open_session(vm, &offer).await.map(Some)
             }
             Request::Open(offer) => {
-                let vm =
-                    self.host.find(offer.vm).ok_or_else(|| plain(admission::unknown(&self.host, &offer)))?;
+                let unknown = || {
+                    let refusal = admission::unknown(&self.host, &offer);
+                    admission::refused(&self.host, &self.peer, offer.vm, refusal)
+                };
+                let vm = self.host.find(offer.vm).ok_or_else(unknown)?;
                 self.open_session(vm, &offer).await.map(Some)
             }
             other => self.in_session(other).await.map_err(plain),
@@ -153,12 +165,13 @@ impl Session {
         let active = vm.take_session().await;
         self.open = Some(Open { vm: Arc::clone(&vm), active });
         // A failover, a pause or a removal that was decided meanwhile did not see this session yet.
-        let generation = admission::admit(&self.host, &vm, &self.peer, offer).await?;
+        let claim = admission::admit(&self.host, &vm, &self.peer, offer).await?;
         let store = vm.store().clone();
         let points = store.points();
         let newest = points.iter().max_by_key(|point| point.epoch);
         let opened = Opened {
-            generation,
+            generation: claim.number,
+            claim: Some(claim),
             head: store.head_epoch(),
             has_points: !points.is_empty(),
             resumable: store.head_epoch().is_none(),
@@ -205,7 +218,9 @@ impl Session {
                 admission::released(&mut record).await?;
                 Ok(Some(Reply::Done))
             }
-            Request::Probe | Request::Create(_) | Request::Open(_) => Err(out_of_turn("an opening")),
+            Request::Probe | Request::Link { .. } | Request::Create(_) | Request::Open(_) => {
+                Err(out_of_turn("an opening"))
+            }
         }
     }
 
@@ -325,16 +340,16 @@ impl Session {
         let name = vm.as_ref().map(|record| record.name.to_string()).unwrap_or_default();
         // The state says why, if it is why; what is left is a change of who may send, and a newer session.
         let reason = vm.as_ref().and_then(admission::takes_nothing);
-        RefusedReply {
-            refusal: reason.unwrap_or_else(|| {
-                Refusal::new(
-                    ReturnCode::InvalidState,
-                    format!("the replica of VM {name} takes nothing from this session any more"),
-                    "It connects again by itself; if it is refused then, that refusal says why.",
-                )
-            }),
-            generation: vm.as_ref().map(|record| record.generation),
-            failed_over: vm.is_some_and(|record| record.state.is_failed_over()),
+        let refusal = reason.unwrap_or_else(|| {
+            Refusal::new(
+                ReturnCode::InvalidState,
+                format!("the replica of VM {name} takes nothing from this session any more"),
+                "It connects again by itself; if it is refused then, that refusal says why.",
+            )
+        });
+        match vm {
+            Some(record) => admission::refused(&self.host, &self.peer, record.vm, refusal),
+            None => plain(refusal),
         }
     }
 }
@@ -347,7 +362,7 @@ async fn when(cancelled: Option<tokio_util::sync::CancellationToken>) {
 }
 
 fn plain(refusal: Refusal) -> RefusedReply {
-    RefusedReply { refusal, generation: None::<Generation>, failed_over: false }
+    RefusedReply { refusal, generation: None, claim: None, failed_over: false }
 }
 
 fn out_of_turn(what: &str) -> Refusal {

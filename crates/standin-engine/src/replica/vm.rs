@@ -66,6 +66,23 @@ impl ReplicaVm {
         self.published.borrow().clone()
     }
 
+    /// Whether no job works on the VM.
+    ///
+    /// # Errors
+    /// 32774 while one does.
+    pub async fn is_free(&self) -> Result<(), Refusal> {
+        self.shared.jobs.free(self.id(), SETTLING).await
+    }
+
+    /// Whether `method` may run in the state that was published last. Nothing is held by it: who goes on asks again under
+    /// the lock.
+    ///
+    /// # Errors
+    /// The model's refusal.
+    pub fn allows(&self, method: Method) -> Result<(), Refusal> {
+        allow(&self.snapshot(), method)
+    }
+
     /// Its disks.
     #[must_use]
     pub fn store(&self) -> &Replica {
@@ -169,12 +186,13 @@ impl ReplicaVm {
     /// state. Best effort: the state store is the truth.
     pub async fn mirror(&self) {
         let (store, record) = (self.store.clone(), self.snapshot());
+        let number = self.shared.vms.claim(record.vm).number;
         let mirrored = blocking(move || {
             let failed = |error: &dyn std::fmt::Display| {
                 Refusal::new(ReturnCode::Failed, error.to_string(), "See to the storage location.")
             };
             let copy = serde_json::to_value(&record).map_err(|error| failed(&error))?;
-            store.set_generation(record.generation).map_err(|error| failed(&error))?;
+            store.set_generation(number).map_err(|error| failed(&error))?;
             store.set_engine_state(copy).map_err(|error| failed(&error))
         });
         if let Err(refusal) = mirrored.await {
@@ -272,6 +290,11 @@ impl ReplicaVm {
     }
 }
 
+fn allow(record: &ReplicaRecord, method: Method) -> Result<(), Refusal> {
+    let facts = Facts { initial_done: record.last_point_at.is_some(), has_extended: false };
+    state::request_for(&record.name, Side::Replica, record.state, method, facts)
+}
+
 /// The record under its lock.
 pub struct Locked<'a> {
     record: MutexGuard<'a, ReplicaRecord>,
@@ -297,8 +320,7 @@ impl Locked<'_> {
     /// # Errors
     /// The model's refusal.
     pub fn allow(&self, method: Method) -> Result<(), Refusal> {
-        let facts = Facts { initial_done: self.record.last_point_at.is_some(), has_extended: false };
-        state::request_for(&self.record.name, Side::Replica, self.record.state, method, facts)
+        allow(&self.record, method)
     }
 
     /// Takes a step of the table and stores it.

@@ -2,18 +2,24 @@
 
 use crate::host::{End, until};
 use crate::world::{
-    KIB, MIB, World, disk, every_second, keep_all, random, refused, settings, write_identity,
+    KIB, MIB, World, disk, every_second, keep_all, random, refused, settings, to, write_identity,
 };
 use standin_engine::messages::Offer;
-use standin_engine::primary::session::Dialer;
+use standin_engine::peers::{Peers, TlsTransport};
+use standin_engine::primary::session::Session;
+use standin_engine::records::Tables;
 use standin_engine::{Command, Enable};
 use standin_hypervisor::fake::Op;
 use standin_model::health::Health;
 use standin_model::job::JobState;
 use standin_model::settings::RelationshipSettings;
 use standin_model::state::{ReplicationMode, ReplicationState as S};
-use standin_model::{AuthId, Generation, JobId, PointId, ReturnCode, VmId, VmName};
+use standin_model::{AuthId, Generation, HostId, JobId, PointId, ReturnCode, VmId, VmName};
+use standin_state::{MemoryStore, StateStore};
 use standin_wire::Hello;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspended_primary_sends_nothing_and_then_everything_since() {
@@ -147,8 +153,9 @@ async fn what_is_not_there_is_32779() {
     assert_eq!(engine.resolve(&VmName::new("web").expect("a name")).await.expect("found"), world.vm);
     refused(engine.jobs().cancel(JobId::random()), ReturnCode::FileNotFound);
     let vm = world.vm;
-    let unknown_point =
-        world.b.call(move |engine| async move { engine.failover(vm, Some(PointId::random()), false).await });
+    let unknown_point = world
+        .b
+        .call(move |engine| async move { engine.failover(vm, to(Some(PointId::random()), false)).await });
     refused(unknown_point.await, ReturnCode::FileNotFound);
     assert_eq!(world.b.state(vm), S::Replicating);
     let other = world.a.fake.add_vm("other", &[("a", MIB)]);
@@ -171,7 +178,7 @@ async fn what_the_state_does_not_allow_is_32775() {
     }
     refused(world.enable(settings(), true).await, ReturnCode::InvalidState);
     refused(
-        world.a.call(move |e| async move { e.failover(vm, None, false).await }).await,
+        world.a.call(move |e| async move { e.failover(vm, to(None, false)).await }).await,
         ReturnCode::InvalidState,
     );
     refused(world.b.call(move |e| async move { e.revert(vm).await }).await, ReturnCode::InvalidState);
@@ -207,7 +214,7 @@ async fn a_failover_before_the_first_point_is_refused() {
     world.a.fake.faults().stalled(Op::Read).await;
     let vm = world.vm;
     refused(
-        world.b.call(move |e| async move { e.failover(vm, None, false).await }).await,
+        world.b.call(move |e| async move { e.failover(vm, to(None, false)).await }).await,
         ReturnCode::InvalidState,
     );
     assert_eq!(world.b.state(vm), S::WaitingForInitialReplication);
@@ -268,16 +275,21 @@ async fn only_a_host_of_the_same_trust_group_may_send_for_a_vm() {
         let trust = pki.identity_files().trust;
         let dir = world.root().join(host);
         let identity = write_identity(&dir, &issued.certificate, issued.key.as_str(), &trust);
-        let dialer = Dialer { identity, hello: Hello::new(host, "standin test") };
+        let transport = Arc::new(TlsTransport::new(identity, Hello::new(host, "standin test")));
+        let tables = Tables::new(&(Arc::new(MemoryStore::new()) as Arc<dyn StateStore>));
+        let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let peers = Peers::open(transport, HostId::random(), tables, shutdown, tasks).await.expect("peers");
         let offer = Offer {
             vm: record.vm,
             name: record.name.clone(),
             generation: Generation(1),
+            claim: None,
             disks: record.disks.clone(),
             settings: record.settings.clone(),
             network: record.network.clone(),
         };
-        let opened = dialer.open(&world.link.address(), offer).await.map(|_| ()).map_err(|e| e.refusal());
+        let opened =
+            Session::open(&peers, &world.link.address(), offer).await.map(|_| ()).map_err(|e| e.refusal());
         match may {
             true => opened.expect("admitted"),
             false => drop(refused(opened, ReturnCode::AccessDenied)),
@@ -328,7 +340,8 @@ async fn removed_on_the_primary_the_replica_keeps_its_points_and_can_fail_over()
     let status = world.b.status(vm).await;
     assert_eq!(status.state, S::Critical);
     assert!(status.last_error.expect("a reason").message.contains("removed"));
-    let job = world.b.call(move |e| async move { e.failover(vm, None, false).await }).await.expect("begun");
+    let job =
+        world.b.call(move |e| async move { e.failover(vm, to(None, false)).await }).await.expect("begun");
     world.done_on_replica(job).await;
 }
 

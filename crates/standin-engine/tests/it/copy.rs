@@ -149,7 +149,7 @@ async fn a_vm_that_is_off_is_copied_when_it_starts() {
     let job = world.begin(settings()).await;
     assert_eq!(world.a.state(world.vm), S::WaitingForInitialReplication);
     let vm = world.vm;
-    world.a.call(move |engine| async move { engine.start_vm(vm).await }).await.expect("started");
+    world.a.call(move |engine| async move { engine.start_vm(vm, None).await }).await.expect("started");
     world.done(job).await;
     world.both_replicate().await;
     world.equals(world.latest().id, &world.contents());

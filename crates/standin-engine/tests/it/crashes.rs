@@ -2,7 +2,7 @@
 //! finds is done, or goes on, or was never begun; and the job says which.
 
 use crate::host::End;
-use crate::world::{World, keep_all};
+use crate::world::{World, keep_all, to};
 use standin_model::job::JobState;
 use standin_model::state::ReplicationState as S;
 use standin_model::{JobId, Refusal};
@@ -33,7 +33,7 @@ impl World {
     async fn mortal_and_failed_over() -> (Self, CrashPoint) {
         let (world, crash) = Self::mortal().await;
         let (vm, before) = (world.vm, world.points());
-        let job = world.b.call(move |engine| async move { engine.failover(vm, None, true).await }).await;
+        let job = world.b.call(move |engine| async move { engine.failover(vm, to(None, true)).await }).await;
         world.done_on_replica(job.expect("begun")).await;
         assert!(before.iter().all(|point| world.points().iter().any(|kept| kept.id == point.id)));
         (world, crash)
@@ -194,7 +194,8 @@ async fn a_replica_whose_directory_is_missing_says_so_and_can_be_removed() {
             assert_eq!((status.state, status.points), (S::Critical, 0));
             let error = status.last_error.expect("an error");
             assert!(error.message.contains("are not in its storage location"), "{error:?}");
-            let failover = world.b.call(move |engine| async move { engine.failover(vm, None, true).await });
+            let failover =
+                world.b.call(move |engine| async move { engine.failover(vm, to(None, true)).await });
             let refusal = failover.await.expect_err("there is nothing to fail over to");
             assert!(refusal.message.contains("are not in its storage location"), "{refusal}");
         }

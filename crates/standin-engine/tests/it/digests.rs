@@ -166,7 +166,7 @@ async fn after_a_comparison_the_primary_knows_every_granule_by_its_own_reading()
     world.write("a", 2 * MIB, &random(70 * KIB, 5));
     world.write("b", 0, &[0; 64 << 10]);
     let vm = world.vm;
-    world.a.call(move |engine| async move { engine.start_vm(vm).await }).await.expect("started");
+    world.a.call(move |engine| async move { engine.start_vm(vm, None).await }).await.expect("started");
     let point = world.newer_than(&old).await;
     world.both_replicate().await;
     world.agrees(&point);

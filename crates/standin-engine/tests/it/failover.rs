@@ -1,10 +1,11 @@
 //! Failover: to the latest point and to older ones, back, and for good; and the primary that finds out.
 
 use crate::host::{End, until};
-use crate::world::{Contents, KIB, World, disk, every_second, keep_all, random, refused};
+use crate::world::{Contents, KIB, World, disk, every_second, keep_all, random, refused, to};
 use standin_engine::{Command, Enable};
 use standin_hypervisor::fake::Op;
 use standin_hypervisor::{DiskDefinition, DiskFormat, Hypervisor, PowerState, VmDefinition};
+use standin_model::fence::Assertion;
 use standin_model::health::Health;
 use standin_model::job::{JobState, JobType};
 use standin_model::state::ReplicationState as S;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 impl World {
     async fn fail_over(&self, point: Option<PointId>, start: bool) -> Result<JobId, Refusal> {
         let vm = self.vm;
-        self.b.call(move |engine| async move { engine.failover(vm, point, start).await }).await
+        self.b.call(move |engine| async move { engine.failover(vm, to(point, start)).await }).await
     }
 
     async fn failed_over(&self, point: Option<PointId>, start: bool) {
@@ -24,13 +25,13 @@ impl World {
         assert_eq!(self.b.state(self.vm), S::Recovered);
     }
 
-    async fn revert(&self) {
+    pub async fn revert(&self) {
         let vm = self.vm;
         let job = self.b.call(move |engine| async move { engine.revert(vm).await }).await.expect("begun");
         self.done_on_replica(job).await;
     }
 
-    async fn commit(&self) {
+    pub async fn commit(&self) {
         let vm = self.vm;
         let job = self.b.call(move |engine| async move { engine.commit(vm).await }).await.expect("begun");
         self.done_on_replica(job).await;
@@ -60,6 +61,7 @@ async fn to_the_latest_point_then_back_and_on_again() {
     world.write("a", 0, b"newer");
     let second = world.proven_point().await;
     let expected = world.contents();
+    world.a.fake.pause(world.vm).await.expect("paused");
     world.failed_over(None, true).await;
     world.stands_on(&second).await;
     let info = world.b.fake.inspect(world.vm).await.expect("defined");
@@ -75,7 +77,7 @@ async fn to_the_latest_point_then_back_and_on_again() {
     let info = world.b.fake.inspect(world.vm).await.expect("defined");
     assert_eq!(info.power, PowerState::Off);
     let vm = world.vm;
-    world.b.call(move |engine| async move { engine.start_vm(vm).await }).await.expect("started");
+    world.b.call(move |engine| async move { engine.start_vm(vm, None).await }).await.expect("started");
     // The points under the overlay are as they were.
     world.equals(second.id, &expected);
     world.commit().await;
@@ -98,9 +100,8 @@ async fn a_living_primary_is_fenced_and_goes_on_after_the_revert_with_the_newer_
     world.failed_over(None, true).await;
     world.write("a", 0, b"written while the replica runs");
     let old = world.latest();
-    let job = world.order_point().await;
-    assert_eq!(world.a.job(job).await.return_code, Some(ReturnCode::InvalidState));
     world.a.reaches(world.vm, S::Critical).await;
+    refused(world.a.ask(world.vm, Command::Point { application: false }).await, ReturnCode::InvalidState);
     let status = world.a.status(world.vm).await;
     assert!(status.generation > generation);
     assert!(status.last_error.expect("a reason").message.contains("failed over"));
@@ -108,12 +109,12 @@ async fn a_living_primary_is_fenced_and_goes_on_after_the_revert_with_the_newer_
     world.a.fake.clean_stop(world.vm);
     world.a.restart(End::Kill).await;
     let vm = world.vm;
-    let refusal = world.a.call(move |engine| async move { engine.start_vm(vm).await }).await;
+    let refusal = world.a.call(move |engine| async move { engine.start_vm(vm, None).await }).await;
     assert!(refused(refusal, ReturnCode::InvalidState).message.contains("failed over"));
     assert_eq!(world.a.fake.inspect(vm).await.expect("there").power, PowerState::Off);
     assert_eq!(world.latest(), old);
     world.revert().await;
-    world.a.call(move |engine| async move { engine.start_vm(vm).await }).await.expect("started");
+    world.a.call(move |engine| async move { engine.start_vm(vm, None).await }).await.expect("started");
     let expected = world.contents();
     let point = world.newer_than(&old).await;
     world.equals(point.id, &expected);
@@ -132,7 +133,7 @@ async fn a_primary_that_comes_back_from_a_crash_asks_before_it_starts_the_vm() {
     world.failed_over(None, true).await;
     world.a.start().await;
     let vm = world.vm;
-    let refusal = world.a.call(move |engine| async move { engine.start_vm(vm).await }).await;
+    let refusal = world.a.call(move |engine| async move { engine.start_vm(vm, None).await }).await;
     assert!(refused(refusal, ReturnCode::InvalidState).message.contains("failed over"));
     assert_eq!(world.a.fake.inspect(vm).await.expect("there").power, PowerState::Off);
     let reason = world.a.status(vm).await.last_error.expect("the health points to a last error");
@@ -162,7 +163,7 @@ async fn a_host_that_returns_finds_out_by_itself_that_its_vm_runs_on_the_replica
     let status = world.a.status(vm).await;
     assert_eq!(status.health, Health::Critical);
     let error = status.last_error.expect("the reason");
-    assert!(error.message.contains("failed over") && error.remedy.contains("Revert"), "{error:?}");
+    assert!(error.message.contains("failed over") && error.remedy.contains("evert"), "{error:?}");
     world.revert().await;
     world.a.reaches(vm, S::Replicating).await;
     assert!(world.a.status(vm).await.last_error.is_none());
@@ -173,7 +174,7 @@ async fn a_host_that_returns_finds_out_by_itself_that_its_vm_runs_on_the_replica
 async fn a_failover_that_is_final_is_not_to_be_reverted_in_what_the_old_primary_says() {
     let world = back_from_the_dead().await;
     let vm = world.vm;
-    let start = || world.a.call(move |engine| async move { engine.start_vm(vm).await });
+    let start = || world.a.call(move |engine| async move { engine.start_vm(vm, None).await });
     assert!(refused(start().await, ReturnCode::InvalidState).remedy.contains("Revert"));
     world.commit().await;
     let remedy = refused(start().await, ReturnCode::InvalidState).remedy;
@@ -206,7 +207,7 @@ async fn a_primary_with_an_open_session_asks_before_it_starts_the_vm() {
     world.a.fake.clean_stop(world.vm);
     world.failed_over(None, true).await;
     let vm = world.vm;
-    let refusal = world.a.call(move |engine| async move { engine.start_vm(vm).await }).await;
+    let refusal = world.a.call(move |engine| async move { engine.start_vm(vm, None).await }).await;
     refused(refusal, ReturnCode::InvalidState);
 }
 
@@ -218,7 +219,7 @@ async fn a_primary_in_the_middle_of_a_cycle_asks_before_it_starts_the_vm() {
     world.failed_over(None, true).await;
     world.a.fake.crash(world.vm);
     let vm = world.vm;
-    let refusal = world.a.call(move |engine| async move { engine.start_vm(vm).await }).await;
+    let refusal = world.a.call(move |engine| async move { engine.start_vm(vm, None).await }).await;
     assert!(refused(refusal, ReturnCode::InvalidState).message.contains("failed over"));
     world.release();
 }
@@ -310,7 +311,11 @@ async fn a_vm_that_cannot_be_started_is_failed_over_all_the_same() {
     assert_eq!(world.b.job(job).await.state, JobState::Exception);
     assert_eq!(world.b.state(world.vm), S::Recovered);
     let vm = world.vm;
-    world.b.call(move |engine| async move { engine.start_vm(vm).await }).await.expect("started");
+    world
+        .b
+        .call(move |engine| async move { engine.start_vm(vm, Some(Assertion::Forced)).await })
+        .await
+        .expect("started");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -358,7 +363,7 @@ async fn a_replica_that_failed_over_is_not_removed_before_it_is_settled() {
 async fn a_replica_vm_starts_only_after_a_failover() {
     let world = World::replicating(keep_all()).await;
     let vm = world.vm;
-    let refusal = world.b.call(move |engine| async move { engine.start_vm(vm).await }).await;
+    let refusal = world.b.call(move |engine| async move { engine.start_vm(vm, None).await }).await;
     refused(refusal, ReturnCode::InvalidState);
 }
 
@@ -405,7 +410,7 @@ async fn a_committed_failover_that_reads_its_point_from_the_daemon_does_so_after
         world.serves(&expected).await;
     }
     let vm = world.vm;
-    world.b.call(move |engine| async move { engine.start_vm(vm).await }).await.expect("started");
+    world.b.call(move |engine| async move { engine.start_vm(vm, None).await }).await.expect("started");
     until("the overlays stand alone", || (world.b.fake.faults().calls(Op::Flatten) == 2).then_some(())).await;
 }
 
@@ -418,9 +423,10 @@ async fn a_point_with_too_many_layers_for_qemu_is_served_and_the_overlay_is_fill
     world.b.restart_behind(&world.link, End::Kill).await;
     world.serves(&expected).await;
     let vm = world.vm;
-    world.b.call(move |engine| async move { engine.start_vm(vm).await }).await.expect("started");
+    world.b.call(move |engine| async move { engine.start_vm(vm, None).await }).await.expect("started");
     until("the overlays stand alone", || (world.b.fake.faults().calls(Op::Flatten) == 2).then_some(())).await;
     world.revert().await;
+    world.both_replicate().await;
     world.proven_point().await;
 }
 
@@ -438,7 +444,7 @@ async fn the_configuration_of_a_point_travels_with_it_and_is_used_by_its_failove
     definition.kernel = Some(file("vmlinuz", b"the first kernel"));
     definition.extra_args = vec!["-device".into(), "something-of-the-primary".into()];
     let vm = world.a.fake.define(definition.clone()).await.expect("defined");
-    world.a.call(move |engine| async move { engine.start_vm(vm).await }).await.expect("started");
+    world.a.call(move |engine| async move { engine.start_vm(vm, None).await }).await.expect("started");
     let enable = Enable { peer: world.link.address(), settings: keep_all(), start: true };
     let job = world.a.call(move |engine| async move { engine.enable(vm, enable).await }).await;
     world.done(job.expect("enabled").expect("a job")).await;
@@ -452,7 +458,7 @@ async fn the_configuration_of_a_point_travels_with_it_and_is_used_by_its_failove
         [(Some(first.id), "the first kernel"), (None, "the second kernel, which is longer")]
     {
         let job =
-            world.b.call(move |e| async move { e.failover(vm, point, true).await }).await.expect("begun");
+            world.b.call(move |e| async move { e.failover(vm, to(point, true)).await }).await.expect("begun");
         world.done_on_replica(job).await;
         let info = world.b.fake.inspect(vm).await.expect("defined");
         let path = info.definition.kernel.clone().expect("a kernel");

@@ -3,6 +3,7 @@
 
 use crate::link::Link;
 use async_trait::async_trait;
+use standin_engine::vm::Policy;
 use standin_engine::{Command, Engine, EngineConfig, Parts, SiteNetworks};
 use standin_hypervisor::Hypervisor;
 use standin_hypervisor::fake::FakeHypervisor;
@@ -11,7 +12,7 @@ use standin_model::job::JobRecord;
 use standin_model::state::ReplicationState;
 use standin_model::stats::Window;
 use standin_model::view::StatusView;
-use standin_model::{AuthId, JobId, Refusal, VmId};
+use standin_model::{AuthId, HostId, JobId, Refusal, VmId};
 use standin_state::{Lease, MemoryStore, Op, RedbStore, Revision, StateError, StateStore, Versioned, Watch};
 use standin_store::{CrashPoint, Store, StoreOptions};
 use standin_wire::{Accepted, Hello, Identity};
@@ -51,12 +52,15 @@ pub enum State {
 
 pub struct Host {
     name: &'static str,
+    id: HostId,
     dir: PathBuf,
     pub fake: Arc<FakeHypervisor>,
     identity: Identity,
     state: State,
     /// How the store works after the next start.
     pub store: StoreOptions,
+    /// How it decides who may run a VM, after the next start.
+    pub policy: Policy,
     /// How VMs that fail over to it are connected after the next start.
     pub networks: SiteNetworks,
     /// Changes of the records that are still let through before the process is dead.
@@ -64,6 +68,12 @@ pub struct Host {
     /// What the system answers to a change of the records: an errno, 0 for none.
     records_error: Arc<AtomicI32>,
     up: Option<Up>,
+}
+
+/// An older data directory.
+pub struct Backup {
+    records: Vec<(String, Vec<u8>)>,
+    claims: Vec<(PathBuf, Vec<u8>)>,
 }
 
 struct Up {
@@ -87,11 +97,13 @@ impl Host {
         let fake = FakeHypervisor::new();
         Self {
             name,
+            id: HostId::random(),
             dir,
             fake,
             identity,
             state,
             store: StoreOptions::default(),
+            policy: Policy::default(),
             networks: SiteNetworks::default(),
             records_left: Arc::new(AtomicI64::new(i64::MAX)),
             records_error: Arc::default(),
@@ -149,7 +161,8 @@ impl Host {
             store,
             state,
             identity: self.identity.clone(),
-            hello: Hello::new(self.name, "standin test"),
+            hello: Hello::new(self.name, "standin test").of(self.id, 0),
+            host_id: self.id,
             config: EngineConfig {
                 scratch_dir: make("scratch"),
                 digest_dir: make("sent"),
@@ -159,7 +172,9 @@ impl Host {
                 merge_bytes_per_s: 0,
                 max_parallel: 4,
                 window: Window::default(),
-                port: 28444,
+                port: 0,
+                claims_dir: make("claims"),
+                policy: self.policy.clone(),
             },
         }
     }
@@ -194,6 +209,40 @@ impl Host {
             End::Kill => self.kill().await,
         }
         self.start().await;
+    }
+
+    /// Its database is lost; what lies beside it is not.
+    pub fn forget_records(&mut self) {
+        assert!(self.up.is_none(), "{} is up", self.name);
+        self.state = State::Memory(Arc::new(MemoryStore::new()));
+    }
+
+    /// Where the claims are kept beside the database.
+    pub fn claims_dir(&self) -> PathBuf {
+        self.dir.join("claims")
+    }
+
+    /// What its data directory holds now, disks aside.
+    pub async fn backup(&self) -> Backup {
+        let records = self.memory().list("").await.expect("readable");
+        let claims = std::fs::read_dir(self.claims_dir()).expect("a directory");
+        let read = |path: PathBuf| (path.clone(), std::fs::read(&path).expect("readable"));
+        let claims = claims.map(|entry| read(entry.expect("an entry").path())).collect();
+        Backup { records: records.into_iter().map(|(key, record)| (key, record.value)).collect(), claims }
+    }
+
+    /// Puts an older data directory back in place of what there is.
+    pub async fn restore(&mut self, backup: &Backup) {
+        self.forget_records();
+        let store = self.memory();
+        for (key, value) in &backup.records {
+            store.put(key, value.clone(), standin_state::Expect::Absent).await.expect("written");
+        }
+        std::fs::remove_dir_all(self.claims_dir()).expect("removed");
+        std::fs::create_dir(self.claims_dir()).expect("made");
+        for (path, content) in &backup.claims {
+            std::fs::write(path, content).expect("written");
+        }
     }
 
     /// A restart of a replica host, after which the link leads to it again.

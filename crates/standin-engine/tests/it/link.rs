@@ -130,11 +130,17 @@ async fn count(shared: &Shared, mut from: OwnedReadHalf, mut to: OwnedWriteHalf)
 
 async fn pump(shared: &Shared, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
     let mut answers = shared.answers.subscribe();
+    // Each connection has its own count: what two hosts say on their link takes nothing from a session.
+    let mut left = *answers.borrow_and_update();
     let mut buffer = vec![0; 16 << 10];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        // The link outlives its connections.
-        let open = answers.wait_for(|left| *left > 0).await.is_ok();
-        shared.answers.send_modify(|left| *left -= 1);
+        let mut open = true;
+        while open && (left == 0 || answers.has_changed().unwrap_or(false)) {
+            // The link outlives its connections.
+            open = answers.has_changed().unwrap_or(false) || answers.changed().await.is_ok();
+            left = *answers.borrow_and_update();
+        }
+        left = left.saturating_sub(1);
         if !open || to.write_all(&buffer[..length]).await.is_err() {
             return;
         }

@@ -1,7 +1,7 @@
 //! What management protocols ask for: settings, statistics, single points, a start planned ahead, the service.
 
 use crate::host::{End, State, until};
-use crate::world::{MIB, World, every_second, keep_all, random, refused, settings};
+use crate::world::{MIB, World, every_second, keep_all, random, refused, settings, to};
 use jiff::{SignedDuration, Timestamp};
 use standin_engine::manage::MAX_AHEAD;
 use standin_engine::records::{self, Tables};
@@ -153,7 +153,8 @@ async fn one_point_is_removed_and_the_others_stay_as_they_were() {
     replica.store().pin(kept[0].0.id, "for the auditors").expect("pinned");
     refused(world.remove_point(kept[0].0.id).await, ReturnCode::InUse);
     let used = kept[2].0.id;
-    let job = world.b.call(move |engine| async move { engine.failover(vm, Some(used), false).await }).await;
+    let job =
+        world.b.call(move |engine| async move { engine.failover(vm, to(Some(used), false)).await }).await;
     world.done_on_replica(job.expect("begun")).await;
     refused(world.remove_point(used).await, ReturnCode::InUse);
     let job = world.b.call(move |engine| async move { engine.revert(vm).await }).await;
@@ -324,7 +325,7 @@ async fn relationships_are_shown_from_memory_on_both_sides() {
     let (engine, vm) = (world.a.engine(), world.vm);
     let power = move || engine.relationship(vm)?.status.power.filter(|power| power == "running");
     until("the power state", power).await;
-    let job = world.b.call(move |engine| async move { engine.failover(vm, None, true).await }).await;
+    let job = world.b.call(move |engine| async move { engine.failover(vm, to(None, true)).await }).await;
     world.done_on_replica(job.expect("begun")).await;
     let shown = world.b.engine().relationship(vm).expect("a relationship");
     assert_eq!((shown.failed_over_kind, shown.failed_over_to), (Some(point.kind), Some(point.id)));
@@ -373,7 +374,7 @@ async fn a_record_that_cannot_be_kept_for_want_of_memory_is_told_apart_from_a_fu
     let world = World::replicating(keep_all()).await;
     let vm = world.vm;
     world.link.cut();
-    let fail_over = || world.b.call(move |engine| async move { engine.failover(vm, None, false).await });
+    let fail_over = || world.b.call(move |engine| async move { engine.failover(vm, to(None, false)).await });
     for (errno, code) in [(12, ReturnCode::OutOfMemory), (28, ReturnCode::Failed)] {
         world.b.records_fail(errno);
         refused(fail_over().await, code);
@@ -389,7 +390,7 @@ async fn methods_do_not_wait_for_a_job_that_goes_on_and_not_forever_for_what_hol
     let vm = world.vm;
     world.link.cut();
     world.b.fake.faults().stall(Op::Define, 0);
-    let job = world.b.call(move |engine| async move { engine.failover(vm, None, false).await }).await;
+    let job = world.b.call(move |engine| async move { engine.failover(vm, to(None, false)).await }).await;
     let job = job.expect("begun");
     world.b.fake.faults().stalled(Op::Define).await;
     let commit = || world.b.call(move |engine| async move { engine.commit(vm).await });

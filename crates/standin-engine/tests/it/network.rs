@@ -1,9 +1,10 @@
 //! Failover network settings: set on either side, on their way, applied by the agent or by a disk, taken away.
 
 use crate::host::{End, Host, until};
-use crate::world::{World, keep_all, refused};
+use crate::world::{World, keep_all, refused, to};
 use standin_hypervisor::fake::Op;
 use standin_hypervisor::{Hypervisor, NetworkMap, NicDefinition, NicKind, PowerState};
+use standin_model::fence::Assertion;
 use standin_model::network::{
     AdapterSettings, ApplyState, ApplyWay, NetworkChange, NetworkSettings, NetworkView, SettingsOrigin,
 };
@@ -51,7 +52,7 @@ impl World {
 
     async fn fails_over_and_starts(&self) {
         let vm = self.vm;
-        let begun = self.b.call(move |engine| async move { engine.failover(vm, None, true).await }).await;
+        let begun = self.b.call(move |engine| async move { engine.failover(vm, to(None, true)).await }).await;
         self.done_on_replica(begun.expect("begun")).await;
         assert_eq!(self.b.fake.inspect(vm).await.expect("there").power, PowerState::Running);
     }
@@ -83,7 +84,10 @@ impl World {
     async fn stop_and_start(&self) {
         self.b.fake.clean_stop(self.vm);
         let vm = self.vm;
-        self.b.call(move |engine| async move { engine.start_vm(vm).await }).await.expect("started");
+        self.b
+            .call(move |engine| async move { engine.start_vm(vm, Some(Assertion::Forced)).await })
+            .await
+            .expect("started");
     }
 }
 

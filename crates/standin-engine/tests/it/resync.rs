@@ -20,7 +20,7 @@ async fn crash(world: &World) {
 
 async fn start(world: &World) {
     let vm = world.vm;
-    world.a.call(move |engine| async move { engine.start_vm(vm).await }).await.expect("started");
+    world.a.call(move |engine| async move { engine.start_vm(vm, None).await }).await.expect("started");
 }
 
 fn by_hand() -> RelationshipSettings {

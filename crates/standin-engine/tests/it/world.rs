@@ -3,6 +3,8 @@
 use crate::host::{Host, State, until};
 use crate::link::Link;
 use rand::{RngCore, SeedableRng};
+use standin_engine::replica::failover::Failover;
+use standin_engine::vm::Asserts;
 use standin_engine::{Command, Enable};
 use standin_model::job::{JobRecord, JobState};
 use standin_model::settings::RelationshipSettings;
@@ -37,6 +39,11 @@ pub struct World {
 
 pub fn disk(name: &str) -> DiskName {
     DiskName::new(name).expect("a disk name")
+}
+
+/// A failover whatever the primary says: what these tests are about is the replica.
+pub fn to(point: Option<PointId>, start: bool) -> Failover {
+    Failover { point, start, asserts: Asserts::Forced }
 }
 
 /// Bytes that nothing compresses.

@@ -316,6 +316,12 @@ impl Hypervisor for FakeHypervisor {
         Ok(statuses(fake, tracker, disks))
     }
 
+    async fn is_marked(&self, vm: VmId) -> Result<bool> {
+        let mut state = self.shared.lock();
+        let fake = state.vm_mut(vm)?;
+        Ok(fake.disks.values().any(|disk| !disk.marks.is_empty()))
+    }
+
     async fn retain_marks(&self, vm: VmId, tracker: &Tracker, keep: &[Mark]) -> Result<()> {
         self.shared.faults.pass(Op::RetainMarks).await?;
         let mut state = self.shared.lock();

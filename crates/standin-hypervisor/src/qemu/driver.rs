@@ -267,6 +267,10 @@ impl Hypervisor for QemuDriver {
         marks::list(&*self.shared.vm(vm)?, tracker, disks).await
     }
 
+    async fn is_marked(&self, vm: VmId) -> Result<bool> {
+        marks::any(&*self.shared.vm(vm)?).await
+    }
+
     async fn retain_marks(&self, vm: VmId, tracker: &Tracker, keep: &[Mark]) -> Result<()> {
         marks::retain(&*self.shared.vm(vm)?, tracker, keep).await
     }

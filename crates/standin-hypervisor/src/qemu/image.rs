@@ -85,6 +85,14 @@ async fn ask_qemu(disk: &DiskDefinition, exclusive: bool) -> Result<(Image, bool
     Ok((image, chained))
 }
 
+/// The names of the bitmaps in an image, which may be in use.
+pub(crate) async fn bitmaps(disk: &DiskDefinition) -> Result<Vec<String>, Error> {
+    let info = run_info(disk, &disk.file, false, false).await?;
+    let top = json::items(&info).first().unwrap_or(&info);
+    let found = top.pointer("/format-specific/data/bitmaps").map(json::items).unwrap_or_default();
+    Ok(found.iter().map(|bitmap| json::text(bitmap, "name").to_owned()).collect())
+}
+
 /// Whether an image, as QEMU describes it, can hold persistent bitmaps: qcow2 of version 3.
 pub(crate) fn keeps_marks(image: &Value) -> bool {
     let data = image.pointer("/format-specific/data");

@@ -1,8 +1,10 @@
 //! Marks: listing them, and removing those that are no longer needed.
 
+use super::image;
 use super::inventory::{Bitmap, Inventory, LiveDisk};
 use super::machine::Vm;
 use super::names::Names;
+use crate::definition::DiskFormat;
 use crate::error::Error;
 use crate::qmp::Qmp;
 use crate::seam::{Mark, MarkStatus, Tracker};
@@ -26,6 +28,25 @@ pub(crate) async fn list(vm: &Vm, tracker: &Tracker, disks: &[DiskName]) -> Resu
     let found: BTreeSet<Mark> =
         inventory.bitmaps.iter().filter_map(|(_, bitmap)| names.parse_mark(&bitmap.name)).collect();
     Ok(found.into_iter().map(|mark| status(&names, mark, &wanted)).collect())
+}
+
+/// Whether any disk of the VM carries a mark of whatever tracker. An image that cannot be read carries none: its VM cannot
+/// start either.
+pub(crate) async fn any(vm: &Vm) -> Result<bool, Error> {
+    if let Some(machine) = vm.machine() {
+        let inventory = Inventory::take(vm, &machine).await?;
+        return Ok(inventory.bitmaps.iter().any(|(_, bitmap)| Names::is_mark(&bitmap.name)));
+    }
+    for disk in vm.definition().disks.iter().filter(|disk| disk.format == DiskFormat::Qcow2) {
+        match image::bitmaps(disk).await {
+            Ok(names) if names.iter().any(|name| Names::is_mark(name)) => return Ok(true),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(vm = %vm.id, disk = %disk.name, %error, "an image cannot be searched for marks")
+            }
+        }
+    }
+    Ok(false)
 }
 
 fn status(names: &Names, mark: Mark, disks: &[LiveDisk]) -> MarkStatus {

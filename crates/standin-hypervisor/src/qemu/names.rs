@@ -14,6 +14,8 @@ use crate::seam::{Mark, Tracker};
 use standin_model::{DiskName, Epoch, VmId};
 use uuid::Uuid;
 
+/// Beginning of every mark's name.
+const MARKS: &str = "standin:";
 /// QEMU's limit of a node's name, in bytes.
 const MAX_NODE: usize = 31;
 /// Bytes of the hash, as text, at the end of a name that was too long.
@@ -38,7 +40,7 @@ impl Names {
                 "the tracker {text:?} has to be 1 to 16 lower-case letters and digits"
             )));
         }
-        Ok(Self { prefix: format!("standin-{text}-"), marks: format!("standin:{text}:") })
+        Ok(Self { prefix: format!("standin-{text}-"), marks: format!("{MARKS}{text}:") })
     }
 
     /// What `kind` is called for the disk with this index in the request.
@@ -60,6 +62,12 @@ impl Names {
     pub fn parse_mark(&self, bitmap: &str) -> Option<Mark> {
         let (epoch, pass) = bitmap.strip_prefix(&self.marks)?.split_once('.')?;
         Some(Mark { epoch: Epoch(epoch.parse().ok()?), pass: pass.parse().ok()? })
+    }
+
+    /// Whether a bitmap is a mark, of whatever tracker.
+    pub fn is_mark(bitmap: &str) -> bool {
+        let rest = bitmap.strip_prefix(MARKS).and_then(|rest| rest.split_once(':'));
+        rest.is_some_and(|(tracker, mark)| !tracker.is_empty() && mark.contains('.'))
     }
 
     /// Whether a node, job, export or frozen bitmap is one of this tracker's.

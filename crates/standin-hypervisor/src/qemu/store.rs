@@ -11,10 +11,9 @@ use super::names;
 use crate::definition::VmDefinition;
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
+use standin_durable::{Files, Mode};
 use standin_model::{VmId, VmName};
-use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A unix socket's path has at most 107 bytes.
@@ -44,10 +43,12 @@ pub(crate) struct Adoption {
 impl Store {
     /// Makes the directories, readable by their owner only: definitions can hold secrets in extra arguments.
     pub fn open(state: &Path, runtime: &Path) -> Result<Self, Error> {
+        let files = Files::default();
         for dir in [state.join("vms"), state.join("adopted"), state.join("log"), runtime.to_owned()] {
-            let mut builder = fs::DirBuilder::new();
-            builder.recursive(true).mode(0o700);
-            builder.create(&dir).map_err(Error::io(format!("create {}", dir.display())))?;
+            files.make_directory(&dir, Mode::Owner)?;
+        }
+        for dir in ["vms", "adopted"] {
+            files.recover_directory(&state.join(dir))?;
         }
         let absolute = |dir: &Path| {
             fs::canonicalize(dir).map_err(Error::io(format!("find the directory {}", dir.display())))
@@ -115,23 +116,19 @@ impl Store {
 
     /// Keeps a definition.
     pub fn save_definition(&self, definition: &VmDefinition) -> Result<(), Error> {
-        write_atomically(&self.definition_file(definition.uuid), &definition.to_toml()?)
+        keep(&self.definition_file(definition.uuid), &definition.to_toml()?)
     }
 
     /// Keeps an adoption.
     pub fn save_adoption(&self, adoption: &Adoption) -> Result<(), Error> {
         let text = toml::to_string(adoption).map_err(|e| Error::Definition(e.to_string()))?;
-        write_atomically(&self.adoption_file(adoption.uuid), &text)
+        keep(&self.adoption_file(adoption.uuid), &text)
     }
 
     /// Forgets a VM. One that is not there is forgotten already.
     pub fn remove(&self, vm: VmId) -> Result<(), Error> {
         for file in [self.definition_file(vm), self.adoption_file(vm)] {
-            match fs::remove_file(&file) {
-                Ok(()) => sync_parent(&file)?,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(Error::io(format!("remove {}", file.display()))(error)),
-            }
+            Files::default().remove(&file)?;
         }
         Ok(())
     }
@@ -163,6 +160,10 @@ fn read_all<T>(dir: &Path, parse: impl Fn(&str) -> Result<T, Error>) -> Result<V
     Ok(found)
 }
 
+fn keep(path: &Path, text: &str) -> Result<(), Error> {
+    Ok(Files::default().replace(path, text.as_bytes(), Mode::Owner)?)
+}
+
 fn read_small(path: &Path) -> Result<String, Error> {
     let context = || format!("read {}", path.display());
     let size = fs::metadata(path).map_err(Error::io(context()))?.len();
@@ -170,25 +171,6 @@ fn read_small(path: &Path) -> Result<String, Error> {
         return Err(Error::Definition(format!("{} has {size} bytes", path.display())));
     }
     fs::read_to_string(path).map_err(Error::io(context()))
-}
-
-/// After this returns the file has the new content, also after a power failure; before, it has the old.
-pub(crate) fn write_atomically(path: &Path, text: &str) -> Result<(), Error> {
-    let temporary = path.with_extension("tmp");
-    let write = || -> std::io::Result<()> {
-        let mut options = File::options();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().map_err(Error::io(format!("write {}", path.display())))?;
-    sync_parent(path)
-}
-
-fn sync_parent(path: &Path) -> Result<(), Error> {
-    let Some(dir) = path.parent() else { return Ok(()) };
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io(format!("sync {}", dir.display())))
 }
 
 #[cfg(test)]
@@ -223,8 +205,10 @@ mod tests {
         let vm = definition("a");
         store(dir.path()).save_definition(&vm).expect("save");
         fs::write(dir.path().join("state/vms/x.toml"), "name = ").expect("write");
-        fs::write(dir.path().join("state/vms/y.tmp"), "name = \"half\"").expect("write");
+        let left = dir.path().join("state/vms/y.toml.part");
+        fs::write(&left, "name = \"half\"").expect("write");
         assert_eq!(store(dir.path()).load().expect("load").0, vec![vm]);
+        assert!(!left.exists(), "what a crash left stays");
     }
 
     #[test]

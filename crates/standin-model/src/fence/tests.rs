@@ -173,6 +173,17 @@ fn equal_numbers_of_two_holders_are_rivals_until_somebody_takes_the_next() {
 }
 
 #[test]
+fn a_vm_that_is_given_back_needs_no_comparison_where_its_going_was_known() {
+    let (mut knew, mut missed) = (primary(), primary());
+    let taken = knew.claim.next(host(2));
+    let back = taken.next(host(1));
+    assert_eq!(knew.learn(host(1), taken, ALL), Learned::Lost(taken));
+    assert_eq!(knew.learn(host(1), back, ALL), Learned::Returned(back));
+    assert_eq!(missed.learn(host(1), back, ALL), Learned::Outdated);
+    assert!(missed.outdated && !knew.outdated);
+}
+
+#[test]
 fn a_higher_number_of_its_own_is_taken_up_and_asks_for_a_comparison() {
     let mut fence = primary();
     let told = Claim { number: Generation(5), holder: host(1), id: Uuid::from_u128(7) };

@@ -2,6 +2,8 @@
 
 use super::call::{Call, point_of};
 use super::{Answer, Done, Tools};
+use standin_engine::replica::failover::Failover;
+use standin_engine::vm::Asserts;
 
 /// `InitiateFailover`: to a recovery point, or to the latest when none is given.
 pub async fn initiate(tools: &Tools, call: &Call) -> Answer {
@@ -10,7 +12,9 @@ pub async fn initiate(tools: &Tools, call: &Call) -> Answer {
         Some(id) => Some(point_of(tools, &machine, &id)?),
         None => None,
     };
-    let job = tools.engine.failover(machine.id, point, false).await?;
+    // A primary that is silent is taken to be down: whoever calls this says so.
+    let failover = Failover { point, start: false, asserts: Asserts::IfSilent };
+    let job = tools.engine.failover(machine.id, failover).await?;
     Ok(Done::job(Some(job)))
 }
 

@@ -53,9 +53,7 @@ async fn define(tools: &Tools, call: &Call) -> Answer {
         ));
     }
     tools.engine.may_be_named(definition.uuid, &definition.name)?;
-    let id =
-        tools.engine.hypervisor().define(definition).await.map_err(|error| hypervisor_refusal(&error))?;
-    tools.engine.vm_changed(id).await;
+    let id = tools.engine.vm_tasks().define(definition).await?;
     Ok(Done::with(Out::default().with("ResultingSystem", ids::system_path(id))))
 }
 

@@ -5,10 +5,9 @@ use super::statistics::own_relationship;
 use super::{Answer, Done, Tools, not_here};
 use crate::world::Machine;
 use standin_engine::Engine;
-use standin_engine::engine::hypervisor_refusal;
 use standin_engine::jobs::NewJob;
 use standin_hypervisor::PowerState;
-use standin_model::{JobType, Refusal, ReplicationState, ReturnCode, VmId, VmName};
+use standin_model::{JobId, JobType, Refusal, ReplicationState, ReturnCode, VmId, VmName};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -143,14 +142,26 @@ async fn begin(tools: &Tools, machine: &Machine, change: Change) -> Answer {
     Ok(Done::job(Some(id)))
 }
 
-async fn perform(engine: &Engine, vm: VmId, change: Change) -> Result<(), Refusal> {
-    let hypervisor = engine.hypervisor();
-    let result = match change {
-        Change::Start => return engine.start_vm(vm).await,
-        Change::PowerOff => hypervisor.power_off(vm).await,
-        Change::ShutDown => hypervisor.shutdown(vm, SHUT_DOWN).await,
-        Change::Pause => hypervisor.pause(vm).await,
-        Change::Resume => hypervisor.resume(vm).await,
-    };
-    result.map_err(|error| hypervisor_refusal(&error))
+async fn perform(engine: &Arc<Engine>, vm: VmId, change: Change) -> Result<(), Refusal> {
+    let vms = engine.vm_tasks();
+    match change {
+        Change::Start | Change::Resume => match engine.start_vm(vm, None).await? {
+            Some(job) => ended(engine, job).await,
+            None => Ok(()),
+        },
+        Change::PowerOff => vms.power_off(vm).await,
+        Change::ShutDown => vms.shutdown(vm, SHUT_DOWN).await,
+        Change::Pause => vms.pause(vm).await,
+    }
+}
+
+/// Waits for the start that waits for another host.
+async fn ended(engine: &Engine, job: JobId) -> Result<(), Refusal> {
+    let Some(mut seen) = engine.jobs().watch(job) else { return Ok(()) };
+    // The sender goes with the job, which is kept for a while after its end.
+    let Ok(record) = seen.wait_for(|record| record.state.is_final()).await else { return Ok(()) };
+    match &record.error {
+        Some(error) => Err(error.clone()),
+        None => Ok(()),
+    }
 }

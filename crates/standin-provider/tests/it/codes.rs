@@ -208,6 +208,8 @@ async fn invalid_parameter_without_a_vm_and_for_what_is_no_point() {
 async fn in_use_while_another_job_works_on_the_vm() {
     let world = World::with_cards(&["lan"]).await;
     let client = world.at_b();
+    // It must not run on both hosts.
+    world.a.fake.clean_stop(world.vm);
     // A failover that defines the VM and does not get an answer.
     world.b.fake.faults().stall(Op::Define, 0);
     let first = client.replication("InitiateFailover", vec![world.computer_system()]).await;

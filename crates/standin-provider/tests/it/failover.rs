@@ -47,6 +47,8 @@ impl World {
 async fn the_point_comes_as_reference_instance_text_path_or_null() {
     let world = World::replicating(keep_all()).await;
     world.point().await;
+    // Between one failover and the next nothing new is to come.
+    world.a.fake.clean_stop(world.vm);
     let points = world.points();
     let old = world.snapshots().await.remove(0);
     let path = old.path.clone().expect("a path");
@@ -96,6 +98,8 @@ async fn the_vm_is_not_started_by_the_failover_and_is_by_request() {
     world.point().await;
     assert_eq!(world.power(2).await, 32775, "before the failover");
     let old = world.snapshots().await.remove(0).path.expect("a path");
+    // It must not run on both hosts.
+    world.a.fake.clean_stop(world.vm);
     world.initiates(Some(reference("SnapshotSettingData", old.clone()))).await;
     let vm = world.at_b().get(&world.system()).await;
     assert_eq!((number(&vm, "ReplicationState"), number(&vm, "EnabledState")), (5, 3));

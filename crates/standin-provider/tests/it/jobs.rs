@@ -6,6 +6,7 @@ use crate::host::End;
 use crate::world::{World, keep_all, settings};
 use standin_cim::{MethodAnswer, ObjectPath, Value};
 use standin_hypervisor::fake::Op;
+use standin_model::fence::Assertion;
 use standin_provider::VIRTUALIZATION;
 use standin_store::CrashPoint;
 
@@ -55,7 +56,11 @@ async fn a_revert_in_whose_middle_the_daemon_was_killed_is_finished_under_the_sa
     let mut world = World::replicating(keep_all()).await;
     world.fails_over().await;
     let vm = world.vm;
-    world.b.call(move |engine| async move { engine.start_vm(vm).await }).await.expect("started");
+    world
+        .b
+        .call(move |engine| async move { engine.start_vm(vm, Some(Assertion::Forced)).await })
+        .await
+        .expect("started");
     world.b.fake.faults().stall(Op::Stop, 0);
     let begun = world.at_b().replication("RevertFailover", vec![world.computer_system()]).await;
     world.b.fake.faults().stalled(Op::Stop).await;

@@ -53,7 +53,7 @@ fn stand_in(scene: &mut Scene<'_>, name: &str, point: &Point) -> Result<()> {
         // Emptied, so that nothing of an earlier failover is taken for this one's.
         std::fs::write(console.path(), []).context("empty the console's log")?;
     }
-    scene.world.b.run(&["failover", VM, "--point", name, "--start"])?;
+    scene.world.b.run(&["failover", VM, "--point", name, "--start", "--yes"])?;
     let console = scene.world.replica_console()?;
     let (records, last) = console.wait_verified(0, BOOT)?;
     ensure!(

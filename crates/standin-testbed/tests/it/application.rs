@@ -137,7 +137,9 @@ fn a_point_of_a_frozen_guest_has_a_clean_file_system_and_every_committed_row() {
     assert_eq!(code, 0, "{said}");
     eprintln!("disks examined after {:?}", begun.elapsed());
 
-    rig.b.run(&["failover", "debian", "--point", point["id"].as_str().unwrap(), "--start"]).unwrap();
+    rig.b
+        .run(&["failover", "debian", "--point", point["id"].as_str().unwrap(), "--start", "--force"])
+        .unwrap();
     let serial = rig.b.replica_serial("debian").unwrap();
     let line = serial.wait_for_line(0, "standin-db: verified", BOOT).unwrap();
     let last: u64 = line.rsplit_once("last=").unwrap().1.trim().parse().unwrap();

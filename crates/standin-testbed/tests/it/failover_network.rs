@@ -132,7 +132,7 @@ fn the_agent_gives_a_debian_guest_addresses_that_it_keeps_and_a_revert_takes_the
     rig.a.run(&[&["network", "debian"], &set[..], &more[..]].concat()).unwrap();
     assert_eq!(network(&rig.b)["adapters"][0]["origin"], "primary");
 
-    rig.b.run(&["failover", "debian", "--start"]).unwrap();
+    rig.b.run(&["failover", "debian", "--start", "--force"]).unwrap();
     let applied = wait_applied(&rig.b);
     eprintln!("applied {:?} after the failover: {applied}", begun.elapsed());
     assert_eq!(applied["state"], "applied", "{applied}");
@@ -225,7 +225,7 @@ fn cloud_init_gives_a_guest_without_an_agent_its_address_on_the_network_of_this_
     assert_eq!(card["failover_network"], format!("tap:{here}"));
 
     let begun = Instant::now();
-    rig.b.run(&["failover", "debian", "--start"]).unwrap();
+    rig.b.run(&["failover", "debian", "--start", "--force"]).unwrap();
     let applied = wait_applied(&rig.b);
     assert_eq!((&applied["state"], &applied["way"]), (&json!("offered"), &json!("cloud_init")), "{applied}");
     assert!(!refuses(&guest), "something else has the address");

@@ -19,7 +19,7 @@ fn resyncs(daemon: &Daemon) -> usize {
 /// Loses the primary, fails over to the newest point, and has the guest verify its own records there.
 fn prove_failover(rig: &mut Rig, vm: &str, at_least: u64) {
     rig.a.lose_power().unwrap();
-    rig.b.run(&["failover", vm, "--start"]).unwrap();
+    rig.b.run(&["failover", vm, "--start", "--yes"]).unwrap();
     let shown = rig.b.json(&["vm", "show", vm]).unwrap();
     assert_eq!(shown["power"], "running", "{shown}");
     let serial = rig.b.replica_serial(vm).unwrap();

@@ -8,12 +8,14 @@ use super::select;
 use super::service::{Result, Service};
 use super::types::{
     AdoptRequest, AuthRequest, CheckRequest, ConnectionTestRequest, Done, FailoverRequest, HostView,
-    NetworkRequest, Outcome, PointRequest, ReplicateRequest, StopRequest, VmRef, WatchQuery, invalid,
+    KeepRequest, NetworkRequest, Outcome, PointRequest, ReplicateRequest, StartRequest, StartView,
+    StopRequest, VmRef, WatchQuery, invalid,
 };
 use axum::Json;
 use axum::extract::{FromRequestParts, Path, State};
 use axum::http::{StatusCode, request::Parts};
 use axum::response::{IntoResponse, Response};
+use standin_engine::replica::failover::Failover;
 use standin_model::network::NetworkView;
 use standin_model::settings::RelationshipSettings;
 use standin_model::view::{AuthView, CheckView, JobView, PointView, StatusView, VmView};
@@ -165,8 +167,28 @@ pub(super) async fn define_vm(
     answer(context.change(CHANGE_LIMIT, |service| async move { service.define_vm(definition).await }).await?)
 }
 
-pub(super) async fn start_vm(State(context): State<Context>, Target(vm): Target) -> Answer<VmView> {
-    answer(context.change(CHANGE_LIMIT, |service| async move { service.start_vm(&vm).await }).await?)
+pub(super) async fn start_vm(
+    State(context): State<Context>,
+    Target(vm): Target,
+    Body(request): Body<StartRequest>,
+) -> Answer<StartView> {
+    let start = move |service: Arc<dyn Service>| async move { service.start_vm(&vm, request).await };
+    answer(context.change(CHANGE_LIMIT, start).await?)
+}
+
+pub(super) async fn keep_copy(
+    State(context): State<Context>,
+    Target(vm): Target,
+    Body(request): Body<KeepRequest>,
+) -> JobAnswer {
+    let keep = move |service: Arc<dyn Service>| async move { service.keep_copy(&vm, request).await };
+    Ok(Started(context.change(CHANGE_LIMIT, keep).await?))
+}
+
+pub(super) async fn forget_claim(State(context): State<Context>, Target(vm): Target) -> Answer<Done> {
+    let forget = move |service: Arc<dyn Service>| async move { service.forget_claim(&vm).await };
+    context.change(CHANGE_LIMIT, forget).await?;
+    answer(Done::default())
 }
 
 pub(super) async fn stop_vm(
@@ -296,8 +318,8 @@ pub(super) async fn failover(
         }
         None => None,
     };
-    let start = request.start;
-    let go = move |service: Arc<dyn Service>| async move { service.failover(&vm, point, start).await };
+    let failover = Failover { point, start: request.start, asserts: request.asserts() };
+    let go = move |service: Arc<dyn Service>| async move { service.failover(&vm, failover).await };
     Ok(Started(context.change(CHANGE_LIMIT, go).await?))
 }
 

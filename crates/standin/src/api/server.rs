@@ -200,7 +200,9 @@ fn router(context: Context, admission: Admission) -> Router {
         .route("/resync", post(h::resync))
         .route("/failover", post(h::failover))
         .route("/failover/revert", post(h::revert_failover))
-        .route("/failover/commit", post(h::commit_failover));
+        .route("/failover/commit", post(h::commit_failover))
+        .route("/failover/keep", post(h::keep_copy))
+        .route("/claim", delete(h::forget_claim));
     let routes = Router::new()
         .route("/host", get(h::host))
         .route("/host/reload", post(h::reload))

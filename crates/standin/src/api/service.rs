@@ -8,12 +8,16 @@
 //! | `service_impl` of this crate | the engine |
 //! | the integration tests of this crate | a script, to prove the API and the command line alone |
 
-use super::types::{AdoptRequest, AuthRequest, HostView, Outcome, PeerAddress, ReplicateOrder, VmRef};
+use super::types::{
+    AdoptRequest, AuthRequest, HostView, KeepRequest, Outcome, PeerAddress, ReplicateOrder, StartRequest,
+    StartView, VmRef,
+};
 use async_trait::async_trait;
+use standin_engine::replica::failover::Failover;
 use standin_hypervisor::definition::VmDefinition;
 use standin_model::network::{NetworkChange, NetworkView};
 use standin_model::view::{AuthView, CheckView, JobView, PointView, StatusView, VmView};
-use standin_model::{AuthId, JobId, PointId, Refusal};
+use standin_model::{AuthId, JobId, Refusal};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -41,7 +45,7 @@ pub trait Service: Send + Sync + 'static {
     async fn define_vm(&self, definition: VmDefinition) -> Result<VmView>;
 
     /// Starts a VM that is off; refused where another host runs it.
-    async fn start_vm(&self, vm: &VmRef) -> Result<VmView>;
+    async fn start_vm(&self, vm: &VmRef, request: StartRequest) -> Result<StartView>;
 
     /// Asks the guest to shut down and waits for `timeout` at most, or pulls the plug with `force`.
     async fn stop_vm(&self, vm: &VmRef, force: bool, timeout: Duration) -> Result<VmView>;
@@ -86,7 +90,13 @@ pub trait Service: Send + Sync + 'static {
     async fn take_point(&self, vm: &VmRef, application_consistent: bool) -> Result<Outcome>;
 
     /// Fails over to a point, `None` for the latest, and starts the VM if asked.
-    async fn failover(&self, vm: &VmRef, point: Option<PointId>, start: bool) -> Result<Outcome>;
+    async fn failover(&self, vm: &VmRef, failover: Failover) -> Result<Outcome>;
+
+    /// Two hosts hold a VM by the same number: the copy of this host is kept, or that of the other.
+    async fn keep_copy(&self, vm: &VmRef, request: KeepRequest) -> Result<Outcome>;
+
+    /// Forgets who may run a VM that no relationship of this host has any more.
+    async fn forget_claim(&self, vm: &VmRef) -> Result<()>;
 
     /// Undoes a failover that is not committed.
     async fn revert_failover(&self, vm: &VmRef) -> Result<Outcome>;

@@ -4,10 +4,12 @@
 use crate::config::DEFAULT_PORT;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use standin_engine::vm::Asserts;
+use standin_model::fence::Assertion;
 use standin_model::network::NetworkChange;
 use standin_model::retention::{Policy, Tier};
 use standin_model::settings::RelationshipSettings;
-use standin_model::view::JobView;
+use standin_model::view::{JobView, VmView};
 use standin_model::{DiskName, NameError, Refusal, ReturnCode, VmId, VmName};
 use std::fmt;
 use std::path::PathBuf;
@@ -216,6 +218,46 @@ impl Default for StopRequest {
     }
 }
 
+/// Body of `POST /v1/vms/{vm}/start`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StartRequest {
+    /// The host that the VM was taken from is down: counts while it does not answer.
+    pub yes: bool,
+    /// Start it against what other hosts say, or do not say.
+    pub force: bool,
+}
+
+impl StartRequest {
+    /// What is asserted by it.
+    #[must_use]
+    pub fn asserted(self) -> Option<Assertion> {
+        match (self.force, self.yes) {
+            (true, _) => Some(Assertion::Forced),
+            (false, true) => Some(Assertion::Silent),
+            (false, false) => None,
+        }
+    }
+}
+
+/// Answer to `POST /v1/vms/{vm}/start`: the VM, and the job where the start waits for a host that is silent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StartView {
+    /// The VM.
+    #[serde(flatten)]
+    pub vm: VmView,
+    /// Waits, and starts the VM when it may.
+    pub job: Option<JobView>,
+}
+
+/// Body of `POST /v1/vms/{vm}/failover/keep`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeepRequest {
+    /// The copy of this host is kept; else that of the other one.
+    pub here: bool,
+}
+
 /// Body of `POST /v1/adopt`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -225,6 +267,9 @@ pub struct AdoptRequest {
     /// What to call it; QEMU's own name for it if absent.
     #[serde(default)]
     pub name: Option<VmName>,
+    /// Adopt it although another host may run the same VM.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// Body of `POST /v1/authorizations`.
@@ -256,6 +301,22 @@ pub struct FailoverRequest {
     pub point: Option<String>,
     /// Start the VM on it.
     pub start: bool,
+    /// The primary is down: counts while it does not answer.
+    pub yes: bool,
+    /// The primary is fenced off, whatever it answers.
+    pub force: bool,
+}
+
+impl FailoverRequest {
+    /// What is asserted by it.
+    #[must_use]
+    pub fn asserts(&self) -> Asserts {
+        match (self.force, self.yes) {
+            (true, _) => Asserts::Forced,
+            (false, true) => Asserts::Down,
+            (false, false) => Asserts::Nothing,
+        }
+    }
 }
 
 /// Body of `POST /v1/store/check`.

@@ -11,9 +11,9 @@ mod vm;
 pub use admin::{Auth, AuthAdd, AuthVerb, Enroll, Pki, PkiInit, PkiVerb, Serve, Store, StoreVerb};
 pub use cim::{Cim, CimVerb, Namespace};
 pub use network::Network;
-pub use replication::{Failover, Jobs, JobsVerb, Point, Replicate, Status, TargetVm, WaitingVm};
+pub use replication::{Failover, Jobs, JobsVerb, Keep, Point, Replicate, Status, TargetVm, WaitingVm};
 pub use user::{Password, User, UserAdd, UserVerb};
-pub use vm::{Adopt, Stop, Vm, VmVerb};
+pub use vm::{Adopt, Start, Stop, Vm, VmVerb};
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use std::path::PathBuf;

@@ -16,9 +16,13 @@ Before: both hosts know each other (`standin pki`, `standin enroll`), and the ot
 const FAILOVER_HELP: &str = "\
 Examples, all on the replica host:
   standin failover web --start             to the latest point, and start the VM
+  standin failover web --start --yes       the same when the primary is known to be down
   standin failover web --point 41 --start  to the point of epoch 41
   standin failover web --revert            throw that away and go on as before
   standin failover web --commit            keep it for good; other points go
+
+With --start the primary is asked first. When it runs the VM, nothing is done without --force; when it does not answer, \
+somebody has to say that it is down: at the prompt, or by --yes.
 
 A failover is instant at any size of the disks. It can be reverted, and another point tried, until it is committed.";
 
@@ -109,15 +113,33 @@ pub struct Failover {
     /// Start the VM on that point
     #[arg(long)]
     pub start: bool,
+    /// The primary is down, do not ask; counts only while it does not answer
+    #[arg(long, short)]
+    pub yes: bool,
+    /// The primary is fenced off: start although it says that it runs the VM
+    #[arg(long)]
+    pub force: bool,
     /// Undo a failover that is not committed; what the VM wrote since is lost
     #[arg(long, conflicts_with_all = ["point", "start", "commit"])]
     pub revert: bool,
     /// Keep a failover for good; the other recovery points go
     #[arg(long, conflicts_with_all = ["point", "start"])]
     pub commit: bool,
+    /// After both hosts were forced to run the VM: keep this host's copy, or the other one's; the other copy is stopped
+    #[arg(long, value_name = "WHERE", conflicts_with_all = ["point", "start", "revert", "commit"])]
+    pub keep: Option<Keep>,
     /// Whether to wait.
     #[command(flatten)]
     pub wait: Wait,
+}
+
+/// Which of two copies stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Keep {
+    /// That of this host.
+    Here,
+    /// That of the other host.
+    There,
 }
 
 /// `standin jobs`

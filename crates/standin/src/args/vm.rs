@@ -40,20 +40,40 @@ pub enum VmVerb {
         /// Name or UUID
         vm: String,
     },
-    /// Start a VM that is off
-    Start {
-        /// Name or UUID
-        vm: String,
-    },
+    /// Start a VM that is off, or continue one that is paused, if it can run nowhere else
+    #[command(after_help = START_HELP)]
+    Start(Start),
     /// Ask the guest to shut down, and wait until it did
     Stop(Stop),
     /// Make a running QEMU known that somebody else started; standin tracks it but does not start it
     Adopt(Adopt),
+    /// Forget where a VM lives that no relationship has any more: the record that keeps it from running twice
+    Forget {
+        /// Name or UUID
+        vm: String,
+    },
     /// Forget a VM that is off, or an adopted one; its disks stay
     Remove {
         /// Name or UUID
         vm: String,
     },
+}
+
+const START_HELP: &str = "\
+A VM that was replicated asks the other hosts before it starts. What to do when one does not answer is \
+when_peer_is_silent in the configuration.";
+
+/// `standin vm start`
+#[derive(Debug, ClapArgs)]
+pub struct Start {
+    /// Name or UUID
+    pub vm: String,
+    /// After a failover: the primary is down; counts only while it does not answer
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Start it although another host may run it; both copies then write, and one of them is lost
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `standin vm stop`
@@ -78,4 +98,7 @@ pub struct Adopt {
     /// What to call it [default: the name that QEMU was given]
     #[arg(long)]
     pub name: Option<String>,
+    /// Adopt it although another host may run the same VM
+    #[arg(long)]
+    pub force: bool,
 }

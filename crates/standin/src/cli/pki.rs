@@ -11,6 +11,7 @@ use crate::units;
 use anyhow::Context;
 use jiff::Timestamp;
 use serde::Serialize;
+use standin_durable::{Files, Mode};
 use standin_model::{Refusal, ReturnCode};
 use standin_wire::enroll::{self, EnrollError, Registry, Token};
 use standin_wire::pki::{PkiDir, PkiError, Summary};
@@ -275,16 +276,11 @@ fn read_token() -> Result<String, Failure> {
 
 /// Durable like the certificates beside it.
 fn remember(dir: &PkiDir, address: &str) -> Result<(), Failure> {
-    let write = || -> std::io::Result<()> {
-        let temporary = dir.path().join(format!("{ENROLLED_WITH}.part"));
-        std::fs::write(&temporary, format!("{address}\n"))?;
-        std::fs::File::open(&temporary)?.sync_all()?;
-        std::fs::rename(&temporary, dir.path().join(ENROLLED_WITH))?;
-        std::fs::File::open(dir.path())?.sync_all()
-    };
+    let path = dir.path().join(ENROLLED_WITH);
+    let noted = Files::default().replace(&path, format!("{address}\n").as_bytes(), Mode::Everybody);
     let context =
         "this host has enrolled, but where it did cannot be noted; `standin pki renew` will need --from";
-    Ok(write().context(context)?)
+    Ok(noted.context(context)?)
 }
 
 /// A daemon that runs takes the new files; one that does not will find them when it starts.

@@ -2,10 +2,11 @@
 
 use super::vm::path;
 use super::{Session, wait};
-use crate::api::types::{FailoverRequest, Outcome, PeerAddress, PointRequest, ReplicateRequest};
-use crate::args::{Failover, Point, Replicate, WaitingVm};
+use crate::api::types::{FailoverRequest, KeepRequest, Outcome, PeerAddress, PointRequest, ReplicateRequest};
+use crate::args::{Failover, Keep, Point, Replicate, WaitingVm};
 use crate::exit::Failure;
 use crate::output::table;
+use standin_model::ReturnCode;
 use standin_model::view::{PointView, StatusView};
 
 /// `standin replicate`
@@ -73,6 +74,32 @@ pub(super) async fn point(session: &Session, args: Point) -> Result<(), Failure>
     wait::finish(session, outcome, args.wait, &done).await
 }
 
+/// Begins a failover. Where the primary does not answer, somebody has to say that it is down: whoever sits at a terminal
+/// is asked.
+async fn begin_failover(session: &Session, args: &Failover) -> Result<Outcome, Failure> {
+    let request =
+        FailoverRequest { point: args.point.clone(), start: args.start, yes: args.yes, force: args.force };
+    let target = path(&args.vm, "/failover");
+    match session.client.send(&target, &request).await {
+        Err(Failure::Refused(refusal)) if refusal.code == ReturnCode::NotAvailable && session.style.asks => {
+            if !confirm(&format!("{}. Is it certainly down?", refusal.message))? {
+                return Err(Failure::Refused(refusal));
+            }
+            session.client.send(&target, &FailoverRequest { yes: true, ..request }).await
+        }
+        other => other,
+    }
+}
+
+/// A question on the terminal; anything but yes is no.
+fn confirm(question: &str) -> Result<bool, Failure> {
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer);
+    read.map_err(|error| Failure::Local(anyhow::Error::new(error).context("cannot read the answer")))?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
 /// `standin failover VM`
 pub(super) async fn failover(session: &Session, args: Failover) -> Result<(), Failure> {
     let vm = &args.vm;
@@ -82,9 +109,17 @@ pub(super) async fn failover(session: &Session, args: Failover) -> Result<(), Fa
     } else if args.commit {
         let outcome = session.client.post(&path(vm, "/failover/commit")).await?;
         (outcome, format!("{vm}: the failover is committed"))
+    } else if let Some(keep) = args.keep {
+        let request = KeepRequest { here: keep == Keep::Here };
+        let outcome = session.client.send(&path(vm, "/failover/keep"), &request).await?;
+        let (kept, other) =
+            if request.here { ("this host", "the other") } else { ("the other host", "this") };
+        (
+            outcome,
+            format!("{vm}: the copy of {kept} stays; the one of {other} is stopped, its disks are left"),
+        )
     } else {
-        let request = FailoverRequest { point: args.point.clone(), start: args.start };
-        let outcome = session.client.send(&path(vm, "/failover"), &request).await?;
+        let outcome = begin_failover(session, &args).await?;
         let state = if args.start { "runs here now" } else { "is ready; start it with `standin vm start`" };
         let next = format!("then `standin failover {vm} --commit`, or `--revert` to go back");
         (outcome, format!("{vm} failed over and {state}; {next}"))

@@ -2,8 +2,8 @@
 
 use super::Session;
 use crate::api::client::segment;
-use crate::api::types::{AdoptRequest, Done, StopRequest, refused_name};
-use crate::args::{Adopt, Stop, VmVerb};
+use crate::api::types::{AdoptRequest, Done, StartRequest, StartView, StopRequest, refused_name};
+use crate::args::{Adopt, Start, Stop, VmVerb};
 use crate::exit::Failure;
 use crate::output::table;
 use standin_model::VmName;
@@ -27,20 +27,33 @@ pub(super) async fn run(session: &Session, verb: VmVerb) -> Result<(), Failure> 
             let view: VmView = session.client.get(&path(&vm, "")).await?;
             session.style.print(&view, |view| table::vm(session.look(), view))
         }
-        VmVerb::Start { vm } => {
-            let view: VmView = session.client.post(&path(&vm, "/start")).await?;
-            session.style.print(&view, |view| {
-                let by = view.accelerator.as_ref().map_or_else(String::new, |by| format!(" by {by}"));
-                format!("{} runs{by}", view.vm)
-            })
-        }
+        VmVerb::Start(start) => self::start(session, start).await,
         VmVerb::Stop(stop) => end(session, stop).await,
         VmVerb::Adopt(adopt) => self::adopt(session, adopt).await,
+        VmVerb::Forget { vm } => {
+            let done: Done = session.client.delete(&path(&vm, "/claim")).await?;
+            session.style.print(&done, |_| format!("this host does not know any more where {vm} lives"))
+        }
         VmVerb::Remove { vm } => {
             let done: Done = session.client.delete(&path(&vm, "")).await?;
             session.style.print(&done, |_| format!("{vm} is forgotten; its disks stay"))
         }
     }
+}
+
+async fn start(session: &Session, args: Start) -> Result<(), Failure> {
+    let request = StartRequest { yes: args.yes, force: args.force };
+    let view: StartView = session.client.send(&path(&args.vm, "/start"), &request).await?;
+    session.style.print(&view, |view| match &view.job {
+        Some(job) => format!(
+            "{} waits: {}\nThe job goes on; follow it with `standin jobs {} --watch`",
+            view.vm.vm, job.description, job.id
+        ),
+        None => {
+            let by = view.vm.accelerator.as_ref().map_or_else(String::new, |by| format!(" by {by}"));
+            format!("{} runs{by}", view.vm.vm)
+        }
+    })
 }
 
 /// The path of a VM in the API, whatever was typed as its name.
@@ -108,6 +121,7 @@ async fn adopt(session: &Session, adopt: Adopt) -> Result<(), Failure> {
     let name = adopt.name.map(VmName::new).transpose().map_err(|error| refused_name(&error))?;
     let qmp = std::path::absolute(&adopt.qmp)
         .map_err(|error| Failure::Usage(format!("--qmp {}: {error}", adopt.qmp.display())))?;
-    let view: VmView = session.client.send("/v1/adopt", &AdoptRequest { qmp, name }).await?;
+    let view: VmView =
+        session.client.send("/v1/adopt", &AdoptRequest { qmp, name, force: adopt.force }).await?;
     session.style.print(&view, |view| table::vm(session.look(), view))
 }

@@ -3,6 +3,8 @@
 use super::{Certificates, KvmUse, LogFormat};
 use serde::Deserialize;
 use standin_access::AccessSettings;
+use standin_engine::vm::{Policy, WhenBothRun};
+use standin_model::fence::{OverRunning, WhenSilent};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +25,7 @@ pub(super) struct File {
     pub log: Log,
     pub limits: Limits,
     pub qemu: Qemu,
+    pub fence: Fence,
     pub monitoring: Monitoring,
     pub management: Option<AccessSettings>,
     pub network_map: BTreeMap<String, String>,
@@ -88,6 +91,58 @@ pub(super) struct Limits {
 pub(super) struct Qemu {
     pub binary: Option<PathBuf>,
     pub kvm: Option<KvmUse>,
+}
+
+/// `[fence]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Fence {
+    pub when_peer_is_silent: Option<String>,
+    pub start_over_running_primary: Option<String>,
+    pub when_both_run: Option<String>,
+    pub fence_command: Vec<String>,
+}
+
+impl Fence {
+    /// The policy that the keys describe.
+    pub fn policy(self) -> Result<Policy, String> {
+        let chosen = |key: &str, given: Option<String>, choices: &str| {
+            format!("fence.{key}: {:?} is unknown, use {choices}", given.unwrap_or_default())
+        };
+        let when_silent = match self.when_peer_is_silent.as_deref() {
+            None => WhenSilent::default(),
+            Some(text) => when_silent(text).map_err(|why| format!("fence.when_peer_is_silent: {why}"))?,
+        };
+        let over_running = match self.start_over_running_primary.as_deref() {
+            None | Some("refuse") => OverRunning::Refuse,
+            Some("pause") => OverRunning::Pause,
+            _ => {
+                let given = self.start_over_running_primary;
+                return Err(chosen("start_over_running_primary", given, "refuse or pause"));
+            }
+        };
+        let both_run = match self.when_both_run.as_deref() {
+            None | Some("pause") => WhenBothRun::Pause,
+            Some("power-off") => WhenBothRun::PowerOff,
+            Some("leave") => WhenBothRun::Leave,
+            _ => return Err(chosen("when_both_run", self.when_both_run, "pause, power-off or leave")),
+        };
+        let fence_command = self.fence_command;
+        if fence_command.first().is_some_and(|program| !Path::new(program).is_absolute()) {
+            return Err("fence.fence_command: write the absolute path of the program first".to_owned());
+        }
+        Ok(Policy { when_silent, over_running, both_run, fence_command, ..Policy::default() })
+    }
+}
+
+/// `refuse`, or `start-after 2m`.
+pub(crate) fn when_silent(text: &str) -> Result<WhenSilent, String> {
+    if text == "refuse" {
+        return Ok(WhenSilent::Refuse);
+    }
+    let wait = text.strip_prefix("start-after").map(str::trim).filter(|wait| !wait.is_empty());
+    let wait = wait.ok_or_else(|| format!("{text:?} is unknown, use refuse, or start-after and a time"))?;
+    crate::units::parse_duration(wait).map(WhenSilent::StartAfter).map_err(|error| error.to_string())
 }
 
 /// `[monitoring]`

@@ -6,7 +6,7 @@
 use toml::de::{DeTable, DeValue};
 
 /// The keys of each table; `""` is the file itself, whose tables are keys too.
-pub(super) const KEYS: [(&str, &[&str]); 7] = [
+pub(super) const KEYS: [(&str, &[&str]); 8] = [
     (
         "",
         &[
@@ -23,6 +23,7 @@ pub(super) const KEYS: [(&str, &[&str]); 7] = [
             "log",
             "limits",
             "qemu",
+            "fence",
             "monitoring",
             "management",
             "network_map",
@@ -32,6 +33,7 @@ pub(super) const KEYS: [(&str, &[&str]); 7] = [
     ("log", &["level", "format"]),
     ("limits", &["max_cycles", "merge_rate", "scratch_reserve", "shutdown_grace"]),
     ("qemu", &["binary", "kvm"]),
+    ("fence", &["when_peer_is_silent", "start_over_running_primary", "when_both_run", "fence_command"]),
     ("monitoring", &["start", "interval"]),
     (
         "management",

@@ -20,6 +20,7 @@ mod keys;
 use crate::units;
 use file::File;
 use standin_access::AccessSettings;
+use standin_engine::vm::Policy;
 use standin_hypervisor::NetworkMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -158,6 +159,8 @@ pub struct Config {
     pub monitoring_interval: Duration,
     /// The management API; `None` when it is not configured, and then nothing listens for it.
     pub management: Option<AccessSettings>,
+    /// How this host decides who may run a VM, where that is a choice.
+    pub policy: Policy,
     /// Which network here stands for which of a primary's, for VMs that fail over to this host.
     pub network_map: NetworkMap,
 }
@@ -255,6 +258,7 @@ impl Config {
             monitoring_start: clock(file.monitoring.start.as_deref().unwrap_or("09:00")).map_err(value)?,
             monitoring_interval,
             management,
+            policy: file.fence.policy().map_err(value)?,
             network_map,
             data_dir,
             runtime_dir,

@@ -67,6 +67,7 @@ fn the_sample_changes_nothing_and_names_every_key() {
     defaults.qemu_binary = sample.qemu_binary.clone();
     defaults.certificates = sample.certificates.clone();
     defaults.network_map = sample.network_map.clone();
+    defaults.policy.fence_command = sample.policy.fence_command.clone();
     let management = sample.management.clone().unwrap();
     let examples = AccessSettings {
         certificate: management.certificate.clone(),

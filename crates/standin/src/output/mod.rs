@@ -18,6 +18,8 @@ pub struct Style {
     pub colour: bool,
     /// Bars on the standard error output.
     pub bars: bool,
+    /// Somebody sits at the terminal and can be asked.
+    pub asks: bool,
 }
 
 impl Style {
@@ -28,6 +30,7 @@ impl Style {
             json,
             colour: !json && std::io::stdout().is_terminal() && colour_wanted(),
             bars: !json && std::io::stderr().is_terminal(),
+            asks: !json && std::io::stderr().is_terminal() && std::io::stdin().is_terminal(),
         }
     }
 

@@ -153,7 +153,7 @@ async fn a_daemon_that_cannot_start_ends_with_1_and_a_sentence() {
 async fn a_data_directory_that_another_daemon_holds_is_refused() {
     let host = Host::new("");
     std::fs::create_dir(host.path("data")).unwrap();
-    let _held = standin_state::DirLock::take(host.path("data")).unwrap();
+    let _held = standin_durable::DirLock::take(host.path("data")).unwrap();
     let ran = host.run("serve").await;
     assert_eq!(ran.status, 1);
     let pid = std::process::id().to_string();

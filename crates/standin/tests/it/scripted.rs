@@ -3,7 +3,12 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use standin::api::service::{Result, Service};
-use standin::api::types::{AdoptRequest, AuthRequest, HostView, Outcome, PeerAddress, ReplicateOrder, VmRef};
+use standin::api::types::{
+    AdoptRequest, AuthRequest, HostView, KeepRequest, Outcome, PeerAddress, ReplicateOrder, StartRequest,
+    StartView, VmRef,
+};
+use standin_engine::replica::failover::Failover;
+use standin_engine::vm::Asserts;
 use standin_hypervisor::definition::VmDefinition;
 use standin_model::network::{
     AdapterId, AdapterSettings, AdapterView, AppliedNetwork, ApplyState, ApplyWay, NetworkChange,
@@ -273,9 +278,13 @@ impl Service for Scripted {
         Ok(vm_view(definition.name))
     }
 
-    async fn start_vm(&self, vm: &VmRef) -> Result<VmView> {
-        self.note(format!("start {vm}"))?;
-        self.show_vm(vm).await
+    async fn start_vm(&self, vm: &VmRef, request: StartRequest) -> Result<StartView> {
+        let how = match request.asserted() {
+            None => String::new(),
+            Some(how) => format!(" {how:?}"),
+        };
+        self.note(format!("start {vm}{how}"))?;
+        Ok(StartView { vm: self.show_vm(vm).await?, job: None })
     }
 
     async fn stop_vm(&self, vm: &VmRef, force: bool, timeout: Duration) -> Result<VmView> {
@@ -286,7 +295,8 @@ impl Service for Scripted {
     }
 
     async fn adopt_vm(&self, request: AdoptRequest) -> Result<VmView> {
-        self.note(format!("adopt {} {:?}", request.qmp.display(), request.name))?;
+        let force = if request.force { " force" } else { "" };
+        self.note(format!("adopt {} {:?}{force}", request.qmp.display(), request.name))?;
         Ok(vm_view(request.name.unwrap_or_else(web)))
     }
 
@@ -361,10 +371,24 @@ impl Service for Scripted {
         Ok(self.outcome(JobType::SendDelta))
     }
 
-    async fn failover(&self, vm: &VmRef, point: Option<PointId>, start: bool) -> Result<Outcome> {
+    async fn failover(&self, vm: &VmRef, failover: Failover) -> Result<Outcome> {
+        let Failover { point, start, asserts } = failover;
         let point = point.map_or_else(|| "latest".to_owned(), |point| point.to_string());
-        self.note(format!("failover {vm} {point} {start}"))?;
+        let how = match asserts {
+            Asserts::Nothing => String::new(),
+            how => format!(" {how:?}"),
+        };
+        self.note(format!("failover {vm} {point} {start}{how}"))?;
         Ok(self.outcome(JobType::InitiateFailover))
+    }
+
+    async fn keep_copy(&self, vm: &VmRef, request: KeepRequest) -> Result<Outcome> {
+        self.note(format!("keep {vm} here={}", request.here))?;
+        Ok(Outcome::completed())
+    }
+
+    async fn forget_claim(&self, vm: &VmRef) -> Result<()> {
+        self.note(format!("forget {vm}"))
     }
 
     async fn revert_failover(&self, vm: &VmRef) -> Result<Outcome> {

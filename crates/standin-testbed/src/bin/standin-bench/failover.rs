@@ -1,4 +1,4 @@
-//! Failover to a running VM process: from `standin failover VM --start` to its end, QEMU running then. With a
+//! Failover to a running VM process: from `standin failover VM --start --force` to its end, QEMU running then. With a
 //! sparse disk of 1 TiB beside one of 1 GiB, and with 200 recovery points beside 2.
 //!
 //! Three guests are replicated and then lost. Each is failed over and reverted several times, in turn; in the
@@ -99,7 +99,7 @@ fn count_points(hosts: &Hosts, vm: &str) -> Result<usize> {
 fn fail_over(hosts: &Hosts, vm: &str, proven: bool) -> Result<Duration> {
     ensure!(hosts.replica.vm_pids().is_empty(), "a VM runs on the replica already");
     let begun = Instant::now();
-    hosts.replica.run(&["failover", vm, "--start"])?;
+    hosts.replica.run(&["failover", vm, "--start", "--force"])?;
     let took = begun.elapsed();
     let pids = hosts.replica.vm_pids();
     ensure!(

@@ -237,7 +237,7 @@ impl Demo {
         if !latest {
             verb.extend(["--point", &point.id]);
         }
-        verb.push("--start");
+        verb.extend(["--start", "--yes"]);
         self.line.command("beta", &verb.join(" "));
         if let Some(old) = self.replica.replica_serial(VM) {
             // What an earlier start said must not be taken for what this one says.

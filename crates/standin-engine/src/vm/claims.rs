@@ -1,0 +1,150 @@
+//! The claims as files: one a VM in the data directory, and one beside the disks of a replica, so that neither the loss of
+//! the database nor that of the data directory makes a host forget that a VM lives elsewhere.
+//!
+//! ```text
+//!   <data>/claims/<vm>.json            always
+//!   <replica's directory>/claim.json   where this host has a replica of the VM
+//! ```
+//!
+//! Of copies that differ the highest claim counts. A file that cannot be read is said, and the others count.
+
+use super::record::VmRecord;
+use crate::error::chain;
+use crate::replica::layer::blocking;
+use standin_durable::{Content, Document, DocumentError, Documents, Files};
+use standin_model::{Refusal, ReturnCode, VmId};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The name of the copy in a replica's directory.
+const BESIDE: &str = "claim.json";
+
+impl Content for VmRecord {
+    const KIND: &'static str = "standin claim";
+    const VERSION: u32 = 1;
+    const IF_LOST: &'static str =
+        "the daemon writes it again from the other copies of the claim (state.redb, the replica's directory)";
+}
+
+/// The claim files of a host.
+#[derive(Clone)]
+pub struct ClaimFiles {
+    files: Files,
+    documents: Arc<Documents<VmRecord>>,
+    beside: Arc<Mutex<HashMap<VmId, PathBuf>>>,
+}
+
+impl ClaimFiles {
+    /// Opens the directory of the claims, which is made if it does not exist.
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub fn open(directory: &Path) -> Result<Self, DocumentError> {
+        let files = Files::default();
+        let documents = Arc::new(Documents::open(files.clone(), directory)?);
+        Ok(Self { files, documents, beside: Arc::default() })
+    }
+
+    /// Where the copy beside a replica's disks is from now on.
+    pub fn beside(&self, vm: VmId, directory: PathBuf) {
+        self.lock().insert(vm, directory);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, PathBuf>> {
+        self.beside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every record that is kept in files: the higher claim of each VM.
+    #[must_use]
+    pub fn load(&self) -> HashMap<VmId, VmRecord> {
+        let mut found = HashMap::new();
+        match self.documents.list() {
+            Ok(listed) => {
+                for document in listed {
+                    match document.content {
+                        Ok(record) if record.vm.to_string() == document.name => {
+                            keep_higher(&mut found, record)
+                        }
+                        Ok(_) => {
+                            tracing::error!(file = %document.name, "a claim file has another VM's claim; it is not used");
+                        }
+                        Err(error) => tracing::error!(error = %chain(&error), "a claim cannot be read"),
+                    }
+                }
+            }
+            Err(error) => tracing::error!(error = %chain(&error), "the claims cannot be read"),
+        }
+        for (vm, directory) in self.lock().iter() {
+            match Document::<VmRecord>::open(self.files.clone(), directory.join(BESIDE))
+                .and_then(|file| file.read())
+            {
+                Ok(Some(record)) if record.vm == *vm => keep_higher(&mut found, record),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::error!(error = %chain(&error), "the claim beside a replica cannot be read")
+                }
+            }
+        }
+        found
+    }
+
+    /// Writes both copies, durably.
+    ///
+    /// # Errors
+    /// When the one in the data directory cannot be written. One beside a replica whose storage is not there is said only.
+    pub async fn write(&self, record: &VmRecord) -> Result<(), Refusal> {
+        let (this, record) = (self.clone(), record.clone());
+        blocking(move || {
+            this.documents.write(&record.vm.to_string(), &record).map_err(|error| refusal(&record, &error))?;
+            let Some(directory) = this.lock().get(&record.vm).cloned() else { return Ok(()) };
+            let written = Document::open(this.files.clone(), directory.join(BESIDE))
+                .and_then(|file| file.write(&record));
+            if let Err(error) = written {
+                tracing::warn!(vm = %record.name, error = %chain(&error), "the claim beside the replica's disks is an old one");
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes both copies, durably.
+    ///
+    /// # Errors
+    /// When one cannot be removed.
+    pub async fn remove(&self, vm: VmId) -> Result<(), Refusal> {
+        let this = self.clone();
+        blocking(move || {
+            let beside = this.lock().get(&vm).cloned();
+            let removed = this.documents.remove(&vm.to_string()).and_then(|()| match beside {
+                Some(directory) => {
+                    Document::<VmRecord>::open(this.files.clone(), directory.join(BESIDE))?.remove()
+                }
+                None => Ok(()),
+            });
+            removed.map_err(|error| {
+                Refusal::new(
+                    ReturnCode::Failed,
+                    format!("the claim of VM {vm} could not be removed: {}", chain(&error)),
+                    "Check the file system of the data directory (full, read-only, failing), then try again.",
+                )
+            })
+        })
+        .await
+    }
+}
+
+fn keep_higher(found: &mut HashMap<VmId, VmRecord>, record: VmRecord) {
+    let known = found.get(&record.vm).map(|known| known.fence.claim.number);
+    if known.is_none_or(|number| number < record.fence.claim.number) {
+        found.insert(record.vm, record);
+    }
+}
+
+fn refusal(record: &VmRecord, error: &DocumentError) -> Refusal {
+    Refusal::new(
+        ReturnCode::Failed,
+        format!("who may run VM {} could not be kept: {}", record.name, chain(error)),
+        "Check the file system of the data directory (full, read-only, failing), then try again.",
+    )
+}

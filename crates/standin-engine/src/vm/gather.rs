@@ -1,0 +1,107 @@
+//! Asks every other host that could run a VM, all at once, and takes in what they say.
+
+use super::registry::Vms;
+use super::task::{Request, Told};
+use crate::peers::{Answer, Call, Presence};
+use standin_model::fence::{Heard, Place, Role};
+use standin_model::{HostId, VmId};
+use std::time::Duration;
+
+/// How long a host may take to answer: it asks those behind it in that time.
+const WITHIN: Duration = Duration::from_secs(5);
+/// How long those behind it may take.
+const FURTHER_WITHIN: Duration = Duration::from_secs(3);
+
+impl Vms {
+    /// One word of every host that could run the VM: those that received it from here, and those behind them. Without a
+    /// record, of the hosts that this one speaks to anyway.
+    pub(super) async fn gather(&self, vm: VmId) -> Vec<Heard> {
+        let asked = match self.fence(vm) {
+            Some(fence) => {
+                let replicas = fence.hosts.into_iter().filter(|(_, known)| known.role == Role::Replica);
+                replicas.map(|(host, known)| (host, known.addresses)).collect()
+            }
+            None => {
+                self.context.peers.linked().into_iter().map(|host| (host, Vec::new())).collect::<Vec<_>>()
+            }
+        };
+        self.ask_all(vm, asked, &[self.me()], WITHIN).await
+    }
+
+    /// The word of one host.
+    pub(super) async fn ask_one(&self, vm: VmId, host: HostId, addresses: Vec<String>) -> Place {
+        let heard = self.ask_all(vm, vec![(host, addresses)], &[self.me()], WITHIN).await;
+        heard.into_iter().find(|heard| heard.host == host).map_or(Place::Silent, |heard| heard.place)
+    }
+
+    /// What the hosts behind this one say, for a host that asks here. `seen` were asked already.
+    pub(super) async fn further(&self, vm: VmId, seen: &[HostId]) -> Vec<(HostId, Place)> {
+        let Some(fence) = self.fence(vm) else { return Vec::new() };
+        let behind = fence
+            .hosts
+            .into_iter()
+            .filter(|(host, known)| known.role == Role::Replica && !seen.contains(host));
+        let asked = behind.map(|(host, known)| (host, known.addresses)).collect();
+        let mut now_seen = seen.to_vec();
+        now_seen.push(self.me());
+        let heard = self.ask_all(vm, asked, &now_seen, FURTHER_WITHIN).await;
+        heard.into_iter().map(|heard| (heard.host, heard.place)).collect()
+    }
+
+    async fn ask_all(
+        &self,
+        vm: VmId,
+        hosts: Vec<(HostId, Vec<String>)>,
+        seen: &[HostId],
+        within: Duration,
+    ) -> Vec<Heard> {
+        let claim = self.fence(vm).map(|fence| fence.claim);
+        let mut seen = seen.to_vec();
+        seen.extend(hosts.iter().map(|(host, _)| *host));
+        let asking = hosts.into_iter().map(|(host, addresses)| {
+            let call = Call::Ask { vm, claim, seen: seen.clone() };
+            async move { (host, self.context.peers.call(host, &addresses, call, within).await) }
+        });
+        let mut heard: Vec<Heard> = Vec::new();
+        for (host, answer) in futures_util::future::join_all(asking).await {
+            let presence = match answer {
+                Ok(Answer::Ask(presence)) => presence,
+                Err(silence) if silence.is_of_an_older_version() => {
+                    heard.push(Heard { host, place: self.ask_by_session(vm).await });
+                    continue;
+                }
+                _ => {
+                    heard.push(Heard { host, place: Place::Silent });
+                    continue;
+                }
+            };
+            let place = self.take_in(vm, host, &presence).await;
+            heard.push(Heard { host, place });
+            for (host, place) in presence.further {
+                if host != self.me() && heard.iter().all(|known| known.host != host) {
+                    heard.push(Heard { host, place });
+                }
+            }
+        }
+        heard
+    }
+
+    async fn ask_by_session(&self, vm: VmId) -> Place {
+        match self.context.senders() {
+            Some(senders) => senders.ask_by_session(vm).await,
+            None => Place::Silent,
+        }
+    }
+
+    /// A word counts when what came with it is kept.
+    async fn take_in(&self, vm: VmId, host: HostId, presence: &Presence) -> Place {
+        let told = Box::new(Told::word(host, presence));
+        match self.ask(vm, |answer| Request::Told { told, answer }).await {
+            Ok(Ok(_)) => presence.place,
+            Ok(Err(refusal)) | Err(refusal) => {
+                tracing::warn!(%vm, %refusal, "what another host said could not be kept");
+                Place::Silent
+            }
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! What is kept of a VM that ever replicated: its fence, and what went wrong when two hosts met over it.
+
+use super::alarm::Alarm;
+use super::claims::ClaimFiles;
+use crate::records::{self, Tables};
+use serde::{Deserialize, Serialize};
+use standin_model::fence::{Fence, WhenSilent};
+use standin_model::{VmId, VmName};
+use standin_state::StateError;
+use std::collections::HashMap;
+
+/// The record of a VM in the state store, and, without the alarm's details being needed, in its claim files.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VmRecord {
+    /// Which VM.
+    pub vm: VmId,
+    /// Its name on this host when the record was last written: a tombstone has no other.
+    pub name: VmName,
+    /// Who may run it.
+    pub fence: Fence,
+    /// What a person must see to; cleared when the hosts agree again.
+    #[serde(default)]
+    pub alarm: Option<Alarm>,
+    /// No relationship of this host has the VM any more; only the fence is left.
+    #[serde(default)]
+    pub tombstone: bool,
+    /// What the silence of a replica means for a start of this VM; as the host is configured when it was never set.
+    #[serde(default)]
+    pub when_silent: Option<WhenSilent>,
+}
+
+/// The records that an earlier process left. Of the copies in the state store and in files the higher claim counts: any of
+/// them may be lost, or come from an older backup.
+///
+/// # Errors
+/// When the state store cannot be read.
+pub(crate) async fn recover(tables: &Tables, files: &ClaimFiles) -> Result<Vec<VmRecord>, StateError> {
+    let stored = records::list(&tables.vms).await?;
+    let mut all: HashMap<VmId, VmRecord> = stored.into_iter().map(|record| (record.vm, record)).collect();
+    for (vm, kept) in files.load() {
+        let known = all.get(&vm).map(|record| record.fence.claim.number);
+        if known.is_none_or(|number| number < kept.fence.claim.number) {
+            tracing::warn!(vm = %kept.name, vm_id = %vm, claim = %kept.fence.claim,
+                "the claim on a VM was found in a file; the database is behind it, or was lost");
+            all.insert(vm, kept);
+        }
+    }
+    Ok(all.into_values().collect())
+}

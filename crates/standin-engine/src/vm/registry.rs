@@ -1,0 +1,253 @@
+//! All VMs of a host, by id, and what they share. Tasks are made when a VM is first asked for, and at the start for every
+//! VM that has a record.
+
+use super::claims::ClaimFiles;
+use super::record::VmRecord;
+use super::task::{Request, Task};
+use crate::inventory::Inventory;
+use crate::peers::{Address, Peers};
+use crate::records::Tables;
+use async_trait::async_trait;
+use standin_hypervisor::{Hypervisor, VmEvent};
+use standin_model::fence::{Assertion, Fence, OverRunning, Place, Rules, WhenSilent};
+use standin_model::{HostId, Refusal, ReturnCode, VmId};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What becomes of the VM with the lower claim when two hosts meet that both run it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhenBothRun {
+    /// Its CPUs are stopped; nothing is lost.
+    #[default]
+    Pause,
+    /// It is turned off.
+    PowerOff,
+    /// It runs on; both hosts are critical.
+    Leave,
+}
+
+/// How this host decides where the design leaves a choice.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Policy {
+    /// A start while a replica is silent.
+    pub when_silent: WhenSilent,
+    /// The start of a failover while the primary runs the VM.
+    pub over_running: OverRunning,
+    /// Two hosts meet that both run it.
+    pub both_run: WhenBothRun,
+    /// Turns a host off: program and arguments. `{host}` and `{vm}` in them are replaced.
+    pub fence_command: Vec<String>,
+    /// All of them, except in the proof that each is needed.
+    pub rules: Rules,
+}
+
+/// How a VM is to be started or resumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Start {
+    /// What somebody asserts.
+    pub asserted: Option<Assertion>,
+    /// How long it has waited for other hosts.
+    pub waited: Duration,
+    /// The VM is paused and goes on.
+    pub resume: bool,
+    /// Start with the CPUs standing still.
+    pub paused: bool,
+}
+
+/// How a start ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Started {
+    /// It runs; with an assertion, nobody confirmed that it may.
+    Runs(Option<Assertion>),
+    /// It waits for hosts that are silent, for so long at most. Ask again.
+    Waits(Duration),
+}
+
+/// Stops what sends a VM to another host, and returns when nothing reads its disks any more.
+#[async_trait]
+pub(crate) trait Senders: Send + Sync {
+    /// The VM lives elsewhere, or two hosts claim it: nothing of it is to be sent.
+    /// `false` when it did not end in time.
+    async fn yield_up(&self, vm: VmId) -> bool;
+
+    /// Asks a replica of the version before, which has no link, by a session.
+    async fn ask_by_session(&self, vm: VmId) -> Place;
+}
+
+/// What all VM tasks of a host share.
+pub(crate) struct VmContext {
+    pub me: HostId,
+    pub hypervisor: Arc<dyn Hypervisor>,
+    pub inventory: Arc<Inventory>,
+    pub tables: Tables,
+    pub files: ClaimFiles,
+    pub peers: Arc<Peers>,
+    pub policy: Policy,
+    pub senders: OnceLock<Weak<dyn Senders>>,
+    pub shutdown: CancellationToken,
+    pub tasks: TaskTracker,
+}
+
+impl VmContext {
+    pub fn senders(&self) -> Option<Arc<dyn Senders>> {
+        self.senders.get().and_then(Weak::upgrade)
+    }
+}
+
+/// The refusal of a daemon that goes down.
+pub(super) fn stopping() -> Refusal {
+    Refusal::new(
+        ReturnCode::NotAvailable,
+        "the daemon is stopping",
+        "Try again when it runs; VMs run on meanwhile.",
+    )
+}
+
+/// The VMs of this host.
+pub struct Vms {
+    pub(super) context: Arc<VmContext>,
+    handles: Mutex<HashMap<VmId, Handle>>,
+}
+
+#[derive(Clone)]
+struct Handle {
+    inbox: mpsc::Sender<Request>,
+    seen: watch::Receiver<Option<VmRecord>>,
+}
+
+impl Vms {
+    /// Takes up the VMs that have a record.
+    pub(crate) fn new(context: VmContext, records: Vec<VmRecord>) -> Arc<Self> {
+        let vms = Arc::new(Self { context: Arc::new(context), handles: Mutex::default() });
+        for record in records {
+            let handle = vms.spawn(record.vm, Some(record.clone()));
+            vms.lock().insert(record.vm, handle);
+        }
+        vms
+    }
+
+    fn spawn(&self, vm: VmId, record: Option<VmRecord>) -> Handle {
+        let (inbox, requests) = mpsc::channel(64);
+        let (publish, seen) = watch::channel(record.clone());
+        let task = Task::new(Arc::clone(&self.context), vm, record, publish);
+        self.context.tasks.spawn(task.run(requests));
+        Handle { inbox, seen }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, Handle>> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn handle(&self, vm: VmId) -> Handle {
+        self.lock().entry(vm).or_insert_with(|| self.spawn(vm, None)).clone()
+    }
+
+    /// Asks the task of a VM, and waits for its answer.
+    pub(super) async fn ask<T>(
+        &self,
+        vm: VmId,
+        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+    ) -> Result<T, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        let handle = self.handle(vm);
+        handle.inbox.send(request(answer)).await.map_err(|_| stopping())?;
+        answered.await.map_err(|_| stopping())
+    }
+
+    /// This host.
+    #[must_use]
+    pub fn me(&self) -> HostId {
+        self.context.me
+    }
+
+    /// The policy of this host.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.context.policy
+    }
+
+    /// What is kept of a VM; `None` for one that never replicated. No I/O.
+    #[must_use]
+    pub fn record(&self, vm: VmId) -> Option<VmRecord> {
+        self.lock().get(&vm).and_then(|handle| handle.seen.borrow().clone())
+    }
+
+    /// The fence of a VM. No I/O.
+    #[must_use]
+    pub fn fence(&self, vm: VmId) -> Option<Fence> {
+        self.record(vm).map(|record| record.fence)
+    }
+
+    /// Follows the record of a VM.
+    #[must_use]
+    pub fn watch(&self, vm: VmId) -> watch::Receiver<Option<VmRecord>> {
+        self.handle(vm).seen
+    }
+
+    /// Every record. No I/O.
+    #[must_use]
+    pub fn records(&self) -> Vec<VmRecord> {
+        self.lock().values().filter_map(|handle| handle.seen.borrow().clone()).collect()
+    }
+
+    /// Who stops sending when a VM goes elsewhere: set once, when the engine is whole.
+    pub(crate) fn sends_by(&self, senders: Weak<dyn Senders>) {
+        if self.context.senders.set(senders).is_err() {
+            tracing::error!("the senders of this host were set twice");
+        }
+    }
+
+    /// Holds a link with every host that shares a VM: a host that comes back with an older data directory learns by it
+    /// where its VMs live, although it asks nobody.
+    pub(crate) fn keep_links(&self) {
+        let mut wanted = BTreeMap::new();
+        for record in self.records() {
+            for (host, known) in record.fence.hosts {
+                wanted.entry(host).or_insert(known.addresses);
+            }
+        }
+        for (host, addresses) in wanted {
+            self.context.peers.keep(Address { host: Some(host), addresses });
+        }
+    }
+
+    /// Tells a VM's task, and by it the other hosts, when the VM begins or ends to run.
+    pub(crate) async fn follow(self: Arc<Self>) {
+        let mut events = self.context.hypervisor.events();
+        loop {
+            let event = tokio::select! {
+                () = self.context.shutdown.cancelled() => return,
+                event = events.recv() => event,
+            };
+            match event {
+                Ok(VmEvent::Started(vm) | VmEvent::Stopped { vm, .. }) => self.power_changed(vm).await,
+                Err(RecvError::Lagged(_)) => {
+                    for record in self.records() {
+                        self.power_changed(record.vm).await;
+                    }
+                }
+                // The driver is gone only when the daemon goes down.
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    async fn power_changed(&self, vm: VmId) {
+        if self.record(vm).is_none() {
+            return;
+        }
+        // A task that has ended went down with the daemon.
+        drop(self.handle(vm).inbox.send(Request::PowerChanged).await);
+    }
+
+    /// Where the claim of a replica is kept beside its disks: its directory. Called whenever a replica is taken up or made.
+    pub fn beside(&self, vm: VmId, directory: PathBuf) {
+        self.context.files.beside(vm, directory);
+    }
+}

@@ -1,0 +1,147 @@
+//! The start and the resume of a VM: asks the other hosts beside the task, then decides and acts within it.
+//!
+//! Words may be a moment old when the decision falls, and that is enough: a host that takes the VM over meanwhile brings
+//! its claim first, and it is in this task's inbox, or already in its fence, before anything runs.
+
+use super::registry::{Start, Started, Vms};
+use super::task::{Request, Task};
+use crate::engine::hypervisor_refusal;
+use standin_hypervisor::{PowerState, StartOptions};
+use standin_model::fence::{Assertion, Heard, Place, Reason, Role, Run, RunFacts, may_run};
+use standin_model::{Refusal, ReturnCode, VmId};
+
+impl Vms {
+    /// Starts or resumes a VM, if it may run here.
+    ///
+    /// # Errors
+    /// The fence's reason with the way out, or the hypervisor's.
+    pub async fn start(&self, vm: VmId, start: Start) -> Result<Started, Refusal> {
+        let (heard, fenced) = self.words(vm, start.asserted).await;
+        self.ask(vm, |answer| Request::Run { start, heard, fenced, answer }).await?
+    }
+
+    /// What every host that counts says just now. Where the VM came from another host, the claim is brought to that one
+    /// first; where it does not let go, `fence_command` is run.
+    pub(super) async fn words(&self, vm: VmId, asserted: Option<Assertion>) -> (Vec<Heard>, Option<bool>) {
+        let mut heard = self.gather(vm).await;
+        heard.extend(self.bring(vm).await);
+        let sources = self.fence(vm).map(|fence| fence.hosts).unwrap_or_default();
+        let open = |heard: &&Heard| {
+            let source = sources.get(&heard.host).filter(|known| known.role == Role::Source);
+            source.is_some() && !matches!(heard.place, Place::NotHere | Place::Unknown)
+        };
+        let Some(unsettled) = heard.iter().find(open).filter(|_| asserted.is_none()) else {
+            return (heard, None);
+        };
+        let name = sources.get(&unsettled.host).map(|known| known.name.clone()).unwrap_or_default();
+        let fenced = self.run_fence_command(vm, &name).await;
+        (heard, fenced)
+    }
+}
+
+impl Task {
+    /// Decides, and starts.
+    pub(super) async fn begin(
+        &mut self,
+        start: Start,
+        heard: &[Heard],
+        fenced: Option<bool>,
+    ) -> Result<Started, Refusal> {
+        let asserted = match self.decide(start, heard, fenced).await? {
+            Run::Wait(left) => return Ok(Started::Waits(left)),
+            Run::Refuse(reason) => return Err(self.refusal(reason)),
+            Run::Go { asserted, take } => {
+                self.note_assertion(asserted, take).await?;
+                asserted
+            }
+        };
+        self.let_run(start).await?;
+        self.announce(Place::Runs);
+        self.look_at_meetings().await;
+        Ok(Started::Runs(asserted))
+    }
+
+    pub(super) async fn decide(
+        &self,
+        start: Start,
+        heard: &[Heard],
+        fenced: Option<bool>,
+    ) -> Result<Run, Refusal> {
+        let when_silent = self.record.as_ref().and_then(|record| record.when_silent);
+        let marked = self.record.is_none() && self.is_marked().await?;
+        Ok(may_run(&RunFacts {
+            me: self.me(),
+            fence: self.fence(),
+            marked,
+            heard,
+            asserted: start.asserted,
+            fenced,
+            waited: start.waited,
+            when_silent: when_silent.unwrap_or(self.context.policy.when_silent),
+            rules: self.context.policy.rules,
+        }))
+    }
+
+    /// Its images carry marks of a replication.
+    async fn is_marked(&self) -> Result<bool, Refusal> {
+        match self.context.hypervisor.is_marked(self.vm).await {
+            Ok(marked) => Ok(marked),
+            Err(standin_hypervisor::Error::UnknownVm(_)) => Ok(false),
+            Err(error) => Err(hypervisor_refusal(&error)),
+        }
+    }
+
+    pub(super) fn refusal(&self, reason: Reason) -> Refusal {
+        let host = reason.host().map(|host| self.host_name(host)).unwrap_or_default();
+        reason.refusal(&self.name(), &host)
+    }
+
+    /// Durable before the VM runs: the next number where it was forced, and that nobody confirmed it.
+    pub(super) async fn note_assertion(
+        &mut self,
+        asserted: Option<Assertion>,
+        take: bool,
+    ) -> Result<(), Refusal> {
+        if let Some(how) = asserted {
+            tracing::warn!(vm = %self.name(), vm_id = %self.vm, ?how, "a VM is started that no other host confirmed");
+        }
+        let Some(mut changed) = self.record.clone() else { return Ok(()) };
+        let me = self.me();
+        if take {
+            changed.fence.take(me, asserted);
+        } else {
+            changed.fence.asserted = asserted;
+        }
+        if self.record.as_ref() == Some(&changed) { Ok(()) } else { self.change(changed).await }
+    }
+
+    async fn let_run(&self, start: Start) -> Result<(), Refusal> {
+        let hypervisor = &self.context.hypervisor;
+        let done = if start.resume {
+            hypervisor.resume(self.vm).await
+        } else {
+            hypervisor.start(self.vm, StartOptions { paused: start.paused }).await
+        };
+        self.context.inventory.refresh(self.vm).await;
+        done.map_err(|error| hypervisor_refusal(&error))
+    }
+
+    /// A QEMU that somebody else started was made known. One that must not run here is forgotten again.
+    pub(super) async fn adopted(&mut self, start: Start, heard: &[Heard]) -> Result<(), Refusal> {
+        let on = self.inspect().await?.is_some_and(|info| info.power != PowerState::Off);
+        let decided = self.decide(start, heard, None).await?;
+        let refused = match decided {
+            Run::Go { asserted, take } => return self.note_assertion(asserted, take).await,
+            Run::Refuse(reason) => self.refusal(reason),
+            Run::Wait(_) => Refusal::new(
+                ReturnCode::NotAvailable,
+                format!("another host that could run VM {} does not answer", self.name()),
+                "Connect it and adopt the VM again, or adopt it with `--force`.",
+            ),
+        };
+        self.context.hypervisor.undefine(self.vm).await.map_err(|error| hypervisor_refusal(&error))?;
+        self.context.inventory.refresh(self.vm).await;
+        let still = if on { " It runs on: stop it by the program that started it." } else { "" };
+        Err(Refusal { remedy: format!("{}{still}", refused.remedy), ..refused })
+    }
+}

@@ -1,0 +1,246 @@
+//! A VM changes hands: a failover takes it, a revert gives it back, and the claim is brought to the host that it was
+//! taken from before it runs.
+
+use super::hosts::Sharing;
+use super::registry::Vms;
+use super::task::{Request, Task, Told};
+use crate::peers::{Answer as PeerAnswer, Call, Presence};
+use standin_model::fence::{Assertion, Claim, Fence, Heard, OverRunning, Place, Reason, Role};
+use standin_model::{HostId, Refusal, ReturnCode, VmId};
+use std::process::Stdio;
+use std::time::Duration;
+
+/// How long a host may take to accept a claim: it ends what it sends first.
+const ACCEPT: Duration = Duration::from_secs(15);
+/// How long `fence_command` may take.
+const FENCE_COMMAND: Duration = Duration::from_secs(120);
+
+/// What somebody says of the primary when a failover begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Asserts {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// That it is down, if it does not answer: what InitiateFailover of the management API means.
+    IfSilent,
+    /// That it is down: said at a prompt, or by `--yes`. Counts only while it does not answer.
+    Down,
+    /// That it is fenced off, whatever it answers: `--force`.
+    Forced,
+}
+
+impl Vms {
+    /// Before a failover begins: what the primary says, and what is asserted then. Without a start nothing is refused.
+    ///
+    /// # Errors
+    /// 32774 while it runs the VM and nobody forces it, 32777 while it is silent and nobody asserts that it is down.
+    pub async fn before_failover(
+        &self,
+        vm: VmId,
+        from: &Sharing,
+        start: bool,
+        asserts: Asserts,
+    ) -> Result<Option<Assertion>, Refusal> {
+        let known = self.fence(vm).and_then(|fence| fence.hosts.get(&from.host).cloned());
+        let addresses = known.map(|known| known.addresses).unwrap_or_default();
+        let place = self.ask_one(vm, from.host, addresses).await;
+        let refuse = |reason: Reason| Err(reason.refusal(from.name.as_str(), &from.known.name));
+        match (place, asserts) {
+            (Place::Silent, Asserts::IfSilent | Asserts::Down) => Ok(Some(Assertion::Silent)),
+            (_, Asserts::Forced) => Ok(Some(Assertion::Forced)),
+            (Place::Silent, Asserts::Nothing) if start && self.policy().fence_command.is_empty() => {
+                refuse(Reason::PrimarySilent(from.host))
+            }
+            (Place::Runs, _)
+                if start
+                    && self.policy().over_running == OverRunning::Refuse
+                    && self.policy().rules.confirm_failover =>
+            {
+                refuse(Reason::PrimaryRuns(from.host))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// This host holds the VM from now on, taken from the host that sent it: by a failover that is complete. Nothing is
+    /// started by it.
+    ///
+    /// # Errors
+    /// When the claim cannot be kept, and while two hosts hold the same number.
+    pub async fn take(&self, vm: VmId, from: Sharing, asserted: Option<Assertion>) -> Result<Claim, Refusal> {
+        let from = Box::new(from);
+        self.ask(vm, |answer| Request::Take { from, asserted, answer }).await?
+    }
+
+    /// The VM goes back to `to`: the failover was reverted, or it failed.
+    ///
+    /// # Errors
+    /// When the claim cannot be kept.
+    pub async fn give(&self, vm: VmId, to: HostId) -> Result<Claim, Refusal> {
+        self.ask(vm, |answer| Request::Give { to, answer }).await?
+    }
+
+    /// Brings the claim of this host to every host that the VM came from, and hears whether it runs there.
+    pub(super) async fn bring(&self, vm: VmId) -> Vec<Heard> {
+        let Some(fence) = self.fence(vm).filter(|fence| fence.held_by(self.me())) else { return Vec::new() };
+        let pause = self.policy().over_running == OverRunning::Pause;
+        let mut heard = Vec::new();
+        for (host, known) in fence.hosts.iter().filter(|(_, known)| known.role == Role::Source) {
+            let call = Call::Raise { vm, claim: fence.claim, pause };
+            let place = match self.context.peers.call(*host, &known.addresses, call, ACCEPT).await {
+                Ok(PeerAnswer::Raise(presence)) => self.was_brought(vm, *host, fence.claim, &presence).await,
+                Ok(_) => Place::Silent,
+                Err(silence) => {
+                    tracing::info!(%vm, host = %known.name, %silence, "a host could not be told that a VM was taken over");
+                    Place::Silent
+                }
+            };
+            heard.push(Heard { host: *host, place });
+        }
+        heard
+    }
+
+    async fn was_brought(&self, vm: VmId, host: HostId, claim: Claim, presence: &Presence) -> Place {
+        let told = Told::word(host, presence);
+        let accepted = presence.claim.is_some_and(|theirs| theirs.same_as(claim));
+        let noted = async {
+            if accepted {
+                self.ask(vm, |answer| Request::Accepted { host, claim, answer }).await??;
+            }
+            let told = Box::new(told);
+            self.ask(vm, |answer| Request::Told { told, answer }).await?
+        };
+        match noted.await {
+            // It answered and keeps another claim: that is no acceptance, whatever else it said.
+            Ok(_) if !accepted && presence.place == Place::NotHere => Place::Silent,
+            Ok(_) => presence.place,
+            Err(refusal) => {
+                tracing::warn!(%vm, %refusal, "what another host said could not be kept");
+                Place::Silent
+            }
+        }
+    }
+
+    /// Runs `fence_command`; `None` where none is configured.
+    pub(super) async fn run_fence_command(&self, vm: VmId, host: &str) -> Option<bool> {
+        let (program, arguments) = self.policy().fence_command.split_first()?;
+        let filled = arguments
+            .iter()
+            .map(|argument| argument.replace("{host}", host).replace("{vm}", &vm.to_string()));
+        let mut command = tokio::process::Command::new(program);
+        command.args(filled).stdin(Stdio::null()).kill_on_drop(true);
+        match tokio::time::timeout(FENCE_COMMAND, command.status()).await {
+            Ok(Ok(status)) => {
+                tracing::warn!(%vm, %host, %status, "fence_command was run");
+                Some(status.success())
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%vm, %host, %error, program, "fence_command could not be run");
+                Some(false)
+            }
+            Err(_) => {
+                tracing::error!(%vm, %host, program, "fence_command did not end in {} s", FENCE_COMMAND.as_secs());
+                Some(false)
+            }
+        }
+    }
+}
+
+impl Task {
+    pub(super) async fn take(
+        &mut self,
+        from: Sharing,
+        asserted: Option<Assertion>,
+    ) -> Result<Claim, Refusal> {
+        let me = self.me();
+        let mut changed = self.record_or(Some(&from))?;
+        changed.fence.hosts.entry(from.host).or_insert(from.known);
+        // Taken already: a flow that a restart repeats must not raise the number again.
+        if changed.fence.held_by(me) {
+            return Ok(changed.fence.claim);
+        }
+        if changed.fence.rival.is_some() {
+            return Err(self.refusal_of_rivals(&changed.fence));
+        }
+        let claim = changed.fence.take(me, asserted);
+        self.change(changed).await?;
+        let place = self.place().await?;
+        self.announce(place);
+        Ok(claim)
+    }
+
+    pub(super) async fn give(&mut self, to: HostId) -> Result<Claim, Refusal> {
+        let Some(mut changed) = self.record.clone() else {
+            return Err(Refusal::new(
+                ReturnCode::Failed,
+                format!("nothing is kept of who may run VM {}", self.name()),
+                "Look at the daemon's log; `standin status` shows what this host is for the VM.",
+            ));
+        };
+        // Given already: a flow that a restart repeats must not raise the number again.
+        if changed.fence.claim.holder == to && changed.fence.rival.is_none() {
+            return Ok(changed.fence.claim);
+        }
+        let claim = changed.fence.give(to);
+        self.change(changed).await?;
+        let place = self.place().await?;
+        self.announce(place);
+        Ok(claim)
+    }
+
+    /// Another host holds the VM from now on. Durable first; then nothing of it is sent any more, and only then it is said
+    /// whether it runs: a cut stops a guest for an instant, and that is no "not running".
+    pub(super) async fn raised(&mut self, told: Told, pause: bool) -> Result<Presence, Refusal> {
+        self.learn(&told).await?;
+        let accepted = self.fence().zip(told.claim).is_some_and(|(fence, claim)| fence.claim.same_as(claim));
+        if accepted {
+            self.stop_sending().await?;
+            if pause {
+                self.pause_for_another().await?;
+            }
+        }
+        self.look_at_meetings().await;
+        self.presence().await
+    }
+
+    pub(super) async fn accepted(&mut self, host: HostId, claim: Claim) -> Result<(), Refusal> {
+        let Some(mut changed) = self.record.clone() else { return Ok(()) };
+        if !changed.fence.claim.same_as(claim) {
+            return Ok(());
+        }
+        let Some(known) = changed.fence.hosts.get_mut(&host) else { return Ok(()) };
+        known.accepted = known.accepted.max(Some(claim.number));
+        let sources = || changed.fence.hosts.values().filter(|known| known.role == Role::Source);
+        if sources().all(|known| known.accepted >= Some(claim.number)) {
+            changed.fence.asserted = changed.fence.asserted.filter(|how| *how == Assertion::Waited);
+        }
+        if self.record.as_ref() == Some(&changed) { Ok(()) } else { self.change(changed).await }
+    }
+
+    /// Two hosts hold the same number, and a person decides for one of them: the next number goes to it.
+    pub(super) async fn resolve(&mut self, keep: bool) -> Result<Claim, Refusal> {
+        let Some(mut changed) = self.record.clone().filter(|record| record.fence.rival.is_some()) else {
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                format!("only one host holds VM {}: there is nothing to decide", self.name()),
+                "`standin status` shows where it lives.",
+            ));
+        };
+        let (me, rival) = (self.me(), changed.fence.rival);
+        let other = rival.map_or(changed.fence.claim.holder, |rival| {
+            if rival.holder == me { changed.fence.claim.holder } else { rival.holder }
+        });
+        let claim =
+            if keep { changed.fence.take(me, Some(Assertion::Forced)) } else { changed.fence.give(other) };
+        self.change(changed).await?;
+        self.look_at_meetings().await;
+        let place = self.place().await?;
+        self.announce(place);
+        Ok(claim)
+    }
+
+    pub(super) fn refusal_of_rivals(&self, fence: &Fence) -> Refusal {
+        let theirs = fence.rival.unwrap_or(fence.claim);
+        self.refusal(Reason::Rivals { ours: fence.claim, theirs })
+    }
+}
