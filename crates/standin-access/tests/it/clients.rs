@@ -51,6 +51,18 @@ pub async fn curl(server: &Server, env: &[(String, String)], args: &[&str]) -> S
     run(&mut command).await
 }
 
+/// What Python checks by default since 3.13, also where the Python at hand is older.
+#[tokio::test]
+async fn the_certificates_of_these_tests_pass_the_strict_checks_of_openssl() {
+    let server = start(open(), Limits::default()).await;
+    let file = |name: &str| server.dir.path().join(name);
+    for (certificate, purpose) in [("server.crt", "sslserver"), ("client.crt", "sslclient")] {
+        let mut command = Command::new("openssl");
+        command.args(["verify", "-x509_strict", "-purpose", purpose, "-no-CApath", "-CAfile"]);
+        run(command.arg(file("ca.crt")).arg(file(certificate))).await;
+    }
+}
+
 fn credentials() -> String {
     format!("alice:{PASSWORD}")
 }

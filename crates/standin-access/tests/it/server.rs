@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use hyper::HeaderMap;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use standin_access::endpoint::{Endpoint, Request, Response};
 use standin_access::listener::{Gate, TlsFiles, TlsIdentity};
 use standin_access::settings::Limits;
@@ -149,6 +149,7 @@ fn make_certificates(dir: PathBuf) {
     let authority_key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.distinguished_name.push(DnType::CommonName, "test authority");
     let authority = params.self_signed(&authority_key).unwrap();
     std::fs::write(dir.join("ca.crt"), authority.pem()).unwrap();
@@ -159,6 +160,8 @@ fn make_certificates(dir: PathBuf) {
         let mut params = CertificateParams::new(alternatives).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
+        // Python refuses certificates without it since version 3.13.
+        params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &issuer).unwrap();
         std::fs::write(dir.join(format!("{name}.crt")), certificate.pem()).unwrap();
         std::fs::write(dir.join(format!("{name}.key")), key.serialize_pem()).unwrap();

@@ -115,6 +115,7 @@ fn own_certificates(rig: &Rig, name: &str, validity: Validity) -> Daemon {
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(2021, 1, 1);
     }
+    params.use_authority_key_identifier_extension = true;
     let certificate = params.signed_by(&key, &issuer).unwrap();
     let write = |file: &str, text: &str| -> PathBuf {
         let path = rig.path(&format!("{name}-{file}"));

@@ -2,6 +2,8 @@
 
 use crate::support::{attempt, hello, host, names, quick, replication};
 use standin_wire::{Connection, Error, Frame, Identity, PkiDir};
+use std::path::Path;
+use std::process::Command;
 
 async fn exchange(client: Connection, server: Connection, text: &str) {
     let (mut sender, _answers) = client.split();
@@ -84,4 +86,36 @@ async fn an_authority_is_replaced_without_a_pause() {
     crate::enrolment::enrol(&a, &c, &["host-c.example", "localhost"]).await.unwrap();
     let (client, server) = connected(&c.identity().unwrap(), &b_identity).await;
     exchange(client, server, "the newcomer and the old one").await;
+}
+
+/// `openssl verify` with the checks that Python does by default since 3.13, for both ends of a connection.
+fn verified_strictly(host: &Path, trust: &Path) {
+    for purpose in ["sslserver", "sslclient"] {
+        let mut command = Command::new("openssl");
+        command.args(["verify", "-x509_strict", "-purpose", purpose, "-no-CApath", "-CAfile"]).arg(trust);
+        let output = command.arg("-untrusted").args([host, host]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{} for an {purpose}: {said}", host.display());
+    }
+}
+
+#[test]
+fn every_certificate_passes_the_strict_checks_of_openssl() {
+    let host = host();
+    let file = |name: &str| host.dir.path().join(name);
+    verified_strictly(&file("host.crt"), &file("ca.crt"));
+    host.dir.renew().unwrap();
+    verified_strictly(&file("host.crt"), &file("ca.crt"));
+    // Longer than a common name can be: the subject stays empty.
+    let long = format!("{}.{}.example", "a".repeat(60), "b".repeat(60));
+    let issued = host.dir.issue(&names(&[&long]), 10).unwrap();
+    std::fs::write(file("issued.crt"), issued.certificate).unwrap();
+    verified_strictly(&file("issued.crt"), &file("ca.crt"));
+
+    std::fs::copy(file("ca.crt"), file("old-ca.crt")).unwrap();
+    host.dir.rotate_authority().unwrap();
+    verified_strictly(&file("host.crt"), &file("ca.crt"));
+    // By the certificate with which the old authority vouches for the new one.
+    verified_strictly(&file("host.crt"), &file("old-ca.crt"));
+    verified_strictly(&file("host.crt"), &file("trusted.crt"));
 }

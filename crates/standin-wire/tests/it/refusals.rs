@@ -27,6 +27,7 @@ fn expired(host: &Host) -> (Identity, TempDir) {
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
     let key = KeyPair::generate().unwrap();
+    params.use_authority_key_identifier_extension = true;
     let certificate = params.signed_by(&key, &issuer).unwrap();
     let keep = tempfile::tempdir().unwrap();
     let identity = identity_of(keep.path(), &certificate.pem(), &key.serialize_pem(), &read("ca.crt"));
