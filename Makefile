@@ -39,8 +39,9 @@ bench: build guest ## Benchmarks against their peers: make bench, or make bench 
 soak: build guest ## A long campaign of faults: make soak SEED=n MINUTES=m
 	$(CARGO) run --release -q -p standin-testbed --bin standin-soak -- --seed $(SEED) --steps $(STEPS) --minutes $(MINUTES)
 
-lint: setup ## Format, lints, shell syntax
+lint: setup ## Format, lints, the Rust version that is promised, shell syntax
 	$(CARGO) fmt --all --check
+	@CARGO="$(CARGO)" scripts/check-rust-version
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	@for script in scripts/setup scripts/build-clients scripts/build-guest scripts/build-debian-guest scripts/lib.sh .ci/run \
 	    scripts/guest/init scripts/guest/debian/db-writer; do \
