@@ -9,7 +9,7 @@ use crate::peers;
 use crate::records::{self, ReplicaRecord};
 use crate::vm::Sharing;
 use jiff::Timestamp;
-use standin_model::fence::{Claim, KnownHost, Role};
+use standin_model::fence::{Claim, KnownHost, Reason, Role};
 use standin_model::network::NetworkSettings;
 use standin_model::settings::MAX_DISKS;
 use standin_model::state::{Event, ReplicationState};
@@ -243,6 +243,10 @@ pub(super) async fn admit(
         return Err(refuse(refusal));
     }
     shared.map_err(refuse)?;
+    let claim = host.shared.vms.claim(offer.vm);
+    if offer.claim.is_some() && Some(claim.holder) != peer.host {
+        return Err(refuse(Reason::LivesElsewhere(claim).refusal(record.name.as_str(), "another host")));
+    }
     same_shape(&record, offer).map_err(refuse)?;
     offer.network.validate().map_err(refuse)?;
     let same = record.settings == offer.settings
@@ -254,7 +258,7 @@ pub(super) async fn admit(
         record.primary_network = offer.network.clone();
         record.save().await.map_err(refuse)?;
     }
-    Ok(host.shared.vms.claim(offer.vm))
+    Ok(claim)
 }
 
 /// Why a replica in this state takes nothing from its primary; `None` when it does.

@@ -212,10 +212,8 @@ impl Task {
         }
         known.addresses.splice(0..0, sharing.known.addresses.iter().cloned());
         known.addresses.truncate(8);
-        // Whoever receives from here can fail over at any time, whatever it was before.
-        if sharing.known.role == Role::Replica {
-            known.role = Role::Replica;
-        }
+        // What it is now counts: the relationship that came before in the other direction has ended.
+        known.role = sharing.known.role;
         changed.tombstone = false;
         changed.name = sharing.name;
         let claim = changed.fence.claim;

@@ -47,6 +47,8 @@ impl Task {
         heard: &[Heard],
         fenced: Option<bool>,
     ) -> Result<Started, Refusal> {
+        // What was said a while ago, and by hosts that are silent now, counts no more.
+        self.last.extend(heard.iter().map(|heard| (heard.host, heard.place)));
         let asserted = match self.decide(start, heard, fenced).await? {
             Run::Wait(left) => return Ok(Started::Waits(left)),
             Run::Refuse(reason) => return Err(self.refusal(reason)),

@@ -249,8 +249,21 @@ impl Task {
             self.last.insert(told.host, place);
         }
         self.learn(&told).await?;
+        self.confirmed_by(&told).await?;
         self.look_at_meetings().await;
         self.presence().await
+    }
+
+    /// A start that nobody confirmed is confirmed when every host that shares the VM knows this claim, and runs nothing.
+    async fn confirmed_by(&mut self, told: &Told) -> Result<(), Refusal> {
+        let Some(mut changed) = self.record.clone() else { return Ok(()) };
+        let says_no = |host: &HostId| matches!(self.last.get(host), Some(Place::NotHere | Place::Unknown));
+        let knows = told.claim.is_some_and(|claim| claim.same_as(changed.fence.claim));
+        let confirmed = knows && changed.fence.held_by(self.me()) && changed.fence.hosts.keys().all(says_no);
+        if !confirmed || changed.fence.asserted.take().is_none() {
+            return Ok(());
+        }
+        self.change(changed).await
     }
 
     pub async fn learn(&mut self, told: &Told) -> Result<Learned, Refusal> {

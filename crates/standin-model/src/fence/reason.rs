@@ -82,7 +82,8 @@ impl Reason {
                 format!("{host} does not answer, and VM {vm} may have failed over to it"),
                 format!(
                     "Connect {host} and try again, or make sure that VM {vm} does not run there, then `standin vm \
-                     start {vm} --force`."
+                     start {vm} --force`. If {host} is gone for good: `standin unreplicate {vm}`, then `standin vm \
+                     forget {vm}`."
                 ),
             ),
             Self::Rivals { ours, theirs } => (
