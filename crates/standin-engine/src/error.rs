@@ -26,7 +26,7 @@ pub enum WorkError {
         /// Its answer.
         refusal: Refusal,
         /// The highest claim that it knows, where it told.
-        claim: Option<Claim>,
+        claim: Option<Box<Claim>>,
         /// Another host holds this VM.
         failed_over: bool,
     },

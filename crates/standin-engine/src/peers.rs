@@ -108,10 +108,13 @@ pub struct Peers {
     hosts: Mutex<Hosts>,
 }
 
+/// How a dial ended.
+type Dialled = Result<Arc<Link>, Silence>;
+
 #[derive(Default)]
 struct Hosts {
     entries: BTreeMap<HostId, Entry>,
-    dialling: HashMap<Address, watch::Receiver<Option<Result<Arc<Link>, Silence>>>>,
+    dialling: HashMap<Address, watch::Receiver<Option<Dialled>>>,
     kept: HashMap<Address, Kept>,
 }
 

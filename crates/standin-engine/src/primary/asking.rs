@@ -143,7 +143,7 @@ impl Task {
             if !self.is_fenced() && self.known_number().is_some_and(|known| known > claim.number) {
                 return self.schedule.at_once();
             }
-            self.was_told(*claim);
+            self.was_told(**claim);
         }
         self.note_error(error);
         self.schedule.answered();

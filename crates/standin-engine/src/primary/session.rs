@@ -215,7 +215,7 @@ impl Session {
     fn refused(&self, refused: crate::messages::RefusedReply) -> WorkError {
         WorkError::Refused {
             peer: self.peer.clone(),
-            claim: refused.claim.or_else(|| self.unnamed(&refused)),
+            claim: refused.claim.or_else(|| self.unnamed(&refused)).map(Box::new),
             failed_over: refused.failed_over,
             refusal: refused.refusal,
         }

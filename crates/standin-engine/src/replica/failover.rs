@@ -181,7 +181,7 @@ async fn reach(vm: &Arc<ReplicaVm>, point: Option<PointId>) -> Result<RecoveryPo
 /// The VM goes back to the host that it was taken from. Where it was not taken yet, nothing changes.
 pub(super) async fn give_back(vm: &ReplicaVm, failover: &FailoverRecord) -> Result<(), Refusal> {
     let vms = &vm.shared.vms;
-    if !vms.fence(vm.id()).is_some_and(|fence| fence.claim.holder == vms.me()) {
+    if vms.fence(vm.id()).is_none_or(|fence| fence.claim.holder != vms.me()) {
         return Ok(());
     }
     let to = failover.from.filter(|from| *from != vms.me()).unwrap_or_else(|| vm.snapshot().source());

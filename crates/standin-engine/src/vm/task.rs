@@ -205,7 +205,7 @@ impl Task {
         let Some(fence) = self.fence() else { return };
         let fact = ClaimFact { vm: self.vm, claim: fence.claim, place, ran: self.ran_unheld() };
         for (host, known) in &fence.hosts {
-            self.context.peers.announce(*host, &known.addresses, vec![fact.clone()]);
+            self.context.peers.announce(*host, &known.addresses, vec![fact]);
         }
     }
 
