@@ -24,7 +24,7 @@ impl Vms {
     /// first; where it does not let go, `fence_command` is run.
     pub(super) async fn words(&self, vm: VmId, asserted: Option<Assertion>) -> (Vec<Heard>, Option<bool>) {
         let mut heard = self.gather(vm).await;
-        heard.extend(self.bring(vm).await);
+        heard.extend(self.bring(vm, asserted).await);
         let sources = self.fence(vm).map(|fence| fence.hosts).unwrap_or_default();
         let open = |heard: &&Heard| {
             let source = sources.get(&heard.host).filter(|known| known.role == Role::Source);

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// How long a host may take to accept a claim: it ends what it sends first.
 const ACCEPT: Duration = Duration::from_secs(15);
+/// The same when somebody has asserted that it is down: nobody waits for a dead host longer than for a slow link.
+const ACCEPT_ASSERTED: Duration = Duration::from_secs(5);
 /// How long `fence_command` may take.
 const FENCE_COMMAND: Duration = Duration::from_secs(120);
 
@@ -81,13 +83,14 @@ impl Vms {
     }
 
     /// Brings the claim of this host to every host that the VM came from, and hears whether it runs there.
-    pub(super) async fn bring(&self, vm: VmId) -> Vec<Heard> {
+    pub(super) async fn bring(&self, vm: VmId, asserted: Option<Assertion>) -> Vec<Heard> {
+        let within = if asserted.is_some() { ACCEPT_ASSERTED } else { ACCEPT };
         let Some(fence) = self.fence(vm).filter(|fence| fence.held_by(self.me())) else { return Vec::new() };
         let pause = self.policy().over_running == OverRunning::Pause;
         let mut heard = Vec::new();
         for (host, known) in fence.hosts.iter().filter(|(_, known)| known.role == Role::Source) {
             let call = Call::Raise { vm, claim: fence.claim, pause };
-            let place = match self.context.peers.call(*host, &known.addresses, call, ACCEPT).await {
+            let place = match self.context.peers.call(*host, &known.addresses, call, within).await {
                 Ok(PeerAnswer::Raise(presence)) => self.was_brought(vm, *host, fence.claim, &presence).await,
                 Ok(_) => Place::Silent,
                 Err(silence) => {
