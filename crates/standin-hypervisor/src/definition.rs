@@ -205,6 +205,25 @@ fn default_machine() -> String {
     "q35".to_owned()
 }
 
+/// Which VM a definition is of. Read alone where the rest may be of a newer release.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct VmIdentity {
+    /// Its identity.
+    pub uuid: VmId,
+    /// Its name.
+    pub name: VmName,
+}
+
+impl VmIdentity {
+    /// Reads it from a definition in TOML.
+    ///
+    /// # Errors
+    /// [`Error::Definition`] when either is missing or malformed.
+    pub fn of_toml(text: &str) -> Result<Self, Error> {
+        toml::from_str(text).map_err(|error| Error::Definition(syntax::describe(text, &error)))
+    }
+}
+
 impl VmDefinition {
     /// A VM with one CPU, no disks and no network, and a random identity.
     #[must_use]

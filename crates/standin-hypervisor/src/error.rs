@@ -39,6 +39,10 @@ pub enum Error {
         owner: VmId,
     },
 
+    /// A VM of that id is known already, and was not to be replaced.
+    #[error("VM {0} exists on this host")]
+    VmExists(VmId),
+
     /// standin only watches this VM; somebody else starts it and stops it.
     #[error("standin does not {operation} VM {vm}: it was adopted")]
     Adopted {
@@ -55,6 +59,17 @@ pub enum Error {
         feature: String,
         /// Why it is not there.
         detail: String,
+    },
+
+    /// The paths of sockets in the runtime directory would be longer than the system takes.
+    #[error("the path of the runtime directory {} has {length} bytes", dir.display())]
+    RuntimeDir {
+        /// The directory.
+        dir: PathBuf,
+        /// Bytes of its path.
+        length: usize,
+        /// How many it may have.
+        most: usize,
     },
 
     /// A disk cannot be used as it is.
@@ -176,11 +191,20 @@ impl Error {
     #[must_use]
     pub fn remedy(&self) -> String {
         let fixed = match self {
+            Self::RuntimeDir { most, .. } => {
+                return format!(
+                    "Sockets are named by the whole identity of their VM: set runtime_dir in the configuration to a path \
+                     of at most {most} bytes."
+                );
+            }
             Self::UnknownVm(_) => "List the VMs of this host and use the name or id of one of them.",
             Self::UnknownDisk { .. } => "Show the VM and use the name of one of its disks.",
             Self::AlreadyRunning(_) => "Shut the VM down first.",
             Self::NotRunning(_) => "`standin vm start VM` starts it, if it should run.",
             Self::AlreadyDefined { .. } => "Choose another name, or remove the other VM first.",
+            Self::VmExists(_) => {
+                "Look at it with `standin vm show`; move it to another host, or remove it, before it is defined anew."
+            }
             Self::Adopted { .. } => "Do it with the tool that started the VM.",
             Self::Unsupported { .. } => "Use QEMU 7.2 or later and a raw or qcow2 disk.",
             Self::DiskProblem { .. } => "Correct the disk or the VM's definition and try again.",

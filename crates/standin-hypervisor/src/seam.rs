@@ -313,6 +313,19 @@ pub trait Hypervisor: Send + Sync {
     /// Makes a VM known, or replaces the definition of one that is off. Durable on return.
     async fn define(&self, definition: VmDefinition) -> Result<VmId>;
 
+    /// As [`Hypervisor::define`], for a VM that nobody knows yet: nothing is ever replaced.
+    ///
+    /// # Errors
+    /// [`Error::VmExists`] when a VM of that id is defined or adopted.
+    async fn define_new(&self, definition: VmDefinition) -> Result<VmId>;
+
+    /// Gives a VM another name, running or off, adopted or not. Durable on return. The process of a VM that runs bears
+    /// the old name until it ends.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyDefined`] when another VM has the name.
+    async fn rename(&self, vm: VmId, name: VmName) -> Result<()>;
+
     /// Forgets a VM that is off, or an adopted one. Its disks stay.
     async fn undefine(&self, vm: VmId) -> Result<()>;
 

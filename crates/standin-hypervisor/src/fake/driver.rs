@@ -217,10 +217,7 @@ impl Hypervisor for FakeHypervisor {
         definition.validate()?;
         let vm = definition.uuid;
         let mut state = self.shared.lock();
-        let same_name = state.vms.values().find(|fake| fake.definition.name == definition.name);
-        if let Some(other) = same_name.filter(|other| other.definition.uuid != vm) {
-            return Err(Error::AlreadyDefined { name: definition.name, owner: other.definition.uuid });
-        }
+        free_name(&state, vm, &definition.name)?;
         let mut fake = FakeVm::new(definition);
         if let Some(old) = state.vms.remove(&vm) {
             if old.power != PowerState::Off {
@@ -231,6 +228,27 @@ impl Hypervisor for FakeHypervisor {
         }
         state.vms.insert(vm, fake);
         Ok(vm)
+    }
+
+    async fn define_new(&self, definition: VmDefinition) -> Result<VmId> {
+        self.shared.faults.pass(Op::Define).await?;
+        definition.validate()?;
+        let vm = definition.uuid;
+        let mut state = self.shared.lock();
+        free_name(&state, vm, &definition.name)?;
+        if state.vms.contains_key(&vm) {
+            return Err(Error::VmExists(vm));
+        }
+        state.vms.insert(vm, FakeVm::new(definition));
+        Ok(vm)
+    }
+
+    async fn rename(&self, vm: VmId, name: VmName) -> Result<()> {
+        self.shared.faults.pass(Op::Define).await?;
+        let mut state = self.shared.lock();
+        free_name(&state, vm, &name)?;
+        state.vm_mut(vm)?.definition.name = name;
+        Ok(())
     }
 
     async fn undefine(&self, vm: VmId) -> Result<()> {
@@ -255,6 +273,14 @@ impl Hypervisor for FakeHypervisor {
             fake.definition.name = name;
         }
         let vm = fake.definition.uuid;
+        let refused = match state.vms.contains_key(&vm) {
+            true => Err(Error::AlreadyDefined { name: fake.definition.name.clone(), owner: vm }),
+            false => free_name(&state, vm, &fake.definition.name),
+        };
+        if let Err(error) = refused {
+            state.foreign.insert(qmp, fake);
+            return Err(error);
+        }
         state.vms.insert(vm, fake);
         drop(state);
         self.shared.tell(VmEvent::Started(vm));
@@ -413,6 +439,14 @@ impl Hypervisor for FakeHypervisor {
 
     fn events(&self) -> broadcast::Receiver<VmEvent> {
         self.shared.events.subscribe()
+    }
+}
+
+/// Refuses a name that another VM has.
+fn free_name(state: &State, vm: VmId, name: &VmName) -> Result<()> {
+    match state.vms.values().find(|fake| fake.definition.uuid != vm && fake.definition.name == *name) {
+        Some(other) => Err(Error::AlreadyDefined { name: name.clone(), owner: other.definition.uuid }),
+        None => Ok(()),
     }
 }
 

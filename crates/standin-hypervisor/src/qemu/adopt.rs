@@ -44,6 +44,7 @@ pub(crate) async fn adopt(
     if let Some(name) = name {
         definition.name = name;
     }
+    let _naming = shared.naming.lock().await;
     let adoption = Adoption { uuid: definition.uuid, name: definition.name.clone(), qmp: socket.clone() };
     let taken =
         shared.vms().values().find(|vm| vm.id == adoption.uuid || vm.name() == adoption.name).cloned();

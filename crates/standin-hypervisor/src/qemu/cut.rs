@@ -124,7 +124,7 @@ pub(crate) async fn exported(
 async fn add_scratch(context: &Context, scratch_dir: &Path, disks: &[LiveDisk]) -> Result<(), Error> {
     let Context { vm, machine, names, .. } = context;
     // A file may be there without a node: the VM was restarted since.
-    scratch::remove_files(scratch_dir, &names.scratch_prefix(vm.id))?;
+    view::remove_scratch(vm, names, scratch_dir)?;
     for (index, disk) in disks.iter().enumerate() {
         let file = scratch_dir.join(names.scratch_file(vm.id, index));
         scratch::create(&file, disk.size)?;

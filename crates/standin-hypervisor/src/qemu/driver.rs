@@ -1,10 +1,13 @@
 //! The driver itself: what it knows when it opens, and the seam's calls, handed to the parts that do them.
 
 use super::image::{self, Locks};
+use super::lifecycle::Replace;
 use super::machine::{self, CONNECT_TIMEOUT, Machine, Origin, Vm};
 use super::process::Process;
 use super::store::Store;
-use super::{QemuOptions, Shared, adopt, cut, flatten, freeze, inventory, lifecycle, live, marks};
+use super::{
+    QemuOptions, Shared, adopt, cut, flatten, freeze, inventory, lifecycle, live, marks, short_names,
+};
 use crate::agent::{self, network::Patience};
 use crate::definition::VmDefinition;
 use crate::error::Error;
@@ -49,6 +52,7 @@ impl QemuDriver {
         let owned = definitions.into_iter().map(|definition| Vm::new(Origin::Owned, definition));
         let adopted = adoptions.into_iter().map(adopt::vm);
         let vms = owned.chain(adopted).map(|vm| (vm.id, Arc::new(vm))).collect();
+        short_names::take_over(&store, &vms)?;
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
             prober: Prober::new(&qemu, store.state_dir(), options.probe_timeout),
@@ -56,6 +60,7 @@ impl QemuDriver {
             qemu,
             kvm: options.kvm,
             vms: Mutex::new(vms),
+            naming: tokio::sync::Mutex::default(),
             events: broadcast::channel(EVENT_QUEUE).0,
             lookers: Semaphore::new(LOOKERS),
             stop: stop.clone(),
@@ -232,7 +237,15 @@ impl Hypervisor for QemuDriver {
     }
 
     async fn define(&self, definition: VmDefinition) -> Result<VmId> {
-        lifecycle::define(&self.shared, definition).await
+        lifecycle::define(&self.shared, definition, Replace::Yes).await
+    }
+
+    async fn define_new(&self, definition: VmDefinition) -> Result<VmId> {
+        lifecycle::define(&self.shared, definition, Replace::No).await
+    }
+
+    async fn rename(&self, vm: VmId, name: VmName) -> Result<()> {
+        lifecycle::rename(&self.shared, vm, name).await
     }
 
     async fn undefine(&self, vm: VmId) -> Result<()> {

@@ -4,13 +4,14 @@ use super::cmdline::{self, Host};
 use super::image::{self, Image};
 use super::machine::{self, Machine, Origin, Vm};
 use super::process::{self, Process};
+use super::store::Adoption;
 use super::{KvmUse, Shared};
 use crate::definition::{AcceleratorChoice, VmDefinition};
 use crate::error::Error;
 use crate::qmp::Qmp;
 use crate::seam::{Accelerator, PowerState, StartOptions};
 use serde_json::Value;
-use standin_model::VmId;
+use standin_model::{VmId, VmName};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,24 +29,37 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 const PRESS_AGAIN: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
 
+/// Whether a definition may take the place of one that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Replace {
+    Yes,
+    No,
+}
+
 /// Makes a VM known, or replaces the definition of one that is off.
-pub(crate) async fn define(shared: &Arc<Shared>, definition: VmDefinition) -> Result<VmId, Error> {
+pub(crate) async fn define(
+    shared: &Arc<Shared>,
+    definition: VmDefinition,
+    replace: Replace,
+) -> Result<VmId, Error> {
     definition.validate()?;
     only_absolute_paths(&definition)?;
     let id = definition.uuid;
-    let other = shared.vms().values().find(|vm| vm.id != id && vm.name() == definition.name).cloned();
-    if let Some(other) = other {
-        return Err(Error::AlreadyDefined { name: definition.name, owner: other.id });
-    }
-    let known = shared.vm(id).ok();
-    let vm = match known {
-        None => Arc::new(Vm::new(Origin::Owned, definition.clone())),
-        Some(vm) => {
+    let vm = match (shared.vm(id).ok(), replace) {
+        (None, _) => Arc::new(Vm::new(Origin::Owned, definition.clone())),
+        (Some(_), Replace::No) => return Err(Error::VmExists(id)),
+        (Some(vm), Replace::Yes) => {
             vm.require_owned("redefine")?;
             vm
         }
     };
     let _busy = vm.lifecycle.lock().await;
+    // After that one: a VM may take a minute to start, and others are not to wait for it.
+    let _naming = shared.naming.lock().await;
+    free_name(shared, id, &definition.name)?;
+    if shared.vm(id).is_ok_and(|known| !Arc::ptr_eq(&known, &vm)) {
+        return Err(Error::VmExists(id));
+    }
     if running(shared, &vm) {
         return Err(Error::AlreadyRunning(id));
     }
@@ -53,6 +67,35 @@ pub(crate) async fn define(shared: &Arc<Shared>, definition: VmDefinition) -> Re
     vm.redefine(definition);
     shared.vms().insert(id, Arc::clone(&vm));
     Ok(id)
+}
+
+/// Refuses a name that another VM has.
+pub(crate) fn free_name(shared: &Shared, id: VmId, name: &VmName) -> Result<(), Error> {
+    match shared.vms().values().find(|vm| vm.id != id && vm.name() == *name) {
+        Some(other) => Err(Error::AlreadyDefined { name: name.clone(), owner: other.id }),
+        None => Ok(()),
+    }
+}
+
+/// Gives a VM another name, running or off.
+pub(crate) async fn rename(shared: &Arc<Shared>, id: VmId, name: VmName) -> Result<(), Error> {
+    let vm = shared.vm(id)?;
+    let _busy = vm.lifecycle.lock().await;
+    let _naming = shared.naming.lock().await;
+    free_name(shared, id, &name)?;
+    let definition = VmDefinition { name, ..vm.definition() };
+    match &vm.origin {
+        Origin::Owned => save(shared, &definition).await?,
+        Origin::Adopted { qmp } => {
+            let adoption = Adoption { uuid: id, name: definition.name.clone(), qmp: qmp.clone() };
+            let shared = Arc::clone(shared);
+            tokio::task::spawn_blocking(move || shared.store.save_adoption(&adoption))
+                .await
+                .map_err(|error| Error::Internal(error.to_string()))??;
+        }
+    }
+    vm.rename(definition.name);
+    Ok(())
 }
 
 /// Keeps a definition on disk, off the runtime's threads: it waits for the disk.

@@ -94,6 +94,11 @@ impl Vm {
         self.images.clear();
     }
 
+    /// Gives it another name; what is known of its images stays.
+    pub fn rename(&self, name: VmName) {
+        self.locked().name = name;
+    }
+
     /// The QEMU that runs it.
     pub fn machine(&self) -> Option<Arc<Machine>> {
         self.running.borrow().clone()

@@ -50,6 +50,7 @@ mod nbd;
 mod process;
 mod reader;
 mod scratch;
+mod short_names;
 mod store;
 mod teardown;
 mod view;
@@ -74,7 +75,7 @@ use tokio_util::sync::CancellationToken;
 pub struct QemuOptions {
     /// What has to survive a reboot: definitions, adoptions, logs.
     pub state_dir: PathBuf,
-    /// Sockets and pid files. Its path has to be short: at most 90 bytes.
+    /// Sockets and pid files. Its path has to be short: at most 70 bytes.
     pub runtime_dir: PathBuf,
     /// QEMU; `qemu-system-x86_64` of the search path when absent.
     pub qemu_binary: Option<PathBuf>,
@@ -117,6 +118,8 @@ pub(crate) struct Shared {
     kvm: KvmUse,
     prober: Prober,
     vms: Mutex<BTreeMap<VmId, Arc<Vm>>>,
+    /// Held while a VM gets its identity or its name: both are unique on a host.
+    naming: tokio::sync::Mutex<()>,
     events: broadcast::Sender<VmEvent>,
     /// How many `qemu-img` may look at images for lists at once.
     lookers: Semaphore,

@@ -6,7 +6,7 @@
 //! | recording bitmap (a mark) | `standin:<tracker>:<epoch>.<pass>` |
 //! | frozen bitmap | `standin-<tracker>-tmp` |
 //! | scratch node, filter, snapshot node, export, job of disk n | `standin-<tracker>-{s,f,a,e,j}<n>` |
-//! | scratch file of disk n | `standin-<tracker>-<id of the VM, short>-<n>.scratch` |
+//! | scratch file of disk n | `standin-<tracker>-<id of the VM, 32 digits>-<n>.scratch` |
 //! | an owned VM's nodes of a disk: format, file, served backing | `disk-<disk>`, `file-<disk>`, `backing-<disk>` |
 
 use crate::error::Error;
@@ -87,6 +87,11 @@ impl Names {
 
     /// How this tracker's scratch files of a VM begin.
     pub fn scratch_prefix(&self, vm: VmId) -> String {
+        format!("{}{}-", self.prefix, vm.0.simple())
+    }
+
+    /// How those began that the release before made: a cut that it left open is cleaned up by this one.
+    pub fn former_scratch_prefix(&self, vm: VmId) -> String {
         format!("{}{}-", self.prefix, short(vm))
     }
 }
@@ -118,7 +123,8 @@ impl Kind {
     }
 }
 
-/// The first 12 digits of a VM's identity: paths of unix sockets may have 107 bytes only.
+/// The first 12 digits of a VM's identity, for logs and for what the release before named by them. No name of a
+/// thing that is made now: two identities can begin alike.
 pub(crate) fn short(vm: VmId) -> String {
     let mut text = vm.0.simple().to_string();
     text.truncate(12);
@@ -186,6 +192,15 @@ mod tests {
         for bad in ["", "A", "a-b", "a:b", "abcdefghijklmnopq"] {
             assert!(Names::new(&Tracker(bad.into())).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn scratch_files_of_identities_that_begin_alike_are_told_apart() {
+        let one: VmId = "6f2c1f0e-0000-4000-8000-000000000001".parse().expect("an id");
+        let other: VmId = "6f2c1f0e-0000-4000-8000-000000000002".parse().expect("an id");
+        assert!(names().scratch_file(one, 0).starts_with(&names().scratch_prefix(one)));
+        assert!(!names().scratch_file(one, 0).starts_with(&names().scratch_prefix(other)));
+        assert!(!names().scratch_file(one, 0).starts_with(&names().former_scratch_prefix(one)));
     }
 
     #[test]

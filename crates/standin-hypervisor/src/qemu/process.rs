@@ -31,7 +31,12 @@ pub(crate) struct Process {
 impl Process {
     /// The process of `vm`, if it runs: its pid file names a QEMU whose command line has the VM's identity.
     pub fn find(store: &Store, vm: VmId) -> Option<Self> {
-        let pid: i32 = fs::read_to_string(store.pid_file(vm)).ok()?.trim().parse().ok()?;
+        Self::named_by(&store.pid_file(vm), vm)
+    }
+
+    /// The same, by a pid file of any name.
+    pub fn named_by(pid_file: &Path, vm: VmId) -> Option<Self> {
+        let pid: i32 = fs::read_to_string(pid_file).ok()?.trim().parse().ok()?;
         let process = Self::of_pid(pid)?;
         let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let identity = vm.to_string();

@@ -4,10 +4,9 @@
 //! <state_dir>/vms/<uuid>.toml        a definition
 //! <state_dir>/adopted/<uuid>.toml    the monitor of a VM that somebody else runs
 //! <state_dir>/log/<uuid>.log         what its QEMU said
-//! <runtime_dir>/<short id>.{qmp,ga,nbd,pid,frozen}
+//! <runtime_dir>/<uuid, 32 digits>.{qmp,ga,nbd,pid,frozen}
 //! ```
 
-use super::names;
 use crate::definition::VmDefinition;
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
@@ -18,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 /// A unix socket's path has at most 107 bytes.
 const MAX_SOCKET_PATH: usize = 107;
+/// `/`, the digits of an identity, and the longest suffix of a socket.
+const SOCKET_NAME: usize = 1 + 32 + 4;
 /// A definition that is larger than this is not one of ours.
 const MAX_FILE: u64 = 4 << 20;
 
@@ -54,15 +55,9 @@ impl Store {
             fs::canonicalize(dir).map_err(Error::io(format!("find the directory {}", dir.display())))
         };
         let store = Self { state: absolute(state)?, runtime: absolute(runtime)? };
-        let longest = store.qmp_socket(VmId::random());
-        if longest.as_os_str().len() > MAX_SOCKET_PATH {
-            return Err(Error::Unsupported {
-                feature: format!("the runtime directory {}", store.runtime.display()),
-                detail: format!(
-                    "the path of a socket in it would be longer than {MAX_SOCKET_PATH} bytes; \
-                     configure a shorter one"
-                ),
-            });
+        let (length, most) = (store.runtime.as_os_str().len(), MAX_SOCKET_PATH - SOCKET_NAME);
+        if length > most {
+            return Err(Error::RuntimeDir { dir: store.runtime, length, most });
         }
         Ok(store)
     }
@@ -102,8 +97,14 @@ impl Store {
         self.state.join("log").join(format!("{vm}.log"))
     }
 
-    fn runtime_file(&self, vm: VmId, suffix: &str) -> PathBuf {
-        self.runtime.join(format!("{}.{suffix}", names::short(vm)))
+    /// A runtime file of a VM. By its whole identity: whoever chose that may know the identities of other VMs.
+    pub fn runtime_file(&self, vm: VmId, suffix: &str) -> PathBuf {
+        self.runtime.join(format!("{}.{suffix}", vm.0.simple()))
+    }
+
+    /// The runtime directory.
+    pub fn runtime_dir(&self) -> &Path {
+        &self.runtime
     }
 
     fn definition_file(&self, vm: VmId) -> PathBuf {
@@ -215,7 +216,34 @@ mod tests {
     fn a_runtime_directory_too_long_for_sockets_is_refused() {
         let dir = tempfile::tempdir().expect("a directory");
         let long = dir.path().join("r".repeat(100));
-        let error = Store::open(dir.path(), &long).expect_err("too long").to_string();
-        assert!(error.contains("shorter"), "{error}");
+        let error = Store::open(dir.path(), &long).expect_err("too long");
+        let length = fs::canonicalize(&long).expect("it was made").as_os_str().len();
+        assert!(error.to_string().contains(&format!("has {length} bytes")), "{error}");
+        assert!(error.remedy().contains("runtime_dir"), "{}", error.remedy());
+    }
+
+    #[test]
+    fn the_longest_runtime_directory_has_room_for_every_socket() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = fs::canonicalize(dir.path()).expect("a path");
+        let of = |length: usize| root.join("r".repeat(length - root.as_os_str().len() - 1));
+        let most = MAX_SOCKET_PATH - SOCKET_NAME;
+        let store = Store::open(dir.path(), &of(most)).expect("it fits");
+        let vm = VmId::random();
+        for socket in [store.qmp_socket(vm), store.agent_socket(vm), store.nbd_socket(vm)] {
+            assert!(socket.as_os_str().len() <= MAX_SOCKET_PATH, "{}", socket.display());
+            std::os::unix::net::UnixListener::bind(&socket).expect("a socket of that path");
+        }
+        assert!(Store::open(dir.path(), &of(most + 1)).is_err());
+    }
+
+    #[test]
+    fn identities_that_begin_alike_have_files_of_their_own() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = store(dir.path());
+        let one: VmId = "6f2c1f0e-0000-4000-8000-000000000001".parse().expect("an id");
+        let other: VmId = "6f2c1f0e-0000-4000-8000-000000000002".parse().expect("an id");
+        assert_ne!(store.pid_file(one), store.pid_file(other));
+        assert_ne!(store.qmp_socket(one), store.qmp_socket(other));
     }
 }

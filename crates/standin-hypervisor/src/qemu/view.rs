@@ -58,7 +58,13 @@ pub(crate) async fn remove(vm: &Vm, names: &Names, scratch_dir: Option<&Path>) -
         },
         None => Ok(()),
     }?;
-    scratch_dir.map_or(Ok(()), |dir| scratch::remove_files(dir, &names.scratch_prefix(vm.id)))
+    scratch_dir.map_or(Ok(()), |dir| remove_scratch(vm, names, dir))
+}
+
+/// Removes the files of a cut of this VM, whichever release made them.
+pub(crate) fn remove_scratch(vm: &Vm, names: &Names, dir: &Path) -> Result<(), Error> {
+    scratch::remove_files(dir, &names.scratch_prefix(vm.id))?;
+    scratch::remove_files(dir, &names.former_scratch_prefix(vm.id))
 }
 
 /// A view of a running QEMU.

@@ -83,6 +83,31 @@ async fn a_vm_started_by_hand_is_described_tracked_and_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_adopted_vm_is_read_on_after_an_upgrade_and_under_a_new_name() {
+    let mut host = Host::new().await;
+    let disk = host.path("one");
+    create_image(&disk, "qcow2", 16 * MIB);
+    let line =
+        ["-drive", &drive(&disk, "format=qcow2,if=none,id=a"), "-device", "virtio-blk-pci,drive=a,id=dev-a"];
+    let _foreign = Foreign::start(&host, &line);
+    let socket = host.path("foreign.qmp");
+    eventually("QEMU listens", async || socket.exists()).await;
+    let vm = host.driver().adopt(socket.clone(), None).await.expect("adopt");
+    // Its one NBD server is on a socket that the release before named.
+    host.first_mark(vm, &["a"]).await;
+    host.close().await;
+    host.shorten_runtime_names(vm);
+    assert!(host.short_runtime_file(vm, "nbd").exists());
+    host.reopen().await;
+    let name = standin_model::VmName::new("ours").expect("a name");
+    host.driver().rename(vm, name.clone()).await.expect("renamed");
+    let view = host.driver().cut(vm, host.cut(&["a"], 0, 1)).await.expect("its disks can be read");
+    view.close().await.expect("close");
+    host.reopen().await;
+    assert_eq!(host.driver().inspect(vm).await.expect("inspect").name, name);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_adopted_vm_may_come_and_go() {
     let host = Host::new().await;
     let disk = host.path("one");

@@ -29,9 +29,7 @@ struct Guest {
 }
 
 fn agent_socket(host: &Host, vm: VmId) -> PathBuf {
-    let mut short = vm.0.simple().to_string();
-    short.truncate(12);
-    host.path("run").join(format!("{short}.ga"))
+    host.path("run").join(format!("{}.ga", vm.0.simple()))
 }
 
 fn serve(host: &Host, vm: VmId, manner: Manner) -> Arc<Guest> {
@@ -176,4 +174,22 @@ async fn a_guest_that_a_killed_daemon_left_frozen_is_thawed_by_the_next() {
     host.reopen().await;
     eventually("the guest is thawed", async || !guest.frozen.load(Ordering::SeqCst)).await;
     eventually("the marker goes", async || !marker.exists()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_the_release_before_left_frozen_is_thawed_too() {
+    let mut host = Host::new().await;
+    let (vm, guest) = guest(&host, Manner::Honest).await;
+    guest.frozen.store(true, Ordering::SeqCst);
+    host.close().await;
+    host.shorten_runtime_names(vm);
+    let short = host.short_runtime_file(vm, "ga");
+    std::fs::write(short.with_extension("frozen"), short.to_str().expect("text")).expect("write");
+    host.reopen().await;
+    eventually("the guest is thawed", async || !guest.frozen.load(Ordering::SeqCst)).await;
+    let marker = agent_socket(&host, vm).with_extension("frozen");
+    eventually("the marker goes", async || !marker.exists()).await;
+    let view = cut(&host, vm).await;
+    assert!(view.info().application_consistent, "its agent is found: {:?}", view.info().freeze_error);
+    view.close().await.expect("close");
 }

@@ -40,11 +40,35 @@ impl Host {
         self.path("scratch")
     }
 
+    /// The daemon ends without a word.
+    pub async fn close(&mut self) {
+        self.driver = None;
+        // Its tasks end when they next run.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    /// A runtime file of a VM as the release before named it.
+    pub fn short_runtime_file(&self, vm: VmId, suffix: &str) -> PathBuf {
+        let digits: String = vm.0.simple().to_string().chars().take(12).collect();
+        self.path("run").join(format!("{digits}.{suffix}"))
+    }
+
+    /// Names the runtime files of a VM that runs as the release before would have.
+    pub fn shorten_runtime_names(&self, vm: VmId) {
+        for entry in std::fs::read_dir(self.path("run")).expect("list").map(|entry| entry.expect("an entry"))
+        {
+            let path = entry.path();
+            let is_of_vm =
+                path.file_stem().and_then(|stem| stem.to_str()) == Some(&vm.0.simple().to_string());
+            if let Some(suffix) = path.extension().and_then(|suffix| suffix.to_str()).filter(|_| is_of_vm) {
+                std::fs::rename(&path, self.short_runtime_file(vm, suffix)).expect("rename");
+            }
+        }
+    }
+
     /// The daemon ends without a word, and another one begins.
     pub async fn reopen(&mut self) {
-        self.driver = None;
-        // The tasks of the one before end when they next run.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        self.close().await;
         let mut options = QemuOptions::new(self.path("state"), self.path("run"));
         options.kvm = KvmUse::Never;
         self.driver = Some(QemuDriver::open(options).await.expect("open the driver"));

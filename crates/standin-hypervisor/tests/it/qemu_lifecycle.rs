@@ -126,6 +126,85 @@ async fn vms_and_definitions_outlive_the_daemon() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_that_runs_since_before_an_upgrade_is_found_and_managed() {
+    let mut host = Host::new().await;
+    let vm = host.start(&host.definition(&ONE)).await;
+    let pid = host.driver().inspect(vm).await.expect("inspect").pid;
+    host.first_mark(vm, &["a"]).await;
+    let left = host.scratch().join(format!("standin-t1-{}-0.scratch", &vm.0.simple().to_string()[..12]));
+    std::fs::write(&left, "of a cut that was open at the upgrade").expect("write");
+    host.close().await;
+    host.shorten_runtime_names(vm);
+    assert!(host.short_runtime_file(vm, "nbd").exists(), "its disks were read before the upgrade");
+    host.reopen().await;
+    let found = host.driver().inspect(vm).await.expect("inspect");
+    assert_eq!((found.pid, found.power), (pid, PowerState::Paused));
+    assert!(matches!(host.driver().start(vm, StartOptions::default()).await, Err(Error::AlreadyRunning(_))));
+    let view = host.driver().cut(vm, host.cut(&["a"], 0, 1)).await.expect("its disks can be read");
+    assert_eq!(pattern(&*view, "a", 0, 4096).await, 0);
+    view.close().await.expect("close");
+    assert!(!left.exists(), "what the release before left of a cut is gone");
+    // Once more: nothing of it depends on what the first daemon after the upgrade remembers.
+    host.reopen().await;
+    assert_eq!(host.driver().inspect(vm).await.expect("inspect").pid, pid);
+    host.driver().power_off(vm).await.expect("power off");
+    host.start_again(vm).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_vms_whose_identities_begin_alike_run_side_by_side() {
+    let host = Host::new().await;
+    let one = host.definition(&ONE);
+    let mut bytes = *one.uuid.0.as_bytes();
+    bytes[15] ^= 1;
+    let mut other = host.definition(&[("b", DiskFormat::Qcow2, 16 * MIB)]);
+    other.uuid = VmId(uuid::Uuid::from_bytes(bytes));
+    other.name = VmName::new("other").expect("a name");
+    // One monitor of the test's own is enough.
+    other.extra_args.clear();
+    let (one, other) = (host.start(&one).await, host.start(&other).await);
+    let of = async |vm| host.driver().inspect(vm).await.expect("inspect").pid.expect("it runs");
+    assert_ne!(of(one).await, of(other).await);
+    host.driver().power_off(other).await.expect("power off");
+    assert_eq!(host.driver().inspect(one).await.expect("inspect").power, PowerState::Paused);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_definition_that_must_be_new_never_replaces_another() {
+    let host = Host::new().await;
+    let first = host.definition(&ONE);
+    let id = host.driver().define_new(first.clone()).await.expect("define");
+    let mut second = first.clone();
+    second.memory_mib = 64;
+    second.name = VmName::new("second").expect("a name");
+    let refused = host.driver().define_new(second.clone()).await.expect_err("it exists");
+    assert!(matches!(refused, Error::VmExists(vm) if vm == id), "{refused}");
+    assert_eq!(host.driver().inspect(id).await.expect("inspect").definition, first);
+    second.uuid = VmId::random();
+    second.name = first.name;
+    let refused = host.driver().define_new(second).await.expect_err("the name is taken");
+    assert!(matches!(refused, Error::AlreadyDefined { owner, .. } if owner == id), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_is_renamed_while_it_runs_and_keeps_the_name() {
+    let mut host = Host::new().await;
+    let vm = host.start(&host.definition(&ONE)).await;
+    let mut other = host.definition(&[("b", DiskFormat::Qcow2, 16 * MIB)]);
+    other.name = VmName::new("other").expect("a name");
+    host.driver().define(other).await.expect("define");
+    let name = |text: &str| VmName::new(text).expect("a name");
+    host.driver().rename(vm, name("new")).await.expect("renamed");
+    let refused = host.driver().rename(vm, name("other")).await.expect_err("the name is taken");
+    assert!(matches!(refused, Error::AlreadyDefined { .. }), "{refused}");
+    host.driver().rename(vm, name("new")).await.expect("its own name is free to it");
+    host.reopen().await;
+    let found = host.driver().inspect(vm).await.expect("inspect");
+    assert_eq!((found.name.as_str(), found.power), ("new", PowerState::Paused));
+    assert!(matches!(host.driver().rename(VmId::random(), name("x")).await, Err(Error::UnknownVm(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_cannot_be_used_is_refused_with_the_reason() {
     let host = Host::new().await;
     let of = |change: fn(&mut VmDefinition, &Host)| {
