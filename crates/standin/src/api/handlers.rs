@@ -247,8 +247,7 @@ pub(super) async fn auth_add(
 
 pub(super) async fn auth_remove(State(context): State<Context>, Id(id): Id) -> Answer<Done> {
     let known = context.ask(context.service.auth_list()).await?;
-    let ids = known.iter().map(|entry| entry.id);
-    let id = select::by_prefix(&id, ids, "authorization entry", "standin auth list")?;
+    let id = select::entry(&id, &known)?;
     context.change(CHANGE_LIMIT, move |service| async move { service.auth_remove(id).await }).await?;
     answer(Done::default())
 }

@@ -95,11 +95,18 @@ pub enum AuthVerb {
     /// All entries
     List,
     /// Remove an entry; replication that it admitted stops
+    #[command(after_help = AUTH_REMOVE_HELP)]
     Remove {
-        /// The id of the entry, or the beginning of it
-        id: String,
+        /// What `auth add` took, the id of the entry, or the beginning of that
+        entry: String,
     },
 }
+
+const AUTH_REMOVE_HELP: &str = "\
+Examples:
+  standin auth remove primary.example.org
+  standin auth remove '*.example.org'
+  standin auth remove 6f2c";
 
 const AUTH_HELP: &str = "\
 Examples:

@@ -17,9 +17,10 @@ pub(super) async fn auth(session: &Session, verb: AuthVerb) -> Result<(), Failur
             let entries: Vec<AuthView> = session.client.get("/v1/authorizations").await?;
             session.style.print(&entries, |entries| table::authorizations(session.look(), entries))
         }
-        AuthVerb::Remove { id } => {
-            let done: Done = session.client.delete(&format!("/v1/authorizations/{}", segment(&id))).await?;
-            session.style.print(&done, |_| format!("the entry {id} is removed"))
+        AuthVerb::Remove { entry } => {
+            let done: Done =
+                session.client.delete(&format!("/v1/authorizations/{}", segment(&entry))).await?;
+            session.style.print(&done, |_| format!("the entry {entry} is removed"))
         }
     }
 }
