@@ -2,10 +2,11 @@
 //! people and programs (the local API, the management protocols) calls this and nothing below it.
 //!
 //! Here is its life: what it is made of, what it takes up at the start, what it hands out, its end. A relationship is
-//! begun in [`enable`], and all else that is done to a VM is in [`operations`].
+//! begun in [`enable`], names are changed in [`rename`], and all else that is done to a VM is in [`operations`].
 
 mod enable;
 mod operations;
+mod rename;
 
 pub use enable::Enable;
 
@@ -122,7 +123,7 @@ pub(crate) fn hypervisor_code(error: &standin_hypervisor::Error) -> ReturnCode {
     use standin_hypervisor::Error as E;
     match error {
         E::UnknownVm(_) | E::UnknownDisk { .. } => ReturnCode::FileNotFound,
-        E::AlreadyRunning(_) | E::AlreadyDefined { .. } => ReturnCode::InUse,
+        E::AlreadyRunning(_) | E::AlreadyDefined { .. } | E::VmExists(_) => ReturnCode::InUse,
         E::NotRunning(_) | E::Adopted { .. } => ReturnCode::InvalidState,
         E::Unsupported { .. } => ReturnCode::NotSupported,
         E::Timeout { .. } => ReturnCode::Timeout,
@@ -204,6 +205,7 @@ impl Engine {
             tables: tables.clone(),
             jobs: Arc::clone(&jobs),
             service: Arc::clone(&service),
+            names: Arc::default(),
             runtime_dir: config.runtime_dir,
             log_dir: config.log_dir,
             networks: config.networks,

@@ -37,4 +37,4 @@ pub mod vm;
 pub use engine::{Enable, Engine, EngineConfig, Parts};
 pub use network::SiteNetworks;
 pub use overview::Relationship;
-pub use primary::Command;
+pub use primary::{Command, Modification};

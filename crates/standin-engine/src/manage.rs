@@ -4,7 +4,7 @@
 //! Called by the management protocols, beside [`crate::engine`].
 
 use crate::engine::Engine;
-use crate::primary::Command;
+use crate::primary::{Command, Modification};
 use jiff::{SignedDuration, Timestamp};
 use standin_model::service::ServiceSettings;
 use standin_model::settings::RelationshipSettings;
@@ -34,7 +34,9 @@ impl Engine {
                 "If this is that VM, write `uuid = \"{id}\"` into its definition. Else choose another name, or end that \
                  replication with `standin unreplicate {id}`."
             ),
-            _ => "Choose another name, or remove that replica with `standin unreplicate` first.".to_owned(),
+            _ => {
+                format!("Choose another name, or give that replica another one: `standin rename {id} NAME`.")
+            }
         };
         Err(Refusal::new(
             ReturnCode::InUse,
@@ -53,14 +55,15 @@ impl Engine {
     }
 
     /// `ModifyReplicationSettings`, on the primary: interval, history and retention, application-consistent points,
-    /// compression, automatic resynchronization. The replica learns it at once, or when it can be reached again.
-    /// `disks` may be empty for "as they are".
+    /// compression, automatic resynchronization, and the address of the replica. The replica learns what was agreed at
+    /// once, or when it can be reached again; an address is taken only if the same replica answers there.
     ///
     /// # Errors
-    /// 32773 for a value out of range, 32770 for another granularity or set of disks, 32775 in the wrong state or on
-    /// the replica, 32779 for an unknown VM; nothing changed then.
-    pub async fn modify(&self, vm: VmId, settings: RelationshipSettings) -> Result<(), Refusal> {
-        self.ask(vm, Command::Modify(Box::new(settings))).await.map(|_| ())
+    /// 32773 for a value out of range, or for the address of another host; 32770 for another granularity or set of
+    /// disks; 32775 in the wrong state or on the replica; 32779 for an unknown VM, or when the host at the address does
+    /// not have the replica; 32777 or 32772 when nobody answers there. Nothing changed then.
+    pub async fn modify(&self, vm: VmId, wanted: impl Into<Modification>) -> Result<(), Refusal> {
+        self.ask(vm, Command::Modify(Box::new(wanted.into()))).await.map(|_| ())
     }
 
     /// `StartReplication`, on the primary: begins the initial replication, now or at a time at most [`MAX_AHEAD`]

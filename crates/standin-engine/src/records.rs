@@ -157,8 +157,11 @@ pub struct ReplicaRecord {
     /// Which of its relationships, see [`RelationshipId`].
     #[serde(default)]
     pub index: u32,
-    /// Its name.
+    /// Its name on this host, see [`crate::replica::local_name`].
     pub name: VmName,
+    /// Its name on its primary, as that offered it, where it is another one.
+    #[serde(default)]
+    pub primary_name: Option<VmName>,
     /// The first certificate name of the host that made the relationship.
     pub primary_host: String,
     /// That host; `None` from a version before.
@@ -213,6 +216,24 @@ impl ReplicaRecord {
     #[must_use]
     pub fn id(&self) -> RelationshipId {
         RelationshipId { vm: self.vm, index: self.index }
+    }
+
+    /// The name that the VM has on its primary.
+    #[must_use]
+    pub fn primary_name(&self) -> &VmName {
+        self.primary_name.as_ref().unwrap_or(&self.name)
+    }
+
+    /// Gives the VM another name on this host; that on its primary stays.
+    pub fn give_name(&mut self, name: VmName) {
+        let primary = self.primary_name().clone();
+        self.name = name;
+        self.note_primary_name(&primary);
+    }
+
+    /// Takes note of the name that the VM has on its primary; that on this host stays.
+    pub fn note_primary_name(&mut self, name: &VmName) {
+        self.primary_name = Some(name.clone()).filter(|name| *name != self.name);
     }
 }
 

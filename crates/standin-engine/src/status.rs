@@ -260,6 +260,7 @@ pub(crate) fn primary_status(snapshot: &Snapshot, current: &Statistics, pending:
     let (done, total) = snapshot.progress;
     StatusView {
         vm: record.name.clone(),
+        primary_name: None,
         id: record.vm,
         mode: ReplicationMode::Primary,
         state: record.state,
@@ -319,6 +320,7 @@ pub(crate) fn replica_status(
     let (health, issues) = health::assess(&judged, Timestamp::now());
     StatusView {
         vm: record.name.clone(),
+        primary_name: Some(record.primary_name().clone()),
         id: record.vm,
         mode: ReplicationMode::Replica,
         state: record.state,
@@ -346,6 +348,7 @@ pub(crate) fn replica_status(
 fn plain_status(info: &VmInfo) -> StatusView {
     StatusView {
         vm: info.name.clone(),
+        primary_name: None,
         id: info.id,
         mode: ReplicationMode::None,
         state: ReplicationState::Disabled,

@@ -38,7 +38,7 @@ pub use point::{PointKind, RecoveryPoint};
 pub use request::{Facts, Method, request, request_with};
 pub use retention::{Policy, Tier};
 pub use service::{AllowedAuthentication, ServiceSettings};
-pub use settings::{RelationshipSettings, parse_interval};
+pub use settings::{RelationshipSettings, SettingsChange, parse_interval};
 pub use state::{ReplicationMode, ReplicationState, Side};
 pub use stats::{Monitor, Statistics};
 pub use transition::{Event, after_restart, transition};

@@ -99,6 +99,14 @@ impl Policy {
         Self { tiers: if history == 0 { Vec::new() } else { vec![tier] } }
     }
 
+    /// Every point for `span_s` seconds, besides `history` hourly ones.
+    #[must_use]
+    pub fn keep_all_for(span_s: u64, history: u32) -> Self {
+        let mut policy = Self::hyperv(history);
+        policy.tiers.insert(0, Tier { keep_for_s: span_s, every_s: 0 });
+        policy
+    }
+
     /// Checks the ranges.
     ///
     /// # Errors

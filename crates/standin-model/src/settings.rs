@@ -1,6 +1,10 @@
 //! Settings of a relationship, with their ranges. A value that
 //! passed `validate` needs no further checks anywhere.
 
+mod change;
+
+pub use change::SettingsChange;
+
 use crate::codes::{Refusal, ReturnCode};
 use crate::names::DiskName;
 use crate::retention::{MAX_POINTS, Policy};
@@ -69,6 +73,11 @@ pub struct DayWindow {
     pub start_s: u32,
     /// When it ends, below [`DAY_S`].
     pub end_s: u32,
+}
+
+impl DayWindow {
+    /// As programs write that there is no window: from midnight to midnight.
+    pub const ANY_TIME: Self = Self { start_s: 0, end_s: 0 };
 }
 
 impl Default for RelationshipSettings {
@@ -186,6 +195,13 @@ impl RelationshipSettings {
             ));
         }
         Ok(())
+    }
+
+    /// Seconds for which every point is kept besides the hourly ones; `None` where the policy is another one.
+    #[must_use]
+    pub fn keep_all_for_s(&self) -> Option<u64> {
+        let all = self.retention.as_ref()?.tiers.first().filter(|tier| tier.every_s == 0)?.keep_for_s;
+        (self.retention == Some(Policy::keep_all_for(all, self.history))).then_some(all)
     }
 
     /// The policy that decides which points are kept.

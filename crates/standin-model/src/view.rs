@@ -11,6 +11,8 @@ use crate::ids::{AuthId, Epoch, Generation, JobId, PointId, VmId};
 use crate::job::{JobRecord, JobState, JobType};
 use crate::names::{DiskName, VmName};
 use crate::point::{PointKind, RecoveryPoint};
+use crate::retention::Tier;
+use crate::settings::RelationshipSettings;
 use crate::state::{ReplicationMode, ReplicationState};
 use crate::stats::Statistics;
 use jiff::Timestamp;
@@ -19,8 +21,10 @@ use serde::{Deserialize, Serialize};
 /// `standin status`: a VM and its replication, as one host sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StatusView {
-    /// Name of the VM.
+    /// Name of the VM on this host.
     pub vm: VmName,
+    /// Its name on its primary host; `null` where this host is not its replica.
+    pub primary_name: Option<VmName>,
     /// Identity of the VM.
     pub id: VmId,
     /// What the VM is to this host.
@@ -118,6 +122,10 @@ impl ErrorView {
 /// `standin points`: one recovery point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PointView {
+    /// Name of the VM on this host.
+    pub vm: VmName,
+    /// Its name on its primary host.
+    pub primary_name: VmName,
     /// Its identity, the argument of `standin failover --point`.
     pub id: PointId,
     /// Number of the cut.
@@ -138,9 +146,13 @@ pub struct PointView {
     pub pinned: bool,
 }
 
-impl From<&RecoveryPoint> for PointView {
-    fn from(point: &RecoveryPoint) -> Self {
+impl PointView {
+    /// A point of the VM that is called `vm` on this host, and `primary_name` on its primary.
+    #[must_use]
+    pub fn new(point: &RecoveryPoint, vm: VmName, primary_name: VmName) -> Self {
         Self {
+            vm,
+            primary_name,
             id: point.id,
             epoch: point.epoch,
             created_at: point.created_at,
@@ -150,6 +162,62 @@ impl From<&RecoveryPoint> for PointView {
             stored_bytes: point.stored_bytes,
             digest: point.digest.clone(),
             pinned: point.pinned,
+        }
+    }
+}
+
+/// `standin set`: what was agreed of a VM's replication.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettingsView {
+    /// Name of the VM on this host.
+    pub vm: VmName,
+    /// Identity of the VM.
+    pub id: VmId,
+    /// The other host, `host:port` on the primary.
+    pub peer: Option<String>,
+    /// Seconds from cut to cut.
+    pub interval_s: u32,
+    /// Hourly points kept beyond the latest.
+    pub history: u32,
+    /// Seconds for which every point is kept besides them; `null` for none.
+    pub keep_all_for_s: Option<u64>,
+    /// Which points are kept, in tiers; the latest always is.
+    pub retention: Vec<Tier>,
+    /// Hours between application-consistent points; 0 for none.
+    pub application_consistent_hours: u32,
+    /// Longest time the guest may stay frozen for such a point, in seconds.
+    pub freeze_deadline_s: u32,
+    /// Blocks are compressed.
+    pub compression: bool,
+    /// What is lost of the change tracking is compared without being asked.
+    pub auto_resync: bool,
+    /// Bytes that stay free where the old data of overwritten blocks is kept.
+    pub scratch_reserve_bytes: u64,
+    /// Bytes per bit of the dirty bitmaps.
+    pub granularity_bytes: u32,
+    /// The disks that replicate.
+    pub disks: Vec<DiskName>,
+}
+
+impl SettingsView {
+    /// What was agreed of the VM that is called `vm` on this host.
+    #[must_use]
+    pub fn new(vm: VmName, id: VmId, peer: Option<String>, settings: &RelationshipSettings) -> Self {
+        Self {
+            vm,
+            id,
+            peer,
+            interval_s: settings.interval_s,
+            history: settings.history,
+            keep_all_for_s: settings.keep_all_for_s(),
+            retention: settings.policy().tiers,
+            application_consistent_hours: settings.application_consistent_hours,
+            freeze_deadline_s: settings.freeze_deadline_s,
+            compression: settings.compression,
+            auto_resync: settings.auto_resync,
+            scratch_reserve_bytes: settings.scratch_reserve,
+            granularity_bytes: settings.granularity,
+            disks: settings.disks.clone(),
         }
     }
 }

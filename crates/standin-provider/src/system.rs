@@ -9,6 +9,9 @@ use standin_engine::overview::Relationship;
 use standin_hypervisor::PowerState;
 use standin_model::{PointKind, ReplicationState};
 
+/// What the entry of `OtherIdentifyingInfo` is that a replica has.
+const NAME_ON_PRIMARY: &str = "Name on the primary host";
+
 /// `EnabledState`: enabled, disabled, quiesced.
 pub fn enabled_state(power: PowerState) -> u16 {
     match power {
@@ -60,6 +63,12 @@ pub fn vm(machine: &Machine) -> Instance {
             machine.info.as_ref().and_then(|info| info.pid).and_then(|pid| u32::try_from(pid).ok()),
         )
         .with("ReplicationMode", machine.mode().code());
+    let make = match primary_name(machine) {
+        Some(name) => make
+            .texts("OtherIdentifyingInfo", [name])
+            .texts("IdentifyingDescriptions", [NAME_ON_PRIMARY.to_owned()]),
+        None => make,
+    };
     match &machine.relationship {
         Some(found) => replication(make, found),
         None => make
@@ -69,6 +78,11 @@ pub fn vm(machine: &Machine) -> Instance {
             .with("LastReplicationType", 0_u16),
     }
     .done()
+}
+
+/// The name that a replica's VM has on its primary; `ElementName` is that on this host.
+fn primary_name(machine: &Machine) -> Option<String> {
+    machine.relationship.as_ref()?.status.primary_name.as_ref().map(ToString::to_string)
 }
 
 /// What a VM and its relationship both show.

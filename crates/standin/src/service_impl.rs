@@ -15,15 +15,17 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use standin_engine::engine::hypervisor_refusal;
 use standin_engine::replica::failover::Failover;
-use standin_engine::{Command, Enable, Engine, EngineConfig, Parts, SiteNetworks, jobs, status};
+use standin_engine::{
+    Command, Enable, Engine, EngineConfig, Modification, Parts, SiteNetworks, jobs, status,
+};
 use standin_hypervisor::definition::VmDefinition;
 use standin_hypervisor::qemu::{self, QemuDriver, QemuOptions};
 use standin_model::auth::AuthorizationEntry;
 use standin_model::fence::Assertion;
 use standin_model::network::{NetworkChange, NetworkView};
 use standin_model::stats::Window;
-use standin_model::view::{AuthView, CheckView, JobView, PointView, StatusView, VmView};
-use standin_model::{AuthId, JobId, Refusal, ReturnCode, VmId};
+use standin_model::view::{AuthView, CheckView, JobView, PointView, SettingsView, StatusView, VmView};
+use standin_model::{AuthId, JobId, Refusal, ReturnCode, VmId, VmName};
 use standin_state::{RedbStore, StateStore};
 use standin_store::{Store, StoreOptions};
 use standin_wire::{Hello, Identity, IdentityFiles, PkiDir};
@@ -205,6 +207,18 @@ impl EngineService {
         }
     }
 
+    fn settings_of(&self, id: VmId) -> Result<SettingsView> {
+        let none = || {
+            Refusal::new(
+                ReturnCode::InvalidState,
+                format!("VM {id} does not replicate on this host"),
+                "Replicate it with `standin replicate VM --to HOST`.",
+            )
+        };
+        let found = self.engine.relationship(id).ok_or_else(none)?;
+        Ok(SettingsView::new(found.status.vm, id, found.status.peer, &found.settings))
+    }
+
     async fn view(&self, id: VmId) -> Result<VmView> {
         let info = self.engine.hypervisor().inspect(id).await.map_err(|error| hypervisor_refusal(&error))?;
         Ok(self.engine.vm_view(&info))
@@ -350,7 +364,9 @@ impl Service for EngineService {
     async fn points(&self, vm: &VmRef) -> Result<Vec<PointView>> {
         let id = self.id(vm).await?;
         let replica = self.engine.replica(id).await?;
-        let mut points: Vec<_> = replica.store().points().iter().map(PointView::from).collect();
+        let record = replica.snapshot();
+        let view = |point| PointView::new(point, record.name.clone(), record.primary_name().clone());
+        let mut points: Vec<_> = replica.store().points().iter().map(view).collect();
         points.sort_by_key(|point| std::cmp::Reverse(point.epoch));
         Ok(points)
     }
@@ -409,6 +425,23 @@ impl Service for EngineService {
         self.engine.set_network(self.id(vm).await?, changes).await
     }
 
+    async fn settings(&self, vm: &VmRef) -> Result<SettingsView> {
+        let id = self.id(vm).await?;
+        self.settings_of(id)
+    }
+
+    async fn modify(&self, vm: &VmRef, wanted: Modification) -> Result<SettingsView> {
+        let id = self.id(vm).await?;
+        self.engine.modify(id, wanted).await?;
+        self.settings_of(id)
+    }
+
+    async fn rename(&self, vm: &VmRef, name: VmName) -> Result<StatusView> {
+        let id = self.id(vm).await?;
+        self.engine.rename(id, name).await?;
+        self.engine.status(id).await
+    }
+
     async fn resync(&self, vm: &VmRef) -> Result<Outcome> {
         let id = self.id(vm).await?;
         let job = self.engine.ask(id, Command::Resynchronize).await?;
@@ -429,7 +462,14 @@ impl Service for EngineService {
     }
 
     async fn store_check_result(&self, job: JobId) -> Result<Vec<CheckView>> {
-        self.checks.result(job)
+        let mut views = self.checks.result(job)?;
+        for view in &mut views {
+            // The manifest has the name that the replica was made with.
+            if let Some(replica) = self.engine.replicas().find(view.id) {
+                view.vm = replica.snapshot().name;
+            }
+        }
+        Ok(views)
     }
 
     async fn jobs(&self) -> Result<Vec<JobView>> {

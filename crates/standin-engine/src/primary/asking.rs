@@ -53,6 +53,14 @@ impl Asking {
         }
     }
 
+    /// The replica is elsewhere, or was not asked as it should be: it is asked once more.
+    pub(super) fn ask_again(&mut self) {
+        self.stop();
+        self.answered = false;
+        self.silent = 0;
+        self.next = None;
+    }
+
     /// A piece of work has ended: whatever the replica said to it is an answer.
     pub(super) fn note<T>(&mut self, result: &Result<T, WorkError>) {
         self.answered |= matches!(result, Ok(_) | Err(WorkError::Refused { .. }));

@@ -5,7 +5,8 @@ use super::session::Session;
 use crate::error::WorkError;
 use crate::messages::{CONFIG_STREAM, ConfigFileInfo, MAX_CONFIG_FILE, Reply, Request};
 use bytes::Bytes;
-use standin_hypervisor::VmConfig;
+use standin_hypervisor::{VmConfig, VmDefinition};
+use standin_model::VmName;
 use standin_model::digest::DeltaDigest;
 use standin_wire::block::{self, Compression};
 use std::collections::{BTreeMap, HashMap};
@@ -87,11 +88,17 @@ impl Sender {
         self.last.clone().unwrap_or_default()
     }
 
-    /// Sends what the replica lacks of `config`.
+    /// Sends what the replica lacks of `config`, whose definition travels under the `name` that was offered: a VM that
+    /// was renamed since is offered under its new one with the next session.
     ///
     /// # Errors
     /// A file that cannot be read, the link's or the replica's reason.
-    pub async fn send(&mut self, session: &mut Session, config: &VmConfig) -> Result<(), WorkError> {
+    pub async fn send(
+        &mut self,
+        session: &mut Session,
+        config: &VmConfig,
+        name: &VmName,
+    ) -> Result<(), WorkError> {
         let paths: BTreeMap<String, PathBuf> = config.files.clone();
         let files = Arc::clone(&self.files);
         let hashed = tokio::task::spawn_blocking(move || {
@@ -108,8 +115,9 @@ impl Sender {
             self.offered = Some(infos.clone());
         }
         self.volatile = config.files.contains_key("nvram");
+        let definition = VmDefinition { name: name.clone(), ..config.definition.clone() };
         let definition =
-            config.definition.to_toml().map_err(WorkError::hypervisor("write down the VM's definition"))?;
+            definition.to_toml().map_err(WorkError::hypervisor("write down the VM's definition"))?;
         self.last = Some((definition, infos));
         Ok(())
     }

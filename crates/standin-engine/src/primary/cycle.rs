@@ -187,7 +187,7 @@ impl Worker {
         let session = self.session.as_mut().ok_or(WorkError::Cancelled)?;
         let disks = disk_passes(&order.record, view, |_| Select::Dirty)?;
         let totals = pass::send(session, &disks, &control(order, view, &self.ledger)).await?;
-        self.config.send(session, &info.config).await?;
+        self.config.send(session, &info.config, &order.record.name).await?;
         Ok(totals)
     }
 

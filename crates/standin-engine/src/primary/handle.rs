@@ -4,8 +4,8 @@
 use crate::records::PrimaryRecord;
 use jiff::Timestamp;
 use standin_model::network::AdapterSettings;
-use standin_model::settings::RelationshipSettings;
-use standin_model::{JobId, Refusal, ReturnCode};
+use standin_model::settings::SettingsChange;
+use standin_model::{JobId, Refusal, ReturnCode, VmName};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -37,12 +37,29 @@ pub enum Command {
     CancelResynchronize,
     /// Begin to count anew.
     ResetStatistics,
-    /// Change the settings.
-    Modify(Box<RelationshipSettings>),
+    /// Change the settings, or where the replica is.
+    Modify(Box<Modification>),
+    /// The VM has another name on this host.
+    Renamed(VmName),
     /// Change what network cards of the VM get at a failover, by their names; `None` clears.
     Network(Vec<(String, Option<AdapterSettings>)>),
     /// End the relationship on this side and, if it can be reached, on the other.
     Remove,
+}
+
+/// What is to change of a relationship; what is absent stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Modification {
+    /// Of what was agreed.
+    pub settings: SettingsChange,
+    /// The `host:port` at which the same replica is found now.
+    pub peer: Option<String>,
+}
+
+impl From<SettingsChange> for Modification {
+    fn from(settings: SettingsChange) -> Self {
+        Self { settings, peer: None }
+    }
 }
 
 /// Where the decision on a command goes.

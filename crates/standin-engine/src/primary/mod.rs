@@ -10,6 +10,7 @@ mod encode;
 mod first_copy;
 mod handle;
 pub mod ledger;
+mod modify;
 mod outcome;
 pub mod pass;
 mod requests;
@@ -21,6 +22,6 @@ mod thrift;
 mod work;
 pub mod worker;
 
-pub use handle::{Command, Handle, Snapshot};
+pub use handle::{Command, Handle, Modification, Snapshot};
 pub use task::Shared;
 pub use worker::{Tools, Worker};

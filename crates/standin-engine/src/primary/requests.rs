@@ -13,10 +13,8 @@ use crate::records;
 use jiff::Timestamp;
 use standin_model::job::JobType;
 use standin_model::network::AdapterSettings;
-use standin_model::settings::RelationshipSettings;
 use standin_model::state::{self, Event, Facts, Method, ReplicationState, Side};
 use standin_model::{JobId, Refusal, ReturnCode};
-use std::time::Duration;
 
 impl Task {
     pub(super) async fn command(&mut self, command: Command) -> Result<Option<JobId>, Refusal> {
@@ -45,7 +43,8 @@ impl Task {
             Command::Point { application } => self.want_point(application).await.map(Some),
             Command::Resynchronize => self.begin_resync().await.map(Some),
             Command::CancelInitial | Command::CancelResynchronize => self.cancel_work().await.map(|()| None),
-            Command::Modify(settings) => self.modify(*settings).await.map(|()| None),
+            Command::Modify(wanted) => self.modify(*wanted).await.map(|()| None),
+            Command::Renamed(name) => self.renamed(name).await.map(|()| None),
             Command::Network(changes) => self.set_network(&changes).await.map(|()| None),
             Command::Remove => self.remove().await.map(|()| None),
         }
@@ -53,7 +52,7 @@ impl Task {
 
     fn allowed(&self, command: &Command) -> Result<(), Refusal> {
         let method = match command {
-            Command::Greet | Command::Yield => return Ok(()),
+            Command::Greet | Command::Yield | Command::Renamed(_) => return Ok(()),
             Command::Start | Command::StartAt(_) => Method::StartReplication,
             Command::ResetStatistics => Method::ResetReplicationStatistics,
             Command::CancelInitial => Method::RequestCancelInitialReplication,
@@ -232,54 +231,6 @@ impl Task {
             self.was_cancelled(self.waiting_for()).await;
         }
         self.save_or_refuse().await
-    }
-
-    /// Changes the settings here. The replica learns them at once, or with the next session: they are part of what opens
-    /// one.
-    async fn modify(&mut self, mut settings: RelationshipSettings) -> Result<(), Refusal> {
-        settings.validate()?;
-        let known = &self.record.settings.disks;
-        let same_disks =
-            settings.disks.len() == known.len() && settings.disks.iter().all(|disk| known.contains(disk));
-        if !settings.disks.is_empty() && !same_disks {
-            return Err(Refusal::new(
-                ReturnCode::NotSupported,
-                format!("the set of disks of VM {} that replicate cannot be changed", self.record.name),
-                "Remove the replication and enable it again with the other disks.",
-            ));
-        }
-        // Their order numbers the streams of data.
-        settings.disks = known.clone();
-        if settings.granularity != self.record.settings.granularity {
-            return Err(Refusal::new(
-                ReturnCode::NotSupported,
-                format!(
-                    "the granularity of the change tracking of VM {} cannot be changed",
-                    self.record.name
-                ),
-                "Remove the replication and enable it again with the other granularity.",
-            ));
-        }
-        let told = Request::Settings(Box::new(settings.clone()));
-        match &mut self.worker {
-            None => self.offer_again = true,
-            Some(worker) => match tokio::time::timeout(GREETING, worker.tell(&self.record, &told)).await {
-                Ok(Ok(())) => {}
-                // The replica does not take these settings; anything else is of the link, or of its state now.
-                Ok(Err(error)) if error.is_lasting() => return Err(error.refusal()),
-                Ok(Err(error)) => {
-                    tracing::info!(vm = %self.record.name, error = %chain(&error), "the replica learns the settings later");
-                }
-                Err(_) => worker.hang_up(),
-            },
-        }
-        let before = std::mem::replace(&mut self.record.settings, settings);
-        if let Err(refusal) = self.save_or_refuse().await {
-            self.record.settings = before;
-            return Err(refusal);
-        }
-        self.schedule.set_interval(Duration::from_secs(u64::from(self.record.settings.interval_s)));
-        Ok(())
     }
 
     /// Keeps the network settings here, and has the replica learn them: they are part of what opens a session.

@@ -45,7 +45,7 @@ impl Session {
     /// # Errors
     /// The link's or the replica's reason.
     pub async fn probe(peers: &Peers, peer: &str) -> Result<(), WorkError> {
-        let mut session = Self::over(peer, peers.stream(peer).await?);
+        let mut session = Self::dial(peers, peer).await?;
         session.done(&Request::Probe).await
     }
 
@@ -66,12 +66,33 @@ impl Session {
     }
 
     async fn begin(peers: &Peers, peer: &str, request: Request) -> Result<Self, WorkError> {
-        let mut session = Self::over(peer, peers.stream(peer).await?);
-        match session.ask(&request).await? {
-            Reply::Opened(opened) => session.opened = opened,
-            other => return Err(session.out_of_turn(&other)),
-        }
+        let mut session = Self::dial(peers, peer).await?;
+        session.opens(&request).await?;
         Ok(session)
+    }
+
+    /// Connects, and asks nothing yet.
+    ///
+    /// # Errors
+    /// The link's reason.
+    pub async fn dial(peers: &Peers, peer: &str) -> Result<Self, WorkError> {
+        Ok(Self::over(peer, peers.stream(peer).await?))
+    }
+
+    /// Opens a session of an existing relationship on a fresh connection.
+    ///
+    /// # Errors
+    /// The link's or the replica's reason.
+    pub async fn resume(&mut self, offer: Offer) -> Result<(), WorkError> {
+        self.opens(&Request::Open(Box::new(offer))).await
+    }
+
+    async fn opens(&mut self, request: &Request) -> Result<(), WorkError> {
+        match self.ask(request).await? {
+            Reply::Opened(opened) => self.opened = opened,
+            other => return Err(self.out_of_turn(&other)),
+        }
+        Ok(())
     }
 
     fn over(peer: &str, connection: Connection) -> Self {

@@ -203,7 +203,13 @@ impl Task {
 
     pub(super) async fn look_at_vm(&mut self) {
         match self.shared.tools.hypervisor.inspect(self.record.vm).await {
-            Ok(info) => self.vm_running = info.power != PowerState::Off,
+            Ok(info) => {
+                self.vm_running = info.power != PowerState::Off;
+                // It may have been defined anew under another name.
+                if let Err(refusal) = self.renamed(info.name).await {
+                    tracing::error!(vm = %self.record.name, error = %refusal, "the VM's new name could not be saved");
+                }
+            }
             Err(error) => {
                 self.vm_running = false;
                 tracing::warn!(vm = %self.record.name, error = %chain(&error), "the VM cannot be looked at");
@@ -214,6 +220,7 @@ impl Task {
     async fn vm_event(&mut self, event: Result<VmEvent, broadcast::error::RecvError>) {
         match event {
             Ok(VmEvent::Started(vm)) if vm == self.record.vm => {
+                self.look_at_vm().await;
                 self.vm_running = true;
                 self.schedule.at_once();
             }

@@ -35,6 +35,16 @@ impl Work {
     }
 }
 
+impl Work {
+    /// Whether a cycle freezes the guest; `None` for what is no cycle.
+    pub(super) fn application(self) -> Option<bool> {
+        match self {
+            Self::Cycle { application } => Some(application),
+            Self::Initial | Self::Resynchronize => None,
+        }
+    }
+}
+
 /// The piece that runs, or waits for a slot.
 pub(super) struct Running {
     pub(super) work: Work,

@@ -298,7 +298,7 @@ pub(super) fn may_be_of_the_past(error: &WorkError) -> bool {
 }
 
 /// What a session begins with: under the claim that is known at this moment, whoever holds it. The replica compares.
-fn offer(tools: &Tools, record: &PrimaryRecord) -> Offer {
+pub(super) fn offer(tools: &Tools, record: &PrimaryRecord) -> Offer {
     offer_under(tools.vms.claim(record.vm), record)
 }
 

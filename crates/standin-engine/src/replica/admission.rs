@@ -4,17 +4,19 @@ use super::files;
 use super::host::ReplicaHost;
 use super::layer::{blocking, refusal_of};
 use super::vm::{Locked, ReplicaVm};
+use crate::engine::hypervisor_refusal;
 use crate::messages::{DiskShape, Offer, RefusedReply};
 use crate::peers;
 use crate::records::{self, ReplicaRecord};
 use crate::vm::Sharing;
 use jiff::Timestamp;
+use standin_hypervisor::definition::VmIdentity;
 use standin_model::fence::{Claim, KnownHost, Reason, Role};
 use standin_model::network::NetworkSettings;
 use standin_model::settings::MAX_DISKS;
 use standin_model::state::{Event, ReplicationState};
 use standin_model::stats::{Monitor, Window};
-use standin_model::{AuthId, HostId, Refusal, ReturnCode, VmId};
+use standin_model::{AuthId, HostId, Refusal, ReturnCode, VmId, VmName};
 use standin_store::{DiskSpec, RemoveDisks, ReplicaSpec};
 use standin_wire::{Hello, PeerIdentity};
 use std::collections::BTreeSet;
@@ -51,7 +53,7 @@ pub(super) async fn create(
     let _one_at_a_time = host.creating.lock().await;
     if let Some(vm) = host.find(offer.vm) {
         let vm = existing(vm, peer, offer)?;
-        share(host, peer, offer).await?;
+        share(host, peer, offer, &vm.snapshot().name).await?;
         return Ok(vm);
     }
     if let Some(refusal) = host.disks_missing(offer.vm) {
@@ -64,14 +66,21 @@ pub(super) async fn create(
             "Replicate to another host, or remove the VM here (`standin vm remove VM`).",
         ));
     }
-    share(host, peer, offer).await?;
     let (location, host_name) = (entry.storage_location.clone(), peer.name());
-    let store = make_store(host, offer, location.clone()).await?;
-    let mut record = new_record(offer, host_name, entry.id, location, host.shared.service.get().monitoring);
-    record.host = peer.host;
-    host.shared.vms.beside(offer.vm, store.directory().to_owned());
-    records::put(&host.shared.tables.relationships, record.id(), &record.clone().into()).await?;
-    tracing::info!(vm = %offer.name, id = %offer.vm, from = %peer.identity.address, "a replica was made");
+    let others = host.shared.hypervisor.names().await.map_err(|error| hypervisor_refusal(&error))?;
+    let name = host.shared.names.give(offer.vm, &offer.name, &host_name, &others);
+    let made = async {
+        share(host, peer, offer, &name).await?;
+        let store = make_store(host, offer, &name, location.clone()).await?;
+        let window = host.shared.service.get().monitoring;
+        let mut record = new_record(offer, name.clone(), host_name, entry.id, location, window);
+        record.host = peer.host;
+        host.shared.vms.beside(offer.vm, store.directory().to_owned());
+        records::put(&host.shared.tables.relationships, record.id(), &record.clone().into()).await?;
+        Ok((store, record))
+    };
+    let (store, record) = made.await.inspect_err(|_: &Refusal| host.shared.names.forget(offer.vm))?;
+    tracing::info!(vm = %name, id = %offer.vm, called = %offer.name, from = %peer.identity.address, "a replica was made");
     let vm = host.insert(ReplicaVm::new(host.shared.clone(), store, record));
     vm.mirror().await;
     Ok(vm)
@@ -117,8 +126,9 @@ impl Sender {
     }
 }
 
-/// The sender shares the VM from now on, under the claim that it offers. Refused where another host holds the VM.
-async fn share(host: &ReplicaHost, peer: &Sender, offer: &Offer) -> Result<(), Refusal> {
+/// The sender shares the VM from now on, which has this name here, under the claim that it offers. Refused where another
+/// host holds the VM.
+async fn share(host: &ReplicaHost, peer: &Sender, offer: &Offer, name: &VmName) -> Result<(), Refusal> {
     let Some(id) = peer.host else {
         return Err(Refusal::new(
             ReturnCode::AccessDenied,
@@ -129,7 +139,7 @@ async fn share(host: &ReplicaHost, peer: &Sender, offer: &Offer) -> Result<(), R
     let claim = offer.claim.unwrap_or_else(|| Claim::unnamed(offer.generation, id));
     let addresses = peer.address.iter().cloned().collect();
     let known = KnownHost { name: peer.name(), addresses, role: Role::Source, accepted: None };
-    let sharing = Sharing { host: id, known, name: offer.name.clone(), claim: Some(claim) };
+    let sharing = Sharing { host: id, known, name: name.clone(), claim: Some(claim) };
     host.shared.vms.share(offer.vm, sharing).await.map(|_| ())
 }
 
@@ -178,11 +188,12 @@ fn check_offer(offer: &Offer) -> Result<(), Refusal> {
 async fn make_store(
     host: &Arc<ReplicaHost>,
     offer: &Offer,
+    name: &VmName,
     location: PathBuf,
 ) -> Result<standin_store::Replica, Refusal> {
     let spec = ReplicaSpec {
         vm: offer.vm,
-        name: offer.name.clone(),
+        name: name.clone(),
         disks: offer.disks.iter().map(|disk| DiskSpec { name: disk.name.clone(), size: disk.size }).collect(),
         granule: offer.settings.granularity,
     };
@@ -199,6 +210,7 @@ async fn make_store(
 
 fn new_record(
     offer: &Offer,
+    name: VmName,
     primary_host: String,
     auth: AuthId,
     location: PathBuf,
@@ -207,7 +219,8 @@ fn new_record(
     ReplicaRecord {
         vm: offer.vm,
         index: 0,
-        name: offer.name.clone(),
+        primary_name: Some(offer.name.clone()).filter(|called| *called != name),
+        name,
         primary_host,
         auth,
         location,
@@ -234,10 +247,10 @@ pub(super) async fn admit(
     offer: &Offer,
 ) -> Result<Claim, RefusedReply> {
     let refuse = |refusal: Refusal| refused(host, peer, offer.vm, refusal);
-    let auth = vm.snapshot().auth;
-    host.may_send(&peer.identity, auth).map_err(refuse)?;
+    let before = vm.snapshot();
+    host.may_send(&peer.identity, before.auth).map_err(refuse)?;
     // A claim that is older than what is known here is refused by it, whatever state the replica is in.
-    let shared = share(host, peer, offer).await;
+    let shared = share(host, peer, offer, &before.name).await;
     let mut record = vm.lock().await;
     if let Some(refusal) = takes_nothing(&record) {
         return Err(refuse(refusal));
@@ -251,11 +264,13 @@ pub(super) async fn admit(
     offer.network.validate().map_err(refuse)?;
     let same = record.settings == offer.settings
         && record.primary_network == offer.network
-        && record.host == peer.host;
+        && record.host == peer.host
+        && *record.primary_name() == offer.name;
     if !same {
         record.host = peer.host;
         record.settings = offer.settings.clone();
         record.primary_network = offer.network.clone();
+        record.note_primary_name(&offer.name);
         record.save().await.map_err(refuse)?;
     }
     Ok(claim)
@@ -340,6 +355,49 @@ pub(super) async fn released(record: &mut Locked<'_>) -> Result<(), Refusal> {
     }
     record.note_error(&refusal).await;
     Ok(())
+}
+
+/// Whether the definition that comes with a point is that of the record's VM, under the name that its primary offered: it
+/// becomes a VM of this host at a failover, and must not pass for another one.
+///
+/// # Errors
+/// 32773 for any other definition; nothing is sealed then.
+pub(super) fn same_vm(record: &ReplicaRecord, definition: &str) -> Result<(), Refusal> {
+    // A first copy has none.
+    if definition.is_empty() {
+        return Ok(());
+    }
+    let wrong = |message: String, remedy: &str| Refusal::new(ReturnCode::InvalidParameter, message, remedy);
+    let found = VmIdentity::of_toml(definition).map_err(|error| {
+        wrong(
+            format!(
+                "the definition of VM {} cannot be understood: {}",
+                record.name,
+                crate::error::chain(&error)
+            ),
+            "Run the same version of standin on both hosts.",
+        )
+    })?;
+    let name = record.primary_name();
+    if found.uuid == record.vm && found.name == *name {
+        return Ok(());
+    }
+    let remedy = match found.uuid == record.vm {
+        true => {
+            "If the VM was renamed on its primary host, update standin there: that version does not tell of it."
+        }
+        false => {
+            "Look at the log of the primary host: its standin sends what its VM is; another program, or a host that is \
+             no longer its owner's, may not."
+        }
+    };
+    Err(wrong(
+        format!(
+            "the primary sent the definition of VM {} ({}) with a recovery point of VM {name} ({})",
+            found.name, found.uuid, record.vm
+        ),
+        remedy,
+    ))
 }
 
 /// Where the files of a configuration are, by role, for a definition on this host.

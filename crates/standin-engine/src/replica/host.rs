@@ -3,6 +3,7 @@
 
 use super::after_restart;
 use super::layer::refusal_of;
+use super::local_name::{self, LocalNames};
 use super::upkeep;
 use super::vm::ReplicaVm;
 use crate::inventory::Inventory;
@@ -41,6 +42,8 @@ pub struct HostShared {
     pub jobs: Arc<Jobs>,
     /// Settings of this host's service.
     pub service: Arc<Service>,
+    /// The names of replicas on this host.
+    pub names: Arc<LocalNames>,
     /// Short-lived sockets.
     pub runtime_dir: PathBuf,
     /// Serial logs of VMs that failed over.
@@ -99,6 +102,7 @@ impl ReplicaHost {
             host.restore(store, record).await;
         }
         host.rescue().await;
+        local_name::settle(&host).await;
         Ok(host)
     }
 
@@ -246,6 +250,7 @@ impl ReplicaHost {
         self.shared.vms.unshare(vm.id()).await?;
         records::delete(&self.shared.tables.relationships, record.id()).await?;
         self.lock().remove(&vm.id());
+        self.shared.names.forget(vm.id());
         Ok(())
     }
 
@@ -257,6 +262,7 @@ impl ReplicaHost {
         self.shared.vms.unshare(id).await?;
         records::delete(&self.shared.tables.relationships, record.id()).await?;
         self.lock_missing().remove(&id);
+        self.shared.names.forget(id);
         Ok(())
     }
 

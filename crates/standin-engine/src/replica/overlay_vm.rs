@@ -9,6 +9,7 @@
 //! Called by [`super::failover`] and, after a restart, by [`super::after_restart`]; the engine starts the VM with it.
 
 use super::admission::file_path;
+use super::defining;
 use super::layer::{blocking, refusal_of};
 use super::network;
 use super::vm::ReplicaVm;
@@ -16,7 +17,7 @@ use crate::engine::inspect_refusal;
 use crate::messages::ConfigFileInfo;
 use crate::vm::{Start, Started};
 use standin_hypervisor::{DiskFormat, PowerState, VmDefinition};
-use standin_model::{RecoveryPoint, Refusal, ReturnCode};
+use standin_model::{RecoveryPoint, Refusal, ReturnCode, VmName};
 use standin_store::{Backing, Overlay, OverlayRequest, Purpose};
 use std::path::Path;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ pub(super) async fn make(vm: &Arc<ReplicaVm>, point: &RecoveryPoint) -> Result<(
     let overlay = blocking(move || store.overlay(request).map_err(|error| refusal_of(&error))).await?;
     serve_maps(vm, &overlay).await?;
     let definition = definition(vm, &overlay, point)?;
-    vm.shared.vms.define_new(definition).await
+    defining::define(vm, &overlay, definition).await
 }
 
 /// Serves the disks of an overlay that has no chain of files beneath it.
@@ -77,6 +78,8 @@ fn definition(vm: &ReplicaVm, overlay: &Overlay, point: &RecoveryPoint) -> Resul
     };
     let mut definition = VmDefinition::from_toml(&read("vm.toml")?)
         .map_err(|error| failed("understand the configuration of the recovery point", &error, remedy))?;
+    let record = vm.snapshot();
+    (definition.uuid, definition.name) = (record.vm, record.name);
     let files: Vec<ConfigFileInfo> = serde_json::from_str(&read("files.json")?)
         .map_err(|error| failed("understand the files of the recovery point", &error, remedy))?;
     definition.disks.retain(|disk| overlay.disks.contains_key(&disk.name));
@@ -97,9 +100,14 @@ fn definition(vm: &ReplicaVm, overlay: &Overlay, point: &RecoveryPoint) -> Resul
         definition.extra_args.clear();
     }
     if definition.serial_log.is_some() {
-        definition.serial_log = Some(vm.shared.log_dir.join(format!("{}-serial.log", definition.name)));
+        definition.serial_log = Some(serial_log(vm, &definition.name));
     }
     Ok(definition)
+}
+
+/// Where the VM of a failover writes its serial log: two VMs must not write one file.
+pub(super) fn serial_log(vm: &ReplicaVm, name: &VmName) -> std::path::PathBuf {
+    vm.shared.log_dir.join(format!("{name}-serial.log"))
 }
 
 /// Points the definition to the files that travelled with the point. One that did not travel is a path of the
@@ -207,7 +215,11 @@ pub(super) fn fill_overlays(vm: &Arc<ReplicaVm>) {
 
 /// Removes the VM, what serves its disks, and the overlay. Nothing of it that is not there is an error.
 pub(super) async fn undo(vm: &ReplicaVm, overlay: &str) -> Result<(), Refusal> {
+    let made = vm.store().overlays().into_iter().find(|known| known.id == overlay);
     match vm.shared.hypervisor.inspect(vm.id()).await {
+        Ok(info) if !made.is_some_and(|made| defining::is_made_by(&made, &info)) => {
+            tracing::error!(vm = %info.name, "a VM of the replica's id is there that this failover did not make; it is left");
+        }
         Ok(info) => {
             if info.power != PowerState::Off {
                 vm.shared.vms.power_off(vm.id()).await?;

@@ -281,6 +281,7 @@ impl Session {
         definition: String,
         config: Vec<ConfigFileInfo>,
     ) -> Result<Reply, Refusal> {
+        admission::same_vm(&vm.snapshot(), &definition)?;
         let layer = self.layer.take().ok_or_else(|| out_of_turn("a seal"))?;
         layer.settle().await?;
         files::check(&config)?;

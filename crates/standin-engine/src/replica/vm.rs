@@ -9,7 +9,7 @@ use crate::records::{self, LastError, ReplicaRecord};
 use crate::tasks::to_its_end;
 use jiff::Timestamp;
 use standin_model::state::{self, Event, Facts, Method, ReplicationState, Side};
-use standin_model::{PointId, Refusal, ReturnCode, VmId};
+use standin_model::{PointId, Refusal, ReturnCode, VmId, VmName};
 use standin_store::Replica;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -240,6 +240,37 @@ impl ReplicaVm {
         .await
     }
 
+    /// Gives the replica another name on this host, and the VM of its failover too.
+    ///
+    /// # Errors
+    /// 32774 for a name that another VM of this host has, and while a job works on the VM; 32768 when it cannot be kept.
+    pub async fn rename(self: &Arc<Self>, name: VmName) -> Result<(), Refusal> {
+        let vm = Arc::clone(self);
+        to_its_end(async move {
+            let mut record = vm.claim().await?;
+            let (id, before) = (vm.id(), record.name.clone());
+            vm.shared.names.take(id, &name).map_err(|owner| name_taken(&name, owner))?;
+            let renamed = vm.shared.vms.rename(id, name.clone()).await;
+            record.give_name(name);
+            let done = match renamed {
+                Ok(_) => record.save().await,
+                Err(refusal) => Err(refusal),
+            };
+            if let Err(refusal) = done {
+                // At its next start the daemon calls it as its VM is, should that have the new name.
+                record.give_name(before.clone());
+                if let Err(owner) = vm.shared.names.take(id, &before) {
+                    tracing::warn!(vm = %before, %owner, "two replicas have one name until the daemon starts again");
+                }
+                return Err(refusal);
+            }
+            drop(record);
+            vm.mirror().await;
+            Ok(())
+        })
+        .await
+    }
+
     /// Removes a point. Its space comes back by merging.
     ///
     /// # Errors
@@ -360,6 +391,16 @@ impl Locked<'_> {
             tracing::error!(vm = %self.record.name, %error, "the replica's record could not be saved");
         }
     }
+}
+
+/// The refusal for a name that another VM of this host has.
+#[must_use]
+pub(crate) fn name_taken(name: &VmName, owner: VmId) -> Refusal {
+    Refusal::new(
+        ReturnCode::InUse,
+        format!("the VM {owner} on this host is called {name}"),
+        "Choose another name, or give that VM another one first: `standin rename VM NAME`.",
+    )
 }
 
 /// The refusal for a VM that this host is no replica of.

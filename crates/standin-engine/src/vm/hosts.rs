@@ -3,6 +3,7 @@
 use super::record::VmRecord;
 use super::registry::Vms;
 use super::task::{Answer, Request, Task, Told};
+use crate::engine::hypervisor_refusal;
 use crate::peers::{self, Presence};
 use crate::records::PrimaryRecord;
 use standin_model::fence::{Claim, Fence, KnownHost, Learned, Role, WhenSilent};
@@ -103,11 +104,12 @@ impl Vms {
         self.ask(vm, |answer| Request::Unshare { answer }).await?
     }
 
-    /// The VM has another name on this host.
+    /// Gives the VM another name on this host, running or off; `false` where the hypervisor does not know it, as of a replica
+    /// that has not failed over.
     ///
     /// # Errors
-    /// When it cannot be kept.
-    pub async fn renamed(&self, vm: VmId, name: VmName) -> Result<(), Refusal> {
+    /// 32774 when another VM of the hypervisor has the name; when it cannot be kept.
+    pub async fn rename(&self, vm: VmId, name: VmName) -> Result<bool, Refusal> {
         self.ask(vm, |answer| Request::Rename { name, answer }).await?
     }
 
@@ -236,10 +238,18 @@ impl Task {
         self.change(changed).await
     }
 
-    pub(super) async fn rename(&mut self, name: VmName) -> Result<(), Refusal> {
-        let Some(mut changed) = self.record.clone() else { return Ok(()) };
-        changed.name = name;
-        self.change(changed).await
+    pub(super) async fn rename(&mut self, name: VmName) -> Result<bool, Refusal> {
+        let known = match self.context.hypervisor.rename(self.vm, name.clone()).await {
+            Ok(()) => true,
+            Err(standin_hypervisor::Error::UnknownVm(_)) => false,
+            Err(error) => return Err(hypervisor_refusal(&error)),
+        };
+        self.context.inventory.refresh(self.vm).await;
+        if let Some(mut changed) = self.record.clone().filter(|record| record.name != name) {
+            changed.name = name;
+            self.change(changed).await?;
+        }
+        Ok(known)
     }
 
     pub(super) async fn set_when_silent(&mut self, when: Option<WhenSilent>) -> Result<(), Refusal> {

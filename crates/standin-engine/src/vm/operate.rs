@@ -89,7 +89,11 @@ impl Task {
                 "A failover does not replace it: remove that VM first (`standin vm remove VM`; its disks stay).",
             ));
         }
-        let done = self.context.hypervisor.define(definition).await;
+        let hypervisor = &self.context.hypervisor;
+        let done = match replace {
+            true => hypervisor.define(definition).await,
+            false => hypervisor.define_new(definition).await,
+        };
         self.context.inventory.refresh(self.vm).await;
         done.map(|_| ()).map_err(|error| hypervisor_refusal(&error))
     }

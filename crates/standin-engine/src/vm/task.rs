@@ -46,7 +46,7 @@ pub(super) enum Request {
     Adopted { start: Start, heard: Vec<Heard>, answer: Answer<()> },
     Share { sharing: Box<Sharing>, answer: Answer<Claim> },
     Unshare { answer: Answer<()> },
-    Rename { name: VmName, answer: Answer<()> },
+    Rename { name: VmName, answer: Answer<bool> },
     WhenSilent { when: Option<WhenSilent>, answer: Answer<()> },
     Take { from: Box<Sharing>, asserted: Option<Assertion>, answer: Answer<Claim> },
     Give { to: HostId, answer: Answer<Claim> },

@@ -14,7 +14,7 @@ use standin_model::health::Health;
 use standin_model::job::JobState;
 use standin_model::settings::RelationshipSettings;
 use standin_model::state::{ReplicationMode, ReplicationState as S};
-use standin_model::{AuthId, Generation, HostId, JobId, PointId, ReturnCode, VmId, VmName};
+use standin_model::{AuthId, Generation, HostId, JobId, PointId, ReturnCode, SettingsChange, VmId, VmName};
 use standin_state::{MemoryStore, StateStore};
 use standin_wire::Hello;
 use std::sync::Arc;
@@ -130,16 +130,25 @@ async fn a_cycle_that_a_restart_of_the_replica_interrupts_is_made_up_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_change_on_both_sides_and_not_their_granularity() {
     let world = World::replicating(keep_all()).await;
-    let faster = RelationshipSettings { interval_s: 1, disks: vec![disk("a"), disk("b")], ..keep_all() };
+    let modify = |change: SettingsChange| world.a.ask(world.vm, Command::Modify(Box::new(change.into())));
+    let faster = SettingsChange {
+        interval_s: Some(1),
+        disks: Some(vec![disk("b"), disk("a")]),
+        ..SettingsChange::default()
+    };
     let old = world.latest();
-    world.a.ask(world.vm, Command::Modify(Box::new(faster))).await.expect("modified");
+    modify(faster).await.expect("modified");
     world.write("a", 0, b"by the clock");
     world.newer_than(&old).await;
     assert_eq!(world.b.status(world.vm).await.interval_s, Some(1));
-    let coarse = RelationshipSettings { granularity: 65536, ..keep_all() };
-    refused(world.a.ask(world.vm, Command::Modify(Box::new(coarse))).await, ReturnCode::NotSupported);
-    let never = RelationshipSettings { interval_s: 0, ..keep_all() };
-    refused(world.a.ask(world.vm, Command::Modify(Box::new(never))).await, ReturnCode::InvalidParameter);
+    let coarse = SettingsChange { granularity: Some(65536), ..SettingsChange::default() };
+    let refusal = refused(modify(coarse).await, ReturnCode::NotSupported);
+    assert!(refusal.message.contains("granularity"), "{refusal}");
+    let fewer = SettingsChange { disks: Some(vec![disk("a")]), ..SettingsChange::default() };
+    let refusal = refused(modify(fewer).await, ReturnCode::NotSupported);
+    assert!(refusal.message.contains("disks"), "{refusal}");
+    let never = SettingsChange { interval_s: Some(0), ..SettingsChange::default() };
+    refused(modify(never).await, ReturnCode::InvalidParameter);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -411,7 +420,7 @@ async fn three_failures_are_critical_and_the_first_success_ends_that() {
 
 impl World {
     /// After a restart either the schedule or this call makes the next point.
-    async fn proven_or_newer(&self, old: &standin_model::RecoveryPoint) -> standin_model::RecoveryPoint {
+    pub async fn proven_or_newer(&self, old: &standin_model::RecoveryPoint) -> standin_model::RecoveryPoint {
         let expected = self.contents();
         let point = self.newer_than(old).await;
         self.equals(point.id, &expected);

@@ -11,6 +11,8 @@ mod fence;
 mod host;
 mod link;
 mod manage;
+mod modify;
+mod names;
 mod network;
 mod peers;
 mod resync;

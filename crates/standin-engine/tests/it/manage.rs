@@ -12,7 +12,7 @@ use standin_model::service::AllowedAuthentication;
 use standin_model::settings::RelationshipSettings;
 use standin_model::state::ReplicationState as S;
 use standin_model::stats::Window;
-use standin_model::{JobId, PointKind, Refusal, ReturnCode, ServiceSettings, VmId};
+use standin_model::{JobId, PointKind, Refusal, ReturnCode, ServiceSettings, SettingsChange, VmId};
 use standin_state::{MemoryStore, StateStore};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,9 +29,9 @@ impl World {
         self.b.call(move |engine| async move { engine.modify_service_settings(settings).await }).await
     }
 
-    async fn modify(&self, settings: RelationshipSettings) -> Result<(), Refusal> {
+    async fn modify(&self, change: SettingsChange) -> Result<(), Refusal> {
         let vm = self.vm;
-        self.a.call(move |engine| async move { engine.modify(vm, settings).await }).await
+        self.a.call(move |engine| async move { engine.modify(vm, change).await }).await
     }
 
     async fn remove_point(&self, point: standin_model::PointId) -> Result<(), Refusal> {
@@ -113,27 +113,31 @@ async fn settings_change_while_a_copy_runs_and_while_the_replica_cannot_be_reach
     world.a.fake.faults().stall(Op::Read, 1);
     let job = world.begin(keep_all()).await;
     world.a.fake.faults().stalled(Op::Read).await;
-    let wanted = RelationshipSettings { interval_s: 1800, history: 3, compression: false, ..keep_all() };
-    world.modify(wanted.clone()).await.expect("modified");
+    let wanted = SettingsChange {
+        interval_s: Some(1800),
+        history: Some(3),
+        compression: Some(false),
+        ..SettingsChange::default()
+    };
+    world.modify(wanted).await.expect("modified");
     world.release();
     world.done(job).await;
     world.point().await;
     let theirs = world.b.engine().settings(world.vm).expect("settings");
     assert_eq!((theirs.interval_s, theirs.history, theirs.compression), (1800, 3, false));
     world.link.cut();
-    world.modify(RelationshipSettings { interval_s: 900, ..wanted }).await.expect("modified");
+    let faster = SettingsChange { interval_s: Some(900), ..SettingsChange::default() };
+    world.modify(faster.clone()).await.expect("modified");
     assert_eq!(world.a.engine().settings(world.vm).expect("settings").interval_s, 900);
     world.link.mend();
     let (engine, vm) = (world.b.engine(), world.vm);
     world.a.ask(vm, Command::Point { application: false }).await.expect("ordered");
     let told = move || (engine.settings(vm)?.interval_s == 900).then_some(());
     until("the replica to learn the interval", told).await;
-    let fewer = RelationshipSettings { disks: vec![crate::world::disk("a")], ..keep_all() };
-    refused(world.modify(fewer).await, ReturnCode::NotSupported);
-    let (nobody, wanted) = (VmId::random(), keep_all());
+    let (nobody, wanted) = (VmId::random(), faster.clone());
     let asked = world.a.call(move |engine| async move { engine.modify(nobody, wanted).await });
     refused(asked.await, ReturnCode::FileNotFound);
-    let asked = world.b.call(move |engine| async move { engine.modify(vm, keep_all()).await });
+    let asked = world.b.call(move |engine| async move { engine.modify(vm, faster).await });
     refused(asked.await, ReturnCode::InvalidState);
 }
 

@@ -28,6 +28,7 @@ fn has_fields(value: &Value, fields: &[&str]) {
 fn status_has_the_promised_fields_even_when_they_are_unknown() {
     let status = StatusView {
         vm: name(),
+        primary_name: None,
         id: VmId::random(),
         mode: ReplicationMode::Primary,
         state: ReplicationState::WaitingForInitialReplication,
@@ -55,6 +56,7 @@ fn status_has_the_promised_fields_even_when_they_are_unknown() {
         &value,
         &[
             "vm",
+            "primary_name",
             "id",
             "mode",
             "state",
@@ -89,12 +91,25 @@ fn a_point_shows_its_fields_and_times_in_utc() {
         digest: "ab".to_owned(),
         pinned: true,
     };
-    let value = serde_json::to_value(PointView::from(&point)).expect("plain values");
+    let value = serde_json::to_value(PointView::new(&point, name(), VmName::new("web").expect("a name")))
+        .expect("plain values");
     has_fields(
         &value,
-        &["id", "epoch", "created_at", "kind", "changed_bytes", "stored_bytes", "digest", "pinned"],
+        &[
+            "vm",
+            "primary_name",
+            "id",
+            "epoch",
+            "created_at",
+            "kind",
+            "changed_bytes",
+            "stored_bytes",
+            "digest",
+            "pinned",
+        ],
     );
     assert_eq!(value["created_at"], json!("2023-11-14T22:13:20Z"));
+    assert_eq!((&value["vm"], &value["primary_name"]), (&json!("web-1"), &json!("web")));
     assert_eq!(value["kind"], json!("application_consistent"));
     assert_eq!((&value["epoch"], &value["pinned"]), (&json!(7), &json!(true)));
 }

@@ -6,7 +6,7 @@ use super::{Answer, Done, Tools, disks, not_here};
 use crate::make::{Make, Out};
 use crate::world::{self, Machine};
 use crate::{ids, settings, system};
-use standin_cim::{Instance, Narrow, ObjectPath, Value, same_name};
+use standin_cim::{Instance, Narrow, ObjectPath, Property, Value, same_name};
 use standin_engine::engine::hypervisor_refusal;
 use standin_hypervisor::PowerState;
 use standin_hypervisor::definition::{DiskDefinition, DiskFormat, VmDefinition};
@@ -20,7 +20,7 @@ pub async fn service(tools: &Tools, call: &Call) -> Answer {
     match call.method.as_str() {
         "DefineSystem" => define(tools, call).await,
         "DestroySystem" => destroy(tools, call).await,
-        "ModifySystemSettings" => modify(tools, call),
+        "ModifySystemSettings" => modify(tools, call).await,
         "GetSummaryInformation" => summaries(tools, call),
         "FormatError" => format_error(call),
         method => Err(not_here("Msvm_VirtualSystemManagementService", method)),
@@ -32,10 +32,7 @@ async fn define(tools: &Tools, call: &Call) -> Answer {
     let settings = call.instance("SystemSettings")?;
     let name = text(settings, "ElementName")
         .ok_or_else(|| invalid("the settings have no ElementName", "Set ElementName to the VM's name."))?;
-    let name = VmName::new(name).map_err(|error| {
-        invalid(format!("{} cannot be a VM's name: {error}", cut(name)), "Choose another name.")
-    })?;
-    let mut definition = VmDefinition::new(name, DEFAULT_MEMORY_MIB);
+    let mut definition = VmDefinition::new(vm_name(name)?, DEFAULT_MEMORY_MIB);
     if let Some(id) = text(settings, "VirtualSystemIdentifier") {
         definition.uuid = ids::guid_in(id)
             .map(VmId)
@@ -121,24 +118,40 @@ async fn destroy(tools: &Tools, call: &Call) -> Answer {
     Ok(Done::default())
 }
 
-/// `ModifySystemSettings`: settings that are as they were are taken; a change is not supported.
-fn modify(tools: &Tools, call: &Call) -> Answer {
+/// `ModifySystemSettings`: settings that are as they were are taken. Of the others only the name can be changed.
+async fn modify(tools: &Tools, call: &Call) -> Answer {
     let wanted = call.instance("SystemSettings")?;
     let id = text(wanted, "InstanceID").ok_or_else(|| missing("InstanceID of SystemSettings"))?;
     let machine = ids::guid_in(id).and_then(|guid| world::machine(&tools.engine, VmId(guid)));
     let machine = machine.ok_or_else(|| super::call::not_found(format!("there is no VM {}", cut(id))))?;
     let is = settings::realized(&machine);
-    let changed = wanted.properties.iter().find(|property| {
+    let changed = |property: &&Property| {
         property.value.value.is_some() && is.value(&property.name) != property.value.value.as_ref()
-    });
-    match changed {
-        None => Ok(Done::default()),
+    };
+    let is_name = |property: &Property| same_name(&property.name, "ElementName");
+    match wanted.properties.iter().filter(changed).find(|property| !is_name(property)) {
+        None => rename(tools, &machine, wanted).await,
         Some(property) => Err(Refusal::new(
             ReturnCode::NotSupported,
             format!("{} of VM {} cannot be changed here", property.name, machine.name),
             "Change the VM's definition file and read it again: `standin vm define FILE`.",
         )),
     }
+}
+
+/// Gives the VM the name on this host that its settings have.
+async fn rename(tools: &Tools, machine: &Machine, wanted: &Instance) -> Answer {
+    let Some(name) = text(wanted, "ElementName").filter(|name| *name != machine.name) else {
+        return Ok(Done::default());
+    };
+    tools.engine.rename(machine.id, vm_name(name)?).await?;
+    Ok(Done::default())
+}
+
+fn vm_name(name: &str) -> Result<VmName, Refusal> {
+    VmName::new(name).map_err(|error| {
+        invalid(format!("{} cannot be a VM's name: {error}", cut(name)), "Choose another name.")
+    })
 }
 
 /// `GetSummaryInformation`: of the VMs named, or of all.

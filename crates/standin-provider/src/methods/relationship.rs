@@ -6,8 +6,8 @@ use super::{Answer, Done, Tools, disks};
 use crate::replication::{BY_CERTIFICATE, PROVIDER, split};
 use crate::world::Machine;
 use standin_cim::{Datetime, Instance, Value, same_name};
-use standin_engine::Enable;
-use standin_model::settings::{DayWindow, RelationshipSettings};
+use standin_engine::{Enable, Modification, Relationship};
+use standin_model::settings::{DayWindow, RelationshipSettings, SettingsChange};
 use standin_model::{Refusal, ReturnCode};
 
 /// `InitialReplicationType`: over the network.
@@ -29,26 +29,42 @@ pub async fn create(tools: &Tools, call: &Call) -> Answer {
     }
     check_ways(tools, data)?;
     let peer = peer(tools, data)?;
-    let settings = settings(&machine, data, RelationshipSettings::default())?;
+    let defaults = RelationshipSettings::default();
+    let settings = change(&machine, data, &defaults)?.applied_to(&defaults)?;
     let job = tools.engine.enable(machine.id, Enable { peer, settings, start: false }).await?;
     Ok(Done::job(job))
 }
 
-/// `ModifyReplicationSettings`: what is null stays as it is.
+/// `ModifyReplicationSettings`: what is null stays as it is. Another `RecoveryConnectionPoint` or port is where the same
+/// replica is found now.
 pub async fn modify(tools: &Tools, call: &Call) -> Answer {
     let machine = call.machine(tools)?;
     let data = call.instance("ReplicationSettingData")?;
     check_ways(tools, data)?;
-    let Some(before) = machine.relationship.as_ref().map(|found| found.settings.clone()) else {
+    let Some(found) = machine.relationship.as_ref() else {
         return Err(Refusal::new(
             ReturnCode::InvalidState,
             format!("VM {} does not replicate", machine.name),
             "Create a relationship first: CreateReplicationRelationship.",
         ));
     };
-    let settings = settings(&machine, data, before)?;
-    tools.engine.modify(machine.id, settings).await?;
+    let settings = change(&machine, data, &found.settings)?;
+    let peer = moved_to(tools, data, found)?;
+    tools.engine.modify(machine.id, Modification { settings, peer }).await?;
     Ok(Done::default())
+}
+
+/// Where the replica is, if the settings say so; host and port are each what they were when they are null.
+fn moved_to(tools: &Tools, data: &Instance, found: &Relationship) -> Result<Option<String>, Refusal> {
+    let host = text(data, "RecoveryConnectionPoint");
+    let port = number(data, "RecoveryServerPortNumber")?.filter(|port| *port != 0);
+    let Some(before) = found.status.peer.as_deref().filter(|_| host.is_some() || port.is_some()) else {
+        return Ok(None);
+    };
+    let (old_host, old_port) = split(before, tools.site.port);
+    let same_host = host.is_none_or(|host| same_name(host, old_host));
+    let port = port.or(same_host.then_some(old_port));
+    address(tools, host.unwrap_or(old_host), port).map(Some)
 }
 
 /// `StartReplication`.
@@ -166,41 +182,31 @@ fn address(tools: &Tools, host: &str, port: Option<u16>) -> Result<String, Refus
     Ok(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
 }
 
-/// The settings of an instance over those that hold: null changes nothing.
-fn settings(
+/// What an instance says of the settings: null changes nothing.
+fn change(
     machine: &Machine,
     data: &Instance,
-    mut settings: RelationshipSettings,
-) -> Result<RelationshipSettings, Refusal> {
-    if let Some(interval) = number(data, "ReplicationInterval")? {
-        settings.interval_s = u32::from(interval);
-    }
-    if let Some(history) = number(data, "RecoveryHistory")?
-        && u32::from(history) != settings.history
-    {
-        settings.history = u32::from(history);
-        // The simple form was asked for.
-        settings.retention = None;
-    }
-    if let Some(hours) = number(data, "ApplicationConsistentSnapshotInterval")? {
-        settings.application_consistent_hours = u32::from(hours);
-    }
-    if let Some(Value::Boolean(on)) = data.value("CompressionEnabled") {
-        settings.compression = *on;
-    }
-    if let Some(Value::Boolean(on)) = data.value("AutoResynchronizeEnabled") {
-        settings.auto_resync = *on;
-    }
-    settings.auto_resync_window = window(data, settings.auto_resync_window)?;
-    if let Some(included) = disks::included(machine, data)? {
-        settings.disks = included;
-    }
-    settings.validate()?;
-    Ok(settings)
+    before: &RelationshipSettings,
+) -> Result<SettingsChange, Refusal> {
+    let count = |name: &str| number(data, name).map(|found| found.map(u32::from));
+    let flag = |name: &str| match data.value(name) {
+        Some(Value::Boolean(on)) => Some(*on),
+        _ => None,
+    };
+    Ok(SettingsChange {
+        interval_s: count("ReplicationInterval")?,
+        history: count("RecoveryHistory")?,
+        application_consistent_hours: count("ApplicationConsistentSnapshotInterval")?,
+        compression: flag("CompressionEnabled"),
+        auto_resync: flag("AutoResynchronizeEnabled"),
+        auto_resync_window: Some(window(data, before.auto_resync_window)?),
+        disks: disks::included(machine, data)?,
+        ..SettingsChange::default()
+    })
 }
 
 /// When a resynchronization may begin by itself: both midnight is the whole day, null changes nothing.
-fn window(data: &Instance, before: Option<DayWindow>) -> Result<Option<DayWindow>, Refusal> {
+fn window(data: &Instance, before: Option<DayWindow>) -> Result<DayWindow, Refusal> {
     let time = |name: &str, before: u32| match data.value(name) {
         None => Ok(before),
         Some(Value::Datetime(Datetime::Interval { microseconds })) => {
@@ -212,12 +218,11 @@ fn window(data: &Instance, before: Option<DayWindow>) -> Result<Option<DayWindow
             "Pass an interval from midnight: 00000000183000.000000:000 is 18:30.",
         )),
     };
-    let held = before.unwrap_or(DayWindow { start_s: 0, end_s: 0 });
-    let wanted = DayWindow {
+    let held = before.unwrap_or(DayWindow::ANY_TIME);
+    Ok(DayWindow {
         start_s: time("AutoResynchronizeIntervalStart", held.start_s)?,
         end_s: time("AutoResynchronizeIntervalEnd", held.end_s)?,
-    };
-    Ok((wanted != DayWindow { start_s: 0, end_s: 0 }).then_some(wanted))
+    })
 }
 
 /// A text of an instance; `None` when it is null or empty.

@@ -92,22 +92,41 @@ async fn a_vm_is_defined_from_its_resources_and_destroyed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn settings_given_back_unchanged_are_taken_and_changes_are_not() {
+async fn settings_given_back_are_taken_and_of_changes_only_the_name() {
     let world = World::replicating(keep_all()).await;
     let client = world.at_a();
     let mut settings = client.all("Msvm_VirtualSystemSettingData").await.remove(0);
     let modify = |settings: &Instance| vec![embedded("SystemSettings", settings.clone())];
     assert_eq!(client.of_service(SERVICE, "ModifySystemSettings", modify(&settings)).await.return_value, 0);
-    set(&mut settings, "ElementName", "another");
-    assert_eq!(
-        client.of_service(SERVICE, "ModifySystemSettings", modify(&settings)).await.return_value,
-        32770
-    );
+    let mut other = settings.clone();
+    set(&mut other, "VirtualSystemType", "another");
+    let answer = client.of_service(SERVICE, "ModifySystemSettings", modify(&other)).await;
+    assert_eq!(answer.return_value, 32770);
+    set(&mut settings, "ElementName", "a b");
+    let answer = client.of_service(SERVICE, "ModifySystemSettings", modify(&settings)).await;
+    assert_eq!(answer.return_value, 32773);
+    set(&mut settings, "ElementName", "shop");
+    assert_eq!(client.of_service(SERVICE, "ModifySystemSettings", modify(&settings)).await.return_value, 0);
+    assert_eq!(string(&client.get(&world.system()).await, "ElementName"), "shop");
     settings.set("InstanceID", CimType::String, false, None);
     assert_eq!(
         client.of_service(SERVICE, "ModifySystemSettings", modify(&settings)).await.return_value,
         32773
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_shows_its_own_name_and_that_on_the_primary() {
+    let world = World::replicating(keep_all()).await;
+    let vm = world.vm;
+    let here = standin_model::VmName::new("stand-in").expect("a name");
+    world.b.call(move |engine| async move { engine.rename(vm, here).await }).await.expect("renamed");
+    let shown = world.at_b().get(&world.system()).await;
+    assert_eq!(string(&shown, "ElementName"), "stand-in");
+    assert_eq!(shown.value("OtherIdentifyingInfo"), Some(&Value::from(vec!["web"])));
+    assert_eq!(shown.value("IdentifyingDescriptions"), Some(&Value::from(vec!["Name on the primary host"])));
+    let shown = world.at_a().get(&world.system()).await;
+    assert_eq!((string(&shown, "ElementName"), shown.value("OtherIdentifyingInfo")), ("web", None));
 }
 
 #[tokio::test(flavor = "multi_thread")]

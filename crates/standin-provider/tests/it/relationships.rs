@@ -137,6 +137,37 @@ async fn settings_are_modified_and_null_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_recovery_connection_point_is_modified_to_where_the_replica_is_now() {
+    let world = World::replicating(keep_all()).await;
+    let link = crate::link::Link::new().await;
+    link.lead_to(world.b.port());
+    let port =
+        |address: String| address.rsplit_once(':').and_then(|it| it.1.parse::<u16>().ok()).expect("a port");
+    let (old, new) = (port(world.link.address()), port(link.address()));
+    let client = world.at_a();
+    let modify = async |settings: &Instance| {
+        let arguments = vec![world.computer_system(), embedded("ReplicationSettingData", settings.clone())];
+        client.replication("ModifyReplicationSettings", arguments).await.return_value
+    };
+    let mut settings = client.all("Msvm_ReplicationSettingData").await.remove(0);
+    assert_eq!(number(&settings, "RecoveryServerPortNumber"), u64::from(old));
+    assert_eq!(modify(&settings).await, 0, "given back as they were");
+    set(&mut settings, "RecoveryServerPortNumber", 1_u16);
+    assert_eq!(modify(&settings).await, 32777, "nobody there");
+    set(&mut settings, "RecoveryServerPortNumber", new);
+    assert_eq!(modify(&settings).await, 0);
+    let shown = client.all("Msvm_ReplicationSettingData").await.remove(0);
+    assert_eq!(number(&shown, "RecoveryServerPortNumber"), u64::from(new));
+    assert_eq!(string(&shown, "RecoveryConnectionPoint"), "localhost");
+    world.link.cut();
+    world.write("a", 0, b"over the new address");
+    world.point().await;
+    let mut only_host = Instance::new("Msvm_ReplicationSettingData");
+    set(&mut only_host, "RecoveryConnectionPoint", "127.0.0.1");
+    assert_eq!(modify(&only_host).await, 32777, "another host, and the usual port there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_hours_of_resynchronization_are_kept_and_given_back() {
     let world = World::replicating(keep_all()).await;
     let client = world.at_a();

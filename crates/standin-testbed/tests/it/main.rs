@@ -11,6 +11,7 @@ mod first_copy;
 mod images;
 mod judged;
 mod management;
+mod names;
 mod network;
 mod peers;
 mod real_guest;

@@ -6,6 +6,7 @@
 use super::extract::{Answer, Body, Query, Raw, Refused, answer};
 use super::select;
 use super::service::{Result, Service};
+use super::settings::{RenameRequest, SettingsRequest};
 use super::types::{
     AdoptRequest, AuthRequest, CheckRequest, ConnectionTestRequest, Done, FailoverRequest, HostView,
     KeepRequest, NetworkRequest, Outcome, PointRequest, ReplicateRequest, StartRequest, StartView,
@@ -18,7 +19,7 @@ use axum::response::{IntoResponse, Response};
 use standin_engine::replica::failover::Failover;
 use standin_model::network::NetworkView;
 use standin_model::settings::RelationshipSettings;
-use standin_model::view::{AuthView, CheckView, JobView, PointView, StatusView, VmView};
+use standin_model::view::{AuthView, CheckView, JobView, PointView, SettingsView, StatusView, VmView};
 use standin_model::{JobId, Refusal, ReturnCode};
 use std::future::Future;
 use std::path::PathBuf;
@@ -333,6 +334,29 @@ pub(super) async fn set_network(
 ) -> Answer<NetworkView> {
     let set = |service: Arc<dyn Service>| async move { service.set_network(&vm, request.changes).await };
     answer(context.change(CHANGE_LIMIT, set).await?)
+}
+
+pub(super) async fn settings(State(context): State<Context>, Target(vm): Target) -> Answer<SettingsView> {
+    answer(context.ask(context.service.settings(&vm)).await?)
+}
+
+pub(super) async fn modify(
+    State(context): State<Context>,
+    Target(vm): Target,
+    Body(request): Body<SettingsRequest>,
+) -> Answer<SettingsView> {
+    let wanted = request.into_modification()?;
+    let modify = |service: Arc<dyn Service>| async move { service.modify(&vm, wanted).await };
+    answer(context.change(CHANGE_LIMIT, modify).await?)
+}
+
+pub(super) async fn rename(
+    State(context): State<Context>,
+    Target(vm): Target,
+    Body(request): Body<RenameRequest>,
+) -> Answer<StatusView> {
+    let rename = |service: Arc<dyn Service>| async move { service.rename(&vm, request.name).await };
+    answer(context.change(CHANGE_LIMIT, rename).await?)
 }
 
 /// Handlers of `POST /v1/vms/{vm}/<verb>` that take no body.

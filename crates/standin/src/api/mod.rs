@@ -9,11 +9,13 @@
 //! | `POST /v1/vms/{vm}/start`, `.../stop` | run it, end it | `VmView` |
 //! | `DELETE /v1/vms/{vm}` | forget it | [`types::Done`] |
 //! | `POST /v1/adopt` | know a running QEMU | `VmView` |
-//! | `GET`, `POST /v1/authorizations`, `DELETE .../{id}` | who may send to this host | `AuthView` |
+//! | `GET`, `POST /v1/authorizations`, `DELETE .../{id or pattern}` | who may send to this host | `AuthView` |
 //! | `POST /v1/connection-test` | could this host replicate to that one? | [`types::Done`] |
 //! | `GET /v1/status`, `GET /v1/vms/{vm}/status` | replication | `StatusView` |
 //! | `GET /v1/vms/{vm}/points` | recovery points, newest first | `PointView` |
 //! | `POST /v1/vms/{vm}/replicate`, `/unreplicate`, `/suspend`, `/resume`, `/resync`, `/points`, `/failover`, `/failover/revert`, `/failover/commit` | replication | [`types::Outcome`] |
+//! | `GET`, `POST /v1/vms/{vm}/settings` | what was agreed; changed on the primary | `SettingsView` |
+//! | `POST /v1/vms/{vm}/rename` | its name on this host | `StatusView` |
 //! | `GET /v1/jobs`, `GET /v1/jobs/{id}` | jobs | `JobView` |
 //! | `GET /v1/jobs/{id}/watch` | the same, once it has moved on | `JobView` |
 //! | `DELETE /v1/jobs/{id}` | ask it to end | `JobView` |
@@ -30,6 +32,7 @@ mod peer;
 mod select;
 pub mod server;
 pub mod service;
+pub mod settings;
 pub mod types;
 
 pub use service::Service;

@@ -195,6 +195,8 @@ fn router(context: Context, admission: Admission) -> Router {
         .route("/status", get(h::status))
         .route("/points", get(h::points).post(h::take_point))
         .route("/network", get(h::network).post(h::set_network))
+        .route("/settings", get(h::settings).post(h::modify))
+        .route("/rename", post(h::rename))
         .route("/suspend", post(h::suspend))
         .route("/resume", post(h::resume))
         .route("/resync", post(h::resync))

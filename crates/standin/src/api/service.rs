@@ -13,11 +13,12 @@ use super::types::{
     StartView, VmRef,
 };
 use async_trait::async_trait;
+use standin_engine::Modification;
 use standin_engine::replica::failover::Failover;
 use standin_hypervisor::definition::VmDefinition;
 use standin_model::network::{NetworkChange, NetworkView};
-use standin_model::view::{AuthView, CheckView, JobView, PointView, StatusView, VmView};
-use standin_model::{AuthId, JobId, Refusal};
+use standin_model::view::{AuthView, CheckView, JobView, PointView, SettingsView, StatusView, VmView};
+use standin_model::{AuthId, JobId, Refusal, VmName};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -109,6 +110,15 @@ pub trait Service: Send + Sync + 'static {
 
     /// Changes what network cards get at a failover: all of it or nothing.
     async fn set_network(&self, vm: &VmRef, changes: Vec<NetworkChange>) -> Result<NetworkView>;
+
+    /// What was agreed of a VM's replication, on either side.
+    async fn settings(&self, vm: &VmRef) -> Result<SettingsView>;
+
+    /// Changes what was agreed, or where the replica is, on the primary: all of it or nothing.
+    async fn modify(&self, vm: &VmRef, wanted: Modification) -> Result<SettingsView>;
+
+    /// Gives a VM another name on this host.
+    async fn rename(&self, vm: &VmRef, name: VmName) -> Result<StatusView>;
 
     /// Compares and sends what differs.
     async fn resync(&self, vm: &VmRef) -> Result<Outcome>;

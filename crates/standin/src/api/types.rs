@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use standin_engine::vm::Asserts;
 use standin_model::fence::Assertion;
 use standin_model::network::NetworkChange;
-use standin_model::retention::{Policy, Tier};
+use standin_model::retention::Policy;
 use standin_model::settings::RelationshipSettings;
 use standin_model::view::{JobView, VmView};
 use standin_model::{DiskName, NameError, Refusal, ReturnCode, VmId, VmName};
@@ -164,20 +164,12 @@ pub struct ReplicateOrder {
     pub settings: RelationshipSettings,
 }
 
-/// Every point for `span_s` seconds, and `history` hourly ones.
-fn keep_all_for(span_s: u64, history: u32) -> Policy {
-    let mut policy = Policy::hyperv(history);
-    policy.tiers.insert(0, Tier { keep_for_s: span_s, every_s: 0 });
-    policy
-}
-
 impl ReplicateRequest {
     /// Fills in `defaults` and checks everything that can be checked without the VM.
     ///
     /// # Errors
     /// [`ReturnCode::InvalidParameter`] with what is allowed.
     pub fn into_order(self, defaults: &RelationshipSettings) -> Result<ReplicateOrder, Refusal> {
-        let disks: Result<Vec<_>, _> = self.disks.into_iter().map(DiskName::new).collect();
         let granularity = self.granularity.unwrap_or(u64::from(defaults.granularity));
         let settings = RelationshipSettings {
             interval_s: self.interval_s.unwrap_or(defaults.interval_s),
@@ -187,19 +179,28 @@ impl ReplicateRequest {
                 .unwrap_or(defaults.application_consistent_hours),
             retention: match self.keep_all_for_s {
                 None => defaults.retention.clone(),
-                Some(span) => Some(keep_all_for(span, self.history.unwrap_or(defaults.history))),
+                Some(span) => Some(Policy::keep_all_for(span, self.history.unwrap_or(defaults.history))),
             },
             compression: self.compression.unwrap_or(defaults.compression),
             // What does not fit is out of range in any case; `validate` says so.
             granularity: u32::try_from(granularity).unwrap_or(u32::MAX),
-            disks: disks.map_err(|error| {
-                invalid(error.to_string(), "Name disks as `standin vm show` does, separated by commas.")
-            })?,
+            disks: disk_names(self.disks)?,
             ..defaults.clone()
         };
         settings.validate()?;
         Ok(ReplicateOrder { to: self.to.parse()?, start: self.start, settings })
     }
+}
+
+/// The names of disks, checked.
+///
+/// # Errors
+/// [`ReturnCode::InvalidParameter`] for one that cannot be used.
+pub(super) fn disk_names(names: Vec<String>) -> Result<Vec<DiskName>, Refusal> {
+    let names: Result<Vec<_>, _> = names.into_iter().map(DiskName::new).collect();
+    names.map_err(|error| {
+        invalid(error.to_string(), "Name disks as `standin vm show` does, separated by commas.")
+    })
 }
 
 /// Body of `POST /v1/vms/{vm}/stop`.

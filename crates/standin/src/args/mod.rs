@@ -5,6 +5,7 @@ mod admin;
 mod cim;
 mod network;
 mod replication;
+mod settings;
 mod user;
 mod vm;
 
@@ -12,6 +13,7 @@ pub use admin::{Auth, AuthAdd, AuthVerb, Enroll, Pki, PkiInit, PkiVerb, Serve, S
 pub use cim::{Cim, CimVerb, Namespace};
 pub use network::Network;
 pub use replication::{Failover, Jobs, JobsVerb, Keep, Point, Replicate, Status, TargetVm, WaitingVm};
+pub use settings::{Rename, Set, Switch};
 pub use user::{Password, User, UserAdd, UserVerb};
 pub use vm::{Adopt, Start, Stop, Vm, VmVerb};
 
@@ -106,6 +108,10 @@ pub enum Verb {
     Point(Point),
     /// On the replica: fail over to a recovery point, revert that, or commit it
     Failover(Failover),
+    /// Show what was agreed of a VM's replication, or change it in place
+    Set(Set),
+    /// Give a VM another name on this host
+    Rename(Rename),
     /// What a VM's network cards get at a failover: addresses, gateways, DNS servers
     Network(Network),
     /// Running and recent jobs
@@ -159,6 +165,7 @@ mod tests {
             "standin auth add *.example.org --trust-group lab --storage /srv/replicas",
             "standin auth list",
             "standin auth remove 6f2c",
+            "standin auth remove *.example.org",
             "standin user add alice --role administrator --ntlm",
             "standin user add backup --certificate CN=backup --no-password",
             "standin user add carol --principal carol@EXAMPLE.ORG --password-stdin",
@@ -178,6 +185,12 @@ mod tests {
             "standin failover web --point latest --start",
             "standin failover web --revert",
             "standin failover web --commit --no-wait",
+            "standin set web",
+            "standin set web --interval 30s --history 24 --keep-all-for 1h --application-consistent-hours 4",
+            "standin set web --compression off --auto-resync on --freeze-deadline 20s --scratch-reserve 2GiB --json",
+            "standin set web --to 192.0.2.8:28444",
+            "standin set web --keep-all-for 0s",
+            "standin rename web shop",
             "standin network web",
             "standin network web --adapter lan --address 192.0.2.5/24 --address 2001:db8::5/64 --dns 192.0.2.53",
             "standin network web --dhcp --json",
@@ -197,10 +210,16 @@ mod tests {
 
     #[test]
     fn help_of_a_verb_has_its_examples() {
-        for line in ["standin help replicate", "standin replicate --help"] {
+        for (line, example) in [
+            ("standin help replicate", "standin replicate db --to replica:28444"),
+            ("standin replicate --help", "standin replicate db --to replica:28444"),
+            ("standin help set", "standin set web --to 192.0.2.8"),
+            ("standin help rename", "standin rename web web-2"),
+            ("standin help auth remove", "standin auth remove '*.example.org'"),
+        ] {
             let help = parse(line).expect_err("help ends the parsing");
             assert_eq!((help.kind(), help.exit_code()), (clap::error::ErrorKind::DisplayHelp, 0), "{line}");
-            assert!(help.to_string().contains("standin replicate db --to replica:28444"), "{line}: {help}");
+            assert!(help.to_string().contains(example), "{line}: {help}");
         }
     }
 
@@ -221,6 +240,10 @@ mod tests {
             "standin enroll abc --name b",
             "standin replicate web",
             "standin replicate web --to b --interval soon",
+            "standin set web --interval soon",
+            "standin set web --compression maybe",
+            "standin set",
+            "standin rename web",
             "standin replicate web --to b --granularity large",
             "standin vm adopt --name web",
             "standin vm stop web --timeout never",

@@ -7,6 +7,7 @@ mod jobs;
 mod network;
 mod pki;
 mod replication;
+mod settings;
 mod user;
 mod vm;
 mod wait;
@@ -118,6 +119,8 @@ async fn verb_of_a_client(verb: Verb, session: &Session) -> Result<(), Failure> 
         }
         Verb::Point(point) => replication::point(session, point).await,
         Verb::Failover(failover) => replication::failover(session, failover).await,
+        Verb::Set(set) => settings::set(session, set).await,
+        Verb::Rename(rename) => settings::rename(session, rename).await,
         Verb::Network(network) => network::run(session, network).await,
         Verb::Jobs(jobs) => jobs::run(session, jobs).await,
         // Taken care of by the caller, which needs the configuration for them.

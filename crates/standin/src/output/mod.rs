@@ -2,6 +2,7 @@
 
 pub mod network;
 pub mod progress;
+pub mod settings;
 pub mod table;
 
 use crate::exit::Failure;

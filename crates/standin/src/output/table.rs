@@ -150,7 +150,7 @@ pub fn statuses(look: Look, views: &[StatusView]) -> String {
     for view in views {
         let last = view.last_point_at.map_or_else(|| "-".to_owned(), |at| units::ago(at, look.now));
         table.add_row(vec![
-            Cell::new(&view.vm),
+            Cell::new(both_names(view)),
             Cell::new(mode(view.mode)),
             Cell::new(with_percent(view)),
             look.health(view.health),
@@ -169,6 +169,14 @@ pub fn statuses(look: Look, views: &[StatusView]) -> String {
     text
 }
 
+/// The name of a VM on this host, and that on its primary where it is another one.
+fn both_names(view: &StatusView) -> String {
+    match view.primary_name.as_ref().filter(|primary| **primary != view.vm) {
+        Some(primary) => format!("{} ({primary})", view.vm),
+        None => view.vm.to_string(),
+    }
+}
+
 fn with_percent(view: &StatusView) -> String {
     match view.progress {
         Some(progress) if progress.bytes_total > 0 => format!("{} {} %", view.state, progress.percent),
@@ -180,7 +188,11 @@ fn with_percent(view: &StatusView) -> String {
 #[must_use]
 pub fn status(look: Look, view: &StatusView) -> String {
     let mut text = Details::new();
-    text.line("VM", &view.vm).line("id", view.id).line("mode", mode(view.mode));
+    text.line("VM", &view.vm);
+    if let Some(primary) = &view.primary_name {
+        text.line("name on the primary", primary);
+    }
+    text.line("id", view.id).line("mode", mode(view.mode));
     text.line("state", format!("{} ({})", view.state, view.state_code)).line("health", view.health);
     text.line("power", or_dash(view.power.as_ref()));
     if let Some(accelerator) = &view.accelerator {
@@ -249,7 +261,11 @@ pub fn points(look: Look, points: &[PointView]) -> String {
             point.id.to_string(),
         ]);
     }
-    finish(&mut table, &[0, 3, 4])
+    let table = finish(&mut table, &[0, 3, 4]);
+    match points.first().filter(|point| point.primary_name != point.vm) {
+        Some(point) => format!("{}, on its primary {}\n\n{table}", point.vm, point.primary_name),
+        None => table,
+    }
 }
 
 /// `standin jobs`.
@@ -381,7 +397,7 @@ impl Details {
         Self { lines: Vec::new(), blocks: Vec::new() }
     }
 
-    fn line(&mut self, name: &str, value: impl ToString) -> &mut Self {
+    pub(super) fn line(&mut self, name: &str, value: impl ToString) -> &mut Self {
         self.lines.push((name.to_owned(), value.to_string()));
         self
     }

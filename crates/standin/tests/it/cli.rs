@@ -91,6 +91,7 @@ async fn status_has_the_promised_fields() {
     assert_eq!(all[0], one);
     for field in [
         "vm",
+        "primary_name",
         "id",
         "mode",
         "state",
@@ -118,11 +119,14 @@ async fn points_are_shown_newest_first_with_the_promised_fields() {
     let epochs: Vec<_> =
         points.as_array().unwrap().iter().map(|point| point["epoch"].as_u64().unwrap()).collect();
     assert_eq!(epochs, [3, 2, 1]);
-    for field in ["id", "epoch", "created_at", "kind", "changed_bytes", "stored_bytes", "digest"] {
+    for field in
+        ["vm", "primary_name", "id", "epoch", "created_at", "kind", "changed_bytes", "stored_bytes", "digest"]
+    {
         assert!(points[0].get(field).is_some(), "{field} is missing");
     }
     let text = world.run("points web").await.stdout;
     assert!(text.contains("2023-11-14 22:14:50") && text.contains("ago"), "{text}");
+    assert!(text.starts_with("web, on its primary shop\n"), "{text}");
 }
 
 #[tokio::test]
@@ -219,8 +223,76 @@ async fn hosts_are_let_in_and_out_again() {
     assert_eq!(ran.json()["storage_location"], here);
     assert_eq!(world.run("auth list --json").await.json()[0]["allowed_primary"], "*");
     assert_eq!(world.run("auth remove 6f2c").await.status, 0);
-    assert_eq!(world.run("auth remove 7777").await.status, 3);
-    assert_eq!(world.service.asked()[1..], [format!("auth_remove {}", vm_id())]);
+    assert_eq!(world.run("auth remove *").await.stdout, "the entry * is removed\n");
+    assert_eq!(
+        world.service.asked()[1..],
+        [format!("auth_remove {}", vm_id()), format!("auth_remove {}", vm_id())]
+    );
+    for unknown in ["7777", "*.example.org", "6f2"] {
+        let ran = world.run(&format!("auth remove {unknown}")).await;
+        assert_eq!(ran.status, 3);
+        assert!(ran.stderr.contains(&format!("there is * ({})", vm_id())), "{}", ran.stderr);
+    }
+    assert_eq!(world.service.asked().len(), 3);
+}
+
+#[tokio::test]
+async fn set_without_options_shows_what_was_agreed() {
+    let world = World::new(Scripted::default());
+    let ran = world.run("set web").await;
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    for part in ["replica:28444", "30s", "24", "1h 00m", "every 4h", "on", "4.00 KiB"] {
+        assert!(ran.stdout.contains(part), "{part:?} is missing in\n{}", ran.stdout);
+    }
+    let json = world.run("set web --json").await.json();
+    assert_eq!((&json["interval_s"], &json["keep_all_for_s"]), (&30.into(), &3600.into()));
+    assert_eq!(world.service.asked(), ["settings web", "settings web"]);
+}
+
+#[tokio::test]
+async fn set_sends_what_was_typed_and_leaves_the_rest() {
+    let world = World::new(Scripted::default());
+    let sent = async |options: &str| {
+        let ran = world.run(&format!("set web {options}")).await;
+        assert_eq!(ran.status, 0, "{options}: {}", ran.stderr);
+        let asked = world.service.asked().pop().expect("it was asked");
+        let (peer, settings) =
+            asked.strip_prefix("modify web ").and_then(|text| text.split_once(": ")).unwrap();
+        let mut settings: serde_json::Value = serde_json::from_str(settings).unwrap();
+        settings.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        (peer.to_owned(), settings)
+    };
+    let (peer, settings) = sent("--to 192.0.2.8").await;
+    assert_eq!((peer.as_str(), settings), ("Some(\"192.0.2.8:28444\")", serde_json::json!({})));
+    let (peer, settings) = sent("--interval 5m --history 0 --keep-all-for 0s --compression off").await;
+    let wanted =
+        serde_json::json!({ "interval_s": 300, "history": 0, "keep_all_for_s": 0, "compression": false });
+    assert_eq!((peer.as_str(), settings), ("None", wanted));
+    let line =
+        "--auto-resync on --freeze-deadline 20s --scratch-reserve 2GiB --application-consistent-hours 2";
+    let wanted = serde_json::json!({ "auto_resync": true, "freeze_deadline_s": 20,
+        "scratch_reserve": 2_u64 << 30, "application_consistent_hours": 2 });
+    assert_eq!(sent(line).await.1, wanted);
+    let (_, settings) = sent("--disks root --granularity 64KiB").await;
+    assert_eq!(settings, serde_json::json!({ "disks": ["root"], "granularity": 65536 }));
+    let asked = world.service.asked().len();
+    for wrong in ["--to b:0", "--disks a/b"] {
+        let ran = world.run(&format!("set web {wrong}")).await;
+        assert!(ran.status == 3 && ran.stderr.starts_with("refused (32773)"), "{wrong}: {}", ran.stderr);
+    }
+    assert_eq!(world.service.asked().len(), asked);
+}
+
+#[tokio::test]
+async fn rename_shows_the_name_here_and_that_on_the_primary() {
+    let world = World::new(Scripted::default());
+    let ran = world.run("rename web web-2").await;
+    assert_eq!(ran.stdout, "web is called web-2 on this host; on its primary it is web\n", "{}", ran.stderr);
+    let json = world.run("rename web web-2 --json").await.json();
+    assert_eq!((&json["vm"], &json["primary_name"]), (&"web-2".into(), &"web".into()));
+    let ran = world.run("rename web ../etc").await;
+    assert!(ran.status == 3 && ran.stderr.starts_with("refused (32773)"), "{}", ran.stderr);
+    assert_eq!(world.service.asked(), ["rename web web-2", "rename web web-2"]);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use standin::api::types::{
     AdoptRequest, AuthRequest, HostView, KeepRequest, Outcome, PeerAddress, ReplicateOrder, StartRequest,
     StartView, VmRef,
 };
+use standin_engine::Modification;
 use standin_engine::replica::failover::Failover;
 use standin_engine::vm::Asserts;
 use standin_hypervisor::definition::VmDefinition;
@@ -14,10 +15,12 @@ use standin_model::network::{
     AdapterId, AdapterSettings, AdapterView, AppliedNetwork, ApplyState, ApplyWay, NetworkChange,
     NetworkView, SettingsOrigin,
 };
-use standin_model::view::{AuthView, CheckView, JobView, PointCheckView, PointView, StatusView, VmView};
+use standin_model::view::{
+    AuthView, CheckView, JobView, PointCheckView, PointView, SettingsView, StatusView, VmView,
+};
 use standin_model::{
-    AuthId, Epoch, Generation, Health, JobId, JobRecord, JobState, JobType, PointId, PointKind, Refusal,
-    ReplicationMode, ReplicationState, ReturnCode, VmId, VmName,
+    AuthId, Epoch, Generation, Health, JobId, JobRecord, JobState, JobType, PointId, PointKind, Policy,
+    Refusal, RelationshipSettings, ReplicationMode, ReplicationState, ReturnCode, VmId, VmName,
 };
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -187,6 +190,7 @@ pub fn network_view() -> NetworkView {
 pub fn status_view() -> StatusView {
     StatusView {
         vm: web(),
+        primary_name: None,
         id: vm_id(),
         mode: ReplicationMode::Primary,
         state: ReplicationState::Replicating,
@@ -211,6 +215,17 @@ pub fn status_view() -> StatusView {
     }
 }
 
+pub fn settings_view() -> SettingsView {
+    let settings = RelationshipSettings {
+        interval_s: 30,
+        history: 24,
+        application_consistent_hours: 4,
+        retention: Some(Policy::keep_all_for(3600, 24)),
+        ..RelationshipSettings::default()
+    };
+    SettingsView::new(web(), vm_id(), Some("replica:28444".to_owned()), &settings)
+}
+
 /// Three points; the ids of the first two begin alike.
 pub fn point_ids() -> [PointId; 3] {
     [
@@ -223,6 +238,8 @@ pub fn point_ids() -> [PointId; 3] {
 
 fn point_view(id: PointId, epoch: u64) -> PointView {
     PointView {
+        vm: web(),
+        primary_name: VmName::new("shop").expect("a name"),
         id,
         epoch: Epoch(epoch),
         created_at: at(i64::try_from(epoch).expect("small") * 30),
@@ -420,6 +437,22 @@ impl Service for Scripted {
     async fn store_check(&self, vm: Option<&VmRef>) -> Result<Outcome> {
         self.note(format!("check {}", vm.map_or_else(|| "all".to_owned(), ToString::to_string)))?;
         Ok(self.outcome(JobType::ApplyChangeLog))
+    }
+
+    async fn settings(&self, vm: &VmRef) -> Result<SettingsView> {
+        self.note(format!("settings {vm}"))?;
+        Ok(settings_view())
+    }
+
+    async fn modify(&self, vm: &VmRef, wanted: Modification) -> Result<SettingsView> {
+        let settings = serde_json::to_string(&wanted.settings).expect("JSON");
+        self.note(format!("modify {vm} {:?}: {settings}", wanted.peer))?;
+        Ok(settings_view())
+    }
+
+    async fn rename(&self, vm: &VmRef, name: VmName) -> Result<StatusView> {
+        self.note(format!("rename {vm} {name}"))?;
+        Ok(StatusView { vm: name, primary_name: Some(web()), ..status_view() })
     }
 
     async fn store_check_result(&self, job: JobId) -> Result<Vec<CheckView>> {
