@@ -3,8 +3,8 @@
 use crate::api::Service;
 use crate::api::service::Result;
 use crate::api::types::{
-    AdoptRequest, AuthRequest, HostView, KeepRequest, Outcome, PeerAddress, ReplicateOrder, StartRequest,
-    StartView, VmRef,
+    AdoptRequest, AuthRequest, HostView, KeepRequest, Outcome, PeerAddress, PeerView, ReplicateOrder,
+    StartRequest, StartView, VmRef,
 };
 use crate::check::Checks;
 use crate::config::{Certificates, Config, KvmUse};
@@ -14,6 +14,7 @@ use anyhow::Context;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use standin_engine::engine::hypervisor_refusal;
+use standin_engine::records::PeerRecord;
 use standin_engine::replica::failover::Failover;
 use standin_engine::{
     Command, Enable, Engine, EngineConfig, Modification, Parts, SiteNetworks, jobs, status,
@@ -25,7 +26,7 @@ use standin_model::fence::Assertion;
 use standin_model::network::{NetworkChange, NetworkView};
 use standin_model::stats::Window;
 use standin_model::view::{AuthView, CheckView, JobView, PointView, SettingsView, StatusView, VmView};
-use standin_model::{AuthId, JobId, Refusal, ReturnCode, VmId, VmName};
+use standin_model::{AuthId, HostId, JobId, Refusal, ReturnCode, VmId, VmName};
 use standin_state::{RedbStore, StateStore};
 use standin_store::{Store, StoreOptions};
 use standin_wire::{Hello, Identity, IdentityFiles, PkiDir};
@@ -333,6 +334,24 @@ impl Service for EngineService {
 
     async fn auth_remove(&self, id: AuthId) -> Result<()> {
         self.engine.replicas().remove_entry(id).await
+    }
+
+    async fn peers(&self) -> Result<Vec<PeerView>> {
+        let peers = self.engine.peers();
+        let linked = peers.linked();
+        let view = |record: PeerRecord| PeerView {
+            connected: linked.contains(&record.id),
+            id: record.id,
+            names: record.names,
+            addresses: record.addresses,
+            software: record.software,
+            last_seen: record.last_seen,
+        };
+        Ok(peers.known().into_iter().map(view).collect())
+    }
+
+    async fn rebind_peer(&self, host: HostId, name: String) -> Result<()> {
+        self.engine.peers().rebind(host, vec![name]).await
     }
 
     async fn test_connection(&self, peer: &PeerAddress) -> Result<()> {

@@ -9,8 +9,8 @@ use super::service::{Result, Service};
 use super::settings::{RenameRequest, SettingsRequest};
 use super::types::{
     AdoptRequest, AuthRequest, CheckRequest, ConnectionTestRequest, Done, FailoverRequest, HostView,
-    KeepRequest, NetworkRequest, Outcome, PointRequest, ReplicateRequest, StartRequest, StartView,
-    StopRequest, VmRef, WatchQuery, invalid,
+    KeepRequest, NetworkRequest, Outcome, PeerView, PointRequest, RebindRequest, ReplicateRequest,
+    StartRequest, StartView, StopRequest, VmRef, WatchQuery, invalid,
 };
 use axum::Json;
 use axum::extract::{FromRequestParts, Path, State};
@@ -250,6 +250,24 @@ pub(super) async fn auth_remove(State(context): State<Context>, Id(id): Id) -> A
     let known = context.ask(context.service.auth_list()).await?;
     let id = select::entry(&id, &known)?;
     context.change(CHANGE_LIMIT, move |service| async move { service.auth_remove(id).await }).await?;
+    answer(Done::default())
+}
+
+pub(super) async fn peers(State(context): State<Context>) -> Answer<Vec<PeerView>> {
+    answer(context.ask(context.service.peers()).await?)
+}
+
+pub(super) async fn rebind_peer(
+    State(context): State<Context>,
+    Id(id): Id,
+    Body(request): Body<RebindRequest>,
+) -> Answer<Done> {
+    let host = id.parse().map_err(|_| {
+        invalid(format!("{id:?} is not the id of a host"), "`standin peer list` shows the ids.")
+    })?;
+    let rebind =
+        move |service: Arc<dyn Service>| async move { service.rebind_peer(host, request.name).await };
+    context.change(CHANGE_LIMIT, rebind).await?;
     answer(Done::default())
 }
 

@@ -10,10 +10,12 @@
 //! | `DELETE /v1/vms/{vm}` | forget it | [`types::Done`] |
 //! | `POST /v1/adopt` | know a running QEMU | `VmView` |
 //! | `GET`, `POST /v1/authorizations`, `DELETE .../{id or pattern}` | who may send to this host | `AuthView` |
+//! | `GET /v1/peers`, `POST /v1/peers/{id}/rebind` | the hosts that this one has met | [`types::PeerView`] |
 //! | `POST /v1/connection-test` | could this host replicate to that one? | [`types::Done`] |
 //! | `GET /v1/status`, `GET /v1/vms/{vm}/status` | replication | `StatusView` |
 //! | `GET /v1/vms/{vm}/points` | recovery points, newest first | `PointView` |
-//! | `POST /v1/vms/{vm}/replicate`, `/unreplicate`, `/suspend`, `/resume`, `/resync`, `/points`, `/failover`, `/failover/revert`, `/failover/commit` | replication | [`types::Outcome`] |
+//! | `POST /v1/vms/{vm}/replicate`, `/unreplicate`, `/suspend`, `/resume`, `/resync`, `/points`, `/failover`, `/failover/revert`, `/failover/commit`, `/failover/keep` | replication | [`types::Outcome`] |
+//! | `DELETE /v1/vms/{vm}/claim` | forget where a VM lives that no relationship has any more | [`types::Done`] |
 //! | `GET`, `POST /v1/vms/{vm}/settings` | what was agreed; changed on the primary | `SettingsView` |
 //! | `POST /v1/vms/{vm}/rename` | its name on this host | `StatusView` |
 //! | `GET /v1/jobs`, `GET /v1/jobs/{id}` | jobs | `JobView` |

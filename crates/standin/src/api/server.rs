@@ -216,6 +216,8 @@ fn router(context: Context, admission: Admission) -> Router {
         .route("/adopt", post(h::adopt_vm))
         .route("/authorizations", get(h::auth_list).post(h::auth_add))
         .route("/authorizations/{id}", delete(h::auth_remove))
+        .route("/peers", get(h::peers))
+        .route("/peers/{id}/rebind", post(h::rebind_peer))
         .route("/connection-test", post(h::connection_test))
         .route("/status", get(h::status_all))
         .route("/jobs", get(h::jobs))

@@ -9,8 +9,8 @@
 //! | the integration tests of this crate | a script, to prove the API and the command line alone |
 
 use super::types::{
-    AdoptRequest, AuthRequest, HostView, KeepRequest, Outcome, PeerAddress, ReplicateOrder, StartRequest,
-    StartView, VmRef,
+    AdoptRequest, AuthRequest, HostView, KeepRequest, Outcome, PeerAddress, PeerView, ReplicateOrder,
+    StartRequest, StartView, VmRef,
 };
 use async_trait::async_trait;
 use standin_engine::Modification;
@@ -18,7 +18,7 @@ use standin_engine::replica::failover::Failover;
 use standin_hypervisor::definition::VmDefinition;
 use standin_model::network::{NetworkChange, NetworkView};
 use standin_model::view::{AuthView, CheckView, JobView, PointView, SettingsView, StatusView, VmView};
-use standin_model::{AuthId, JobId, Refusal, VmName};
+use standin_model::{AuthId, HostId, JobId, Refusal, VmName};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -65,6 +65,12 @@ pub trait Service: Send + Sync + 'static {
 
     /// Removes an entry, which stops the replication that it admitted.
     async fn auth_remove(&self, id: AuthId) -> Result<()>;
+
+    /// The hosts that this one has met.
+    async fn peers(&self) -> Result<Vec<PeerView>>;
+
+    /// Binds a host's id to another certificate.
+    async fn rebind_peer(&self, host: HostId, name: String) -> Result<()>;
 
     /// Whether this host could replicate to `peer`: address, port, certificates, version, authorization.
     async fn test_connection(&self, peer: &PeerAddress) -> Result<()>;

@@ -10,7 +10,7 @@ use standin_model::network::NetworkChange;
 use standin_model::retention::Policy;
 use standin_model::settings::RelationshipSettings;
 use standin_model::view::{JobView, VmView};
-use standin_model::{DiskName, NameError, Refusal, ReturnCode, VmId, VmName};
+use standin_model::{DiskName, HostId, NameError, Refusal, ReturnCode, VmId, VmName};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -412,6 +412,31 @@ impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
         Self::new(problem.return_code, problem.message, problem.remedy)
     }
+}
+
+/// A host that this one has met.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerView {
+    /// Its id, which outlives its certificates.
+    pub id: HostId,
+    /// The names of the certificate that the id is bound to.
+    pub names: Vec<String>,
+    /// Where it can be reached (`host:port`), what has worked first.
+    pub addresses: Vec<String>,
+    /// Name and release of its software.
+    pub software: String,
+    /// There is a link with it now.
+    pub connected: bool,
+    /// When a link with it last came up.
+    pub last_seen: Timestamp,
+}
+
+/// Body of `POST /v1/peers/{id}/rebind`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RebindRequest {
+    /// The name in the host's certificate now.
+    pub name: String,
 }
 
 /// Facts of this host and its daemon.

@@ -102,6 +102,34 @@ pub enum AuthVerb {
     },
 }
 
+/// `standin peer`
+#[derive(Debug, ClapArgs)]
+pub struct Peer {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: PeerVerb,
+}
+
+/// What to do with the hosts that this one has met.
+#[derive(Debug, Subcommand)]
+pub enum PeerVerb {
+    /// The hosts that this one has met, with their ids
+    List,
+    /// Bind a host's id to the name of another certificate: the host was renamed
+    #[command(after_help = PEER_REBIND_HELP)]
+    Rebind {
+        /// The host's id, as `standin peer list` shows it
+        host: String,
+        /// The name in its certificate now
+        name: String,
+    },
+}
+
+const PEER_REBIND_HELP: &str = "\
+A host has an id that outlives its certificates, and it counts only with the certificate that it was first seen with. \
+After a host got a certificate with another name, say so here:
+  standin peer rebind 6f2c1f0e-... primary2.example.org";
+
 const AUTH_REMOVE_HELP: &str = "\
 Examples:
   standin auth remove primary.example.org

@@ -9,7 +9,9 @@ mod settings;
 mod user;
 mod vm;
 
-pub use admin::{Auth, AuthAdd, AuthVerb, Enroll, Pki, PkiInit, PkiVerb, Serve, Store, StoreVerb};
+pub use admin::{
+    Auth, AuthAdd, AuthVerb, Enroll, Peer, PeerVerb, Pki, PkiInit, PkiVerb, Serve, Store, StoreVerb,
+};
 pub use cim::{Cim, CimVerb, Namespace};
 pub use network::Network;
 pub use replication::{Failover, Jobs, JobsVerb, Keep, Point, Replicate, Status, TargetVm, WaitingVm};
@@ -90,6 +92,8 @@ pub enum Verb {
     Enroll(Enroll),
     /// Which hosts may replicate to this one, and where their replicas are stored
     Auth(Auth),
+    /// The hosts that this one has met
+    Peer(Peer),
     /// Who may use the management API of this host, and what he may do
     User(User),
     /// Replicate a VM to another host

@@ -2,8 +2,8 @@
 
 use super::{Session, wait};
 use crate::api::client::segment;
-use crate::api::types::{AuthRequest, CheckRequest, Done, Outcome};
-use crate::args::{AuthAdd, AuthVerb, StoreVerb, Wait};
+use crate::api::types::{AuthRequest, CheckRequest, Done, Outcome, PeerView, RebindRequest};
+use crate::args::{AuthAdd, AuthVerb, PeerVerb, StoreVerb, Wait};
 use crate::exit::Failure;
 use crate::output::table;
 use standin_model::JobState;
@@ -39,6 +39,24 @@ async fn add(session: &Session, args: AuthAdd) -> Result<(), Failure> {
             entry.allowed_primary, entry.storage_location, entry.id
         )
     })
+}
+
+/// `standin peer`
+pub(super) async fn peer(session: &Session, verb: PeerVerb) -> Result<(), Failure> {
+    match verb {
+        PeerVerb::List => {
+            let peers: Vec<PeerView> = session.client.get("/v1/peers").await?;
+            session.style.print(&peers, |peers| table::peers(session.look(), peers))
+        }
+        PeerVerb::Rebind { host, name } => {
+            let target = format!("/v1/peers/{}/rebind", segment(&host));
+            let request = RebindRequest { name: name.clone() };
+            let done: Done = session.client.send(&target, &request).await?;
+            session
+                .style
+                .print(&done, |_| format!("the host {host} is known by the certificate of {name} now"))
+        }
+    }
 }
 
 /// `standin store`

@@ -104,6 +104,7 @@ async fn verb_of_a_client(verb: Verb, session: &Session) -> Result<(), Failure> 
     match verb {
         Verb::Vm(vm) => vm::run(session, vm.verb).await,
         Verb::Auth(auth) => admin::auth(session, auth.verb).await,
+        Verb::Peer(peer) => admin::peer(session, peer.verb).await,
         Verb::Store(store) => admin::store(session, store.verb).await,
         Verb::Replicate(replicate) => replication::replicate(session, replicate).await,
         Verb::Status(status) => replication::status(session, status.vm).await,

@@ -1,5 +1,6 @@
 //! Lists and details for people. Pure text; the views of `standin-model` in, lines out.
 
+use crate::api::types::PeerView;
 use crate::units;
 use comfy_table::presets::NOTHING;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table};
@@ -351,6 +352,24 @@ pub fn authorizations(look: Look, entries: &[AuthView]) -> String {
             entry.trust_group.clone(),
             entry.storage_location.clone(),
             entry.id.to_string(),
+        ]);
+    }
+    finish(&mut table, &[])
+}
+
+/// `standin peer list`.
+#[must_use]
+pub fn peers(look: Look, peers: &[PeerView]) -> String {
+    if peers.is_empty() {
+        return "This host has met no other one yet.".to_owned();
+    }
+    let mut table = look.table(["HOST", "ADDRESS", "CONNECTED", "ID"]);
+    for peer in peers {
+        table.add_row(vec![
+            peer.names.first().cloned().unwrap_or_default(),
+            peer.addresses.first().cloned().unwrap_or_default(),
+            if peer.connected { "yes" } else { "no" }.to_owned(),
+            peer.id.to_string(),
         ]);
     }
     finish(&mut table, &[])

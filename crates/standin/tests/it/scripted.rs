@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use standin::api::service::{Result, Service};
 use standin::api::types::{
-    AdoptRequest, AuthRequest, HostView, KeepRequest, Outcome, PeerAddress, ReplicateOrder, StartRequest,
-    StartView, VmRef,
+    AdoptRequest, AuthRequest, HostView, KeepRequest, Outcome, PeerAddress, PeerView, ReplicateOrder,
+    StartRequest, StartView, VmRef,
 };
 use standin_engine::Modification;
 use standin_engine::replica::failover::Failover;
@@ -19,8 +19,8 @@ use standin_model::view::{
     AuthView, CheckView, JobView, PointCheckView, PointView, SettingsView, StatusView, VmView,
 };
 use standin_model::{
-    AuthId, Epoch, Generation, Health, JobId, JobRecord, JobState, JobType, PointId, PointKind, Policy,
-    Refusal, RelationshipSettings, ReplicationMode, ReplicationState, ReturnCode, VmId, VmName,
+    AuthId, Epoch, Generation, Health, HostId, JobId, JobRecord, JobState, JobType, PointId, PointKind,
+    Policy, Refusal, RelationshipSettings, ReplicationMode, ReplicationState, ReturnCode, VmId, VmName,
 };
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -344,6 +344,15 @@ impl Service for Scripted {
 
     async fn auth_remove(&self, id: AuthId) -> Result<()> {
         self.note(format!("auth_remove {id}"))
+    }
+
+    async fn peers(&self) -> Result<Vec<PeerView>> {
+        self.note("peers".to_owned())?;
+        Ok(Vec::new())
+    }
+
+    async fn rebind_peer(&self, host: HostId, name: String) -> Result<()> {
+        self.note(format!("rebind {host} {name}"))
     }
 
     async fn test_connection(&self, peer: &PeerAddress) -> Result<()> {
