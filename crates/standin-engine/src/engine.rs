@@ -14,7 +14,7 @@ use crate::inventory::Inventory;
 use crate::jobs::Jobs;
 use crate::messages::Request;
 use crate::network::SiteNetworks;
-use crate::peers::{Peers, TlsTransport};
+use crate::peers::{Peers, Transport};
 use crate::primary::config_files::ConfigFiles;
 use crate::primary::{self, Command, Shared, Tools, Worker};
 use crate::records::{self, PrimaryRecord, Tables};
@@ -22,7 +22,7 @@ use crate::replica::{HostShared, ReplicaHost, session};
 use crate::service::Service;
 use crate::vm::{self, ClaimFiles, Policy, Senders, VmAnswers, VmContext, Vms};
 use async_trait::async_trait;
-use standin_durable::DocumentError;
+use standin_durable::{DocumentError, Files};
 use standin_hypervisor::Hypervisor;
 use standin_model::fence::Place;
 use standin_model::state::{ReplicationState, after_restart};
@@ -30,7 +30,7 @@ use standin_model::stats::Window;
 use standin_model::{HostId, Refusal, ReturnCode, VmId};
 use standin_state::{StateError, StateStore};
 use standin_store::Store;
-use standin_wire::{Connection, Frame, Hello, Identity};
+use standin_wire::{Connection, Frame, Hello};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -65,9 +65,11 @@ pub struct Parts {
     pub store: Store,
     /// What survives a restart.
     pub state: Arc<dyn StateStore>,
-    /// This host's certificates.
-    pub identity: Identity,
-    /// This host's name and version, with its id and port as [`Hello::of`] sets them.
+    /// The way to the file system, for the claims.
+    pub files: Files,
+    /// The way to other hosts.
+    pub transport: Arc<dyn Transport>,
+    /// This host's name and version.
     pub hello: Hello,
     /// This host's id: the same for as long as its data directory lives.
     pub host_id: HostId,
@@ -173,13 +175,12 @@ impl Engine {
         let shutdown = CancellationToken::new();
         let tasks = TaskTracker::new();
         let config = parts.config;
-        let transport = TlsTransport::new(parts.identity, parts.hello.of(parts.host_id, config.port));
         let peers =
-            Peers::open(Arc::new(transport), parts.host_id, tables.clone(), shutdown.clone(), tasks.clone())
+            Peers::open(parts.transport, parts.host_id, tables.clone(), shutdown.clone(), tasks.clone())
                 .await?;
         let service = Service::load(tables.clone(), config.port, config.window).await?;
         let inventory = Inventory::new(Arc::clone(&parts.hypervisor));
-        let files = ClaimFiles::open(&config.claims_dir)?;
+        let files = ClaimFiles::open(parts.files, &config.claims_dir)?;
         for replica in parts.store.list() {
             files.beside(replica.vm(), replica.directory().to_owned());
         }

@@ -139,6 +139,12 @@ impl Fence {
         self.claim.holder == me && self.rival.is_none()
     }
 
+    /// The claim that `host` is told: a holder hears of its rival, everybody else of the claim that was known first.
+    #[must_use]
+    pub fn told_to(&self, host: HostId) -> Claim {
+        self.rival.filter(|_| self.claim.holder == host).unwrap_or(self.claim)
+    }
+
     /// Takes in a claim that another host told, and says what that changed.
     pub fn learn(&mut self, me: HostId, told: Claim, rules: Rules) -> Learned {
         use std::cmp::Ordering as O;

@@ -13,7 +13,9 @@ use crate::management::Management;
 use anyhow::Context;
 use async_trait::async_trait;
 use jiff::Timestamp;
+use standin_durable::Files;
 use standin_engine::engine::hypervisor_refusal;
+use standin_engine::peers::TlsTransport;
 use standin_engine::records::PeerRecord;
 use standin_engine::replica::failover::Failover;
 use standin_engine::{
@@ -67,7 +69,8 @@ pub async fn build_service(config: Config) -> anyhow::Result<Arc<dyn Service>> {
         hypervisor: driver.clone(),
         store: store.clone(),
         state,
-        identity: identity.clone(),
+        files: Files::default(),
+        transport: Arc::new(TlsTransport::new(identity.clone(), hello.clone())),
         hello: hello.clone(),
         host_id,
         config: EngineConfig {

@@ -68,7 +68,7 @@ impl Vms {
                 }
             }
             if facts.len() < MAX_FACTS && self.shares(record.vm, peer.id) {
-                facts.extend(self.fact(record.vm).await);
+                facts.extend(self.fact(record.vm, peer.id).await);
             }
         }
         facts
@@ -78,9 +78,10 @@ impl Vms {
         self.fence(vm).is_some_and(|fence| fence.hosts.contains_key(&host) || fence.claim.holder == host)
     }
 
-    async fn fact(&self, vm: VmId) -> Option<ClaimFact> {
+    async fn fact(&self, vm: VmId, to: HostId) -> Option<ClaimFact> {
         let presence = self.presence(vm).await.ok()?;
-        Some(self.as_fact(vm, presence.claim?, presence.place))
+        let fence = self.fence(vm)?;
+        Some(self.as_fact(vm, fence.told_to(to), presence.place))
     }
 
     fn as_fact(&self, vm: VmId, claim: Claim, place: Place) -> ClaimFact {
@@ -104,8 +105,8 @@ impl Vms {
             let place = if fact.ran { Place::Runs } else { fact.place };
             let told = Box::new(Told::by(peer, Some(fact.claim), Some(place)));
             let presence = self.ask(vm, |answer| Request::Told { told, answer }).await??;
-            if let Some(claim) = presence.claim {
-                ours.push(self.as_fact(vm, claim, presence.place));
+            if let Some(fence) = self.fence(vm) {
+                ours.push(self.as_fact(vm, fence.told_to(peer.id), presence.place));
             }
         }
         Ok(ours)

@@ -40,8 +40,7 @@ impl ClaimFiles {
     ///
     /// # Errors
     /// When it cannot be used.
-    pub fn open(directory: &Path) -> Result<Self, DocumentError> {
-        let files = Files::default();
+    pub fn open(files: Files, directory: &Path) -> Result<Self, DocumentError> {
         let documents = Arc::new(Documents::open(files.clone(), directory)?);
         Ok(Self { files, documents, beside: Arc::default() })
     }
@@ -135,10 +134,11 @@ impl ClaimFiles {
 }
 
 fn keep_higher(found: &mut HashMap<VmId, VmRecord>, record: VmRecord) {
-    let known = found.get(&record.vm).map(|known| known.fence.claim.number);
-    if known.is_none_or(|number| number < record.fence.claim.number) {
-        found.insert(record.vm, record);
-    }
+    let joined = match found.remove(&record.vm) {
+        Some(known) => known.joined(record),
+        None => record,
+    };
+    found.insert(joined.vm, joined);
 }
 
 fn refusal(record: &VmRecord, error: &DocumentError) -> Refusal {

@@ -28,10 +28,9 @@ impl Vms {
         self.ask_all(vm, asked, &[self.me()], WITHIN).await
     }
 
-    /// The word of one host.
-    pub(super) async fn ask_one(&self, vm: VmId, host: HostId, addresses: Vec<String>) -> Place {
-        let heard = self.ask_all(vm, vec![(host, addresses)], &[self.me()], WITHIN).await;
-        heard.into_iter().find(|heard| heard.host == host).map_or(Place::Silent, |heard| heard.place)
+    /// The word of one host, and of those that it names further.
+    pub(super) async fn ask_one(&self, vm: VmId, host: HostId, addresses: Vec<String>) -> Vec<Heard> {
+        self.ask_all(vm, vec![(host, addresses)], &[self.me()], WITHIN).await
     }
 
     /// What the hosts behind this one say, for a host that asks here. `seen` were asked already.

@@ -30,7 +30,7 @@ pub struct VmRecord {
 }
 
 /// The records that an earlier process left. Of the copies in the state store and in files the higher claim counts: any of
-/// them may be lost, or come from an older backup.
+/// them may be lost, or come from an older backup. The hosts of all copies count: each of them may have the VM.
 ///
 /// # Errors
 /// When the state store cannot be read.
@@ -38,12 +38,29 @@ pub(crate) async fn recover(tables: &Tables, files: &ClaimFiles) -> Result<Vec<V
     let stored = records::list(&tables.vms).await?;
     let mut all: HashMap<VmId, VmRecord> = stored.into_iter().map(|record| (record.vm, record)).collect();
     for (vm, kept) in files.load() {
-        let known = all.get(&vm).map(|record| record.fence.claim.number);
-        if known.is_none_or(|number| number < kept.fence.claim.number) {
+        let Some(known) = all.remove(&vm) else {
             tracing::warn!(vm = %kept.name, vm_id = %vm, claim = %kept.fence.claim,
-                "the claim on a VM was found in a file; the database is behind it, or was lost");
+                "the claim on a VM was found in a file only; the database was lost");
             all.insert(vm, kept);
+            continue;
+        };
+        if known.fence.claim.number < kept.fence.claim.number {
+            tracing::warn!(vm = %kept.name, vm_id = %vm, claim = %kept.fence.claim,
+                "the claim on a VM was found in a file; the database is behind it");
         }
+        all.insert(vm, known.joined(kept));
     }
     Ok(all.into_values().collect())
+}
+
+impl VmRecord {
+    /// Of two copies the one with the higher claim, this one where they are alike, with the hosts of both.
+    pub(super) fn joined(self, other: Self) -> Self {
+        let (mut newer, older) =
+            if self.fence.claim.number < other.fence.claim.number { (other, self) } else { (self, other) };
+        for (host, known) in older.fence.hosts {
+            newer.fence.hosts.entry(host).or_insert(known);
+        }
+        newer
+    }
 }

@@ -32,10 +32,11 @@ pub enum Asserts {
 }
 
 impl Vms {
-    /// Before a failover begins: what the primary says, and what is asserted then. Without a start nothing is refused.
+    /// Before a failover begins: what the primary says, and what is asserted then.
     ///
     /// # Errors
-    /// 32774 while it runs the VM and nobody forces it, 32777 while it is silent and nobody asserts that it is down.
+    /// 32775 when the VM has gone on to a third host, and nobody forces it. With a start also 32774 while the primary, or
+    /// a host that it names, runs the VM, and 32777 while it is silent and nobody asserts that it is down.
     pub async fn before_failover(
         &self,
         vm: VmId,
@@ -45,8 +46,17 @@ impl Vms {
     ) -> Result<Option<Assertion>, Refusal> {
         let known = self.fence(vm).and_then(|fence| fence.hosts.get(&from.host).cloned());
         let addresses = known.map(|known| known.addresses).unwrap_or_default();
-        let place = self.ask_one(vm, from.host, addresses).await;
-        let refuse = |reason: Reason| Err(reason.refusal(from.name.as_str(), &from.known.name));
+        let heard = self.ask_one(vm, from.host, addresses).await;
+        let (place, further): (Vec<Heard>, Vec<Heard>) =
+            heard.into_iter().partition(|heard| heard.host == from.host);
+        let place = place.first().map_or(Place::Silent, |heard| heard.place);
+        let refuse =
+            |reason: Reason| Err(reason.refusal(from.name.as_str(), &self.title(from, reason.host())));
+        if asserts != Asserts::Forced
+            && let Some(reason) = self.went_on(vm, from.host, &further)
+        {
+            return refuse(reason);
+        }
         match (place, asserts) {
             (Place::Silent, Asserts::IfSilent | Asserts::Down) => Ok(Some(Assertion::Silent)),
             (_, Asserts::Forced) => Ok(Some(Assertion::Forced)),
@@ -62,6 +72,26 @@ impl Vms {
             }
             _ => Ok(None),
         }
+    }
+
+    /// The host that sent the VM here does not have it any more: a failover here would take it from a third one, which
+    /// nothing on this host would ask before the start.
+    fn went_on(&self, vm: VmId, from: HostId, further: &[Heard]) -> Option<Reason> {
+        let claim = self.fence(vm).map(|fence| fence.claim);
+        let elsewhere = claim.filter(|claim| claim.holder != from && claim.holder != self.me());
+        let there = |heard: &&Heard| matches!(heard.place, Place::Runs | Place::Lives);
+        elsewhere
+            .map(Reason::LivesElsewhere)
+            .or_else(|| further.iter().find(there).map(|heard| Reason::RunsElsewhere(heard.host)))
+    }
+
+    /// What a host is called that a refusal is about.
+    fn title(&self, from: &Sharing, host: Option<HostId>) -> String {
+        let other = host.filter(|host| *host != from.host);
+        other.map_or_else(
+            || from.known.name.clone(),
+            |host| self.context.peers.name(host).unwrap_or_else(|| format!("host {host}")),
+        )
     }
 
     /// This host holds the VM from now on, taken from the host that sent it: by a failover that is complete. Nothing is

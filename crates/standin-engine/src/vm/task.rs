@@ -203,8 +203,9 @@ impl Task {
     /// it matters, and is told when the link is up again.
     pub fn announce(&self, place: Place) {
         let Some(fence) = self.fence() else { return };
-        let fact = ClaimFact { vm: self.vm, claim: fence.claim, place, ran: self.ran_unheld() };
         for (host, known) in &fence.hosts {
+            let claim = fence.told_to(*host);
+            let fact = ClaimFact { vm: self.vm, claim, place, ran: self.ran_unheld() };
             self.context.peers.announce(*host, &known.addresses, vec![fact]);
         }
     }

@@ -3,6 +3,8 @@
 
 use crate::link::Link;
 use async_trait::async_trait;
+use standin_durable::Files;
+use standin_engine::peers::TlsTransport;
 use standin_engine::vm::Policy;
 use standin_engine::{Command, Engine, EngineConfig, Parts, SiteNetworks};
 use standin_hypervisor::Hypervisor;
@@ -156,12 +158,14 @@ impl Host {
             store.problems().is_empty().then_some(store)
         })
         .await;
+        let hello = Hello::new(self.name, "standin test").of(self.id, 0);
         Parts {
             hypervisor: Arc::clone(&self.fake) as Arc<dyn Hypervisor>,
             store,
             state,
-            identity: self.identity.clone(),
-            hello: Hello::new(self.name, "standin test").of(self.id, 0),
+            files: Files::default(),
+            transport: Arc::new(TlsTransport::new(self.identity.clone(), hello.clone())),
+            hello,
             host_id: self.id,
             config: EngineConfig {
                 scratch_dir: make("scratch"),

@@ -16,5 +16,6 @@ mod names;
 mod network;
 mod peers;
 mod resync;
+mod sim;
 mod upkeep;
 mod world;

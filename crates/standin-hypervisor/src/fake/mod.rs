@@ -377,6 +377,12 @@ impl FakeHypervisor {
         fake.into_iter().for_each(|fake| fake.fail_views(reason));
     }
 
+    /// Whether a VM runs; `None` for one that this host does not know.
+    #[must_use]
+    pub fn power(&self, vm: VmId) -> Option<PowerState> {
+        self.shared.lock().vms.get(&vm).map(|fake| fake.power)
+    }
+
     /// Views that are open now, of all VMs.
     #[must_use]
     pub fn open_views(&self) -> usize {

@@ -162,6 +162,11 @@ fn equal_numbers_of_two_holders_are_rivals_until_somebody_takes_the_next() {
     assert_eq!(fence.learn(host(1), theirs, ALL), Learned::Rival(theirs));
     assert_eq!(fence.learn(host(1), theirs, ALL), Learned::Nothing);
     assert!(!fence.held_by(host(1)));
+    // Each holder hears of the other one, also from a third host.
+    assert_eq!(
+        (fence.told_to(host(1)), fence.told_to(host(2)), fence.told_to(host(3))),
+        (theirs, ours, ours)
+    );
     for asserted in [None, FORCE] {
         let refused = Run::Refuse(Reason::Rivals { ours, theirs });
         assert_eq!(run(1, &fence, Place::NotHere, asserted), refused);

@@ -1,0 +1,85 @@
+//! Hosts in simulated time: engines, replication and disks are real; hypervisors, networks and clocks are not. What operators,
+//! crashes and networks do is drawn from a seed, and judged after every step by a ledger of its own.
+//!
+//! `STANDIN_SIM_SEEDS=from..to` chooses the seeds; a failing one is printed with its steps, as few as still fail.
+
+mod judge;
+mod life;
+mod machine;
+mod orders;
+mod plan;
+mod run;
+mod step;
+mod watch;
+mod world;
+
+use run::{Campaign, campaign, run_seed, shrink};
+use standin_model::fence::Rules;
+use std::ops::Range;
+
+/// The seeds of the campaign in `make test`.
+const SEEDS: Range<u64> = 0..2000;
+
+fn seeds() -> Range<u64> {
+    let Ok(text) = std::env::var("STANDIN_SIM_SEEDS") else { return SEEDS };
+    let ends = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    ends.expect("STANDIN_SIM_SEEDS=from..to")
+}
+
+fn report(campaign: &Campaign) -> String {
+    let mut text = String::new();
+    for (seed, outcome) in &campaign.failed {
+        text += &format!("\nseed {seed}: {}\n", outcome.violations.join("; "));
+    }
+    if let Some((seed, outcome)) = campaign.failed.first() {
+        let shrunk = shrink(outcome, Rules::ALL);
+        text +=
+            &format!("\nseed {seed}, shrunk:\n{}\n{}\n", shrunk.schedule.as_rust(), shrunk.log.join("\n"));
+    }
+    text
+}
+
+#[test]
+fn no_schedule_of_two_thousand_runs_a_vm_twice_or_loses_a_point_or_stalls() {
+    let campaign = campaign(seeds(), 1, Rules::ALL);
+    assert!(campaign.failed.is_empty(), "{}", report(&campaign));
+    println!("{} schedules\n{}", campaign.run, campaign.table());
+    if campaign.run >= SEEDS.end - SEEDS.start {
+        assert_eq!(campaign.gaps(), [], "steps in which no daemon died there:\n{}", campaign.table());
+    }
+}
+
+/// Every rule of the fence is needed, and the judge sees when one is missing.
+#[test]
+fn a_fence_with_any_one_rule_switched_off_is_found_out() {
+    let without: [(&str, fn(&mut Rules)); 7] = [
+        ("compare_claims", |rules| rules.compare_claims = false),
+        ("confirm_failover", |rules| rules.confirm_failover = false),
+        ("ask_before_start", |rules| rules.ask_before_start = false),
+        ("heed_silence", |rules| rules.heed_silence = false),
+        ("pause_lower", |rules| rules.pause_lower = false),
+        ("keep_tombstones", |rules| rules.keep_tombstones = false),
+        ("heed_marks", |rules| rules.heed_marks = false),
+    ];
+    for (name, switch_off) in without {
+        let mut rules = Rules::ALL;
+        switch_off(&mut rules);
+        let found = campaign(SEEDS, 1, rules);
+        let (seed, outcome) =
+            found.failed.first().unwrap_or_else(|| panic!("nothing is found without {name}"));
+        println!("without {name}, schedule {} (seed {seed}): {}", found.run, outcome.violations.join("; "));
+    }
+}
+
+/// For work on the simulation: one seed, its log, and how long it took.
+#[test]
+#[ignore = "a tool: STANDIN_SIM_SEEDS=n..n+1"]
+fn one_seed_is_shown() {
+    for seed in seeds() {
+        let begun = std::time::Instant::now();
+        let outcome = run_seed(seed, Rules::ALL);
+        println!("{}", outcome.log.join("\n"));
+        println!("{}", outcome.schedule.as_rust());
+        println!("seed {seed}: {:?} in {:?}", outcome.violations, begun.elapsed());
+    }
+}

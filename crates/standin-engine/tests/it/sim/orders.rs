@@ -1,0 +1,114 @@
+//! What operators and API clients ask of a host, as they ask it.
+
+use super::step::{Host, Says, What};
+use standin_engine::replica::failover::Failover;
+use standin_engine::vm::Asserts;
+use standin_engine::{Command, Enable, Engine};
+use standin_model::auth::AuthorizationEntry;
+use standin_model::fence::{Assertion, WhenSilent};
+use standin_model::retention::{Policy, Tier};
+use standin_model::settings::RelationshipSettings;
+use standin_model::{AuthId, JobId, Refusal, VmId};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long every point is kept, seconds.
+pub const KEPT_S: u64 = 3600;
+
+fn asserted(says: Says) -> Option<Assertion> {
+    match says {
+        Says::Nothing => None,
+        Says::Silent => Some(Assertion::Silent),
+        Says::Force => Some(Assertion::Forced),
+    }
+}
+
+/// Where an order goes, and what it is about.
+#[derive(Clone)]
+pub struct Order {
+    pub engine: Arc<Engine>,
+    pub vm: VmId,
+    pub interval_s: u32,
+    pub replicas_dir: PathBuf,
+}
+
+pub type Answer = Result<Option<JobId>, Refusal>;
+
+impl Order {
+    fn settings(&self) -> RelationshipSettings {
+        let tiers = vec![Tier { keep_for_s: KEPT_S, every_s: 0 }];
+        RelationshipSettings {
+            interval_s: self.interval_s,
+            retention: Some(Policy { tiers }),
+            ..RelationshipSettings::default()
+        }
+    }
+
+    pub fn entry(&self, of: Host) -> AuthorizationEntry {
+        AuthorizationEntry {
+            id: AuthId::random(),
+            allowed_primary: of.certificate(),
+            trust_group: "one".to_owned(),
+            storage_location: self.replicas_dir.clone(),
+        }
+    }
+
+    /// Carries an order out.
+    pub async fn carry_out(self, what: What) -> Answer {
+        let (engine, vm) = (&self.engine, self.vm);
+        let vms = engine.vm_tasks();
+        match what {
+            What::Replicate { to, .. } => {
+                let enable = Enable { peer: to.address(), settings: self.settings(), start: true };
+                engine.enable(vm, enable).await
+            }
+            What::Unreplicate { .. } => engine.remove(vm).await.map(|()| None),
+            What::VmStart { says, .. } | What::VmResume { says, .. } => {
+                engine.start_vm(vm, asserted(says)).await
+            }
+            What::VmStop { .. } => vms.shutdown(vm, Duration::from_secs(60)).await.map(|()| None),
+            What::VmKill { .. } => vms.power_off(vm).await.map(|()| None),
+            What::VmPause { .. } => vms.pause(vm).await.map(|()| None),
+            What::VmRemove { .. } => engine.remove_vm(vm).await.map(|()| None),
+            What::Suspend { .. } => engine.suspend(vm).await.map(|()| None),
+            What::GoOn { .. } => engine.resume(vm).await,
+            What::Point { .. } => engine.ask(vm, Command::Point { application: false }).await,
+            What::Failover { start, says, .. } => {
+                let asserts = match says {
+                    Says::Nothing => Asserts::Nothing,
+                    Says::Silent => Asserts::Down,
+                    Says::Force => Asserts::Forced,
+                };
+                engine.failover(vm, Failover { point: None, start, asserts }).await.map(Some)
+            }
+            What::InitiateFailover { .. } => {
+                let failover = Failover { point: None, start: false, asserts: Asserts::IfSilent };
+                engine.failover(vm, failover).await.map(Some)
+            }
+            What::Revert { .. } => engine.revert(vm).await.map(Some),
+            What::Commit { .. } => engine.commit(vm).await.map(Some),
+            What::AuthAdd { of, .. } => engine.replicas().add_entry(self.entry(of)).await.map(|_| None),
+            What::AuthRemove { of, .. } => {
+                let entries = engine.replicas().entries();
+                for entry in entries.iter().filter(|entry| entry.allowed_primary == of.certificate()) {
+                    engine.replicas().remove_entry(entry.id).await?;
+                }
+                Ok(None)
+            }
+            What::Resync { .. } => engine.ask(vm, Command::Resynchronize).await,
+            What::Recovery { enabled, .. } => {
+                let mut settings = engine.service_settings();
+                settings.recovery_server_enabled = enabled;
+                engine.modify_service_settings(settings).await.map(|()| None)
+            }
+            What::Resolve { keep, .. } => engine.keep_copy(vm, keep).await.map(|()| None),
+            What::Forget { .. } => vms.forget(vm).await.map(|()| None),
+            What::StartAfter { seconds, .. } => {
+                let after = |seconds: u32| WhenSilent::StartAfter(Duration::from_secs(seconds.into()));
+                vms.set_when_silent(vm, seconds.map(after)).await.map(|()| None)
+            }
+            other => unreachable!("{other:?} is no order"),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Makes schedules: looks at how the world is, and chooses by a seed what happens next. What could not be of any effect now is
+//! rarely chosen, so that thirty steps lead far.
+
+use super::machine::Machine;
+use super::step::{Crash, Host, Part, Says, Step, What, When};
+use super::world::World;
+use rand::Rng;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use standin_hypervisor::PowerState;
+use standin_model::state::{ReplicationMode, ReplicationState};
+
+/// One thing that could happen, and how likely it is.
+struct Choice {
+    weight: u32,
+    what: What,
+}
+
+struct Choices(Vec<Choice>);
+
+impl Choices {
+    fn add(&mut self, weight: u32, what: What) {
+        self.0.push(Choice { weight, what });
+    }
+
+    fn draw(&self, chance: &mut StdRng) -> What {
+        let chosen = self.0.choose_weighted(chance, |choice| choice.weight);
+        chosen.map_or(What::Passes { seconds: 10 }, |choice| choice.what)
+    }
+}
+
+/// The next step of a schedule.
+pub fn next(world: &World, chance: &mut StdRng) -> Step {
+    let mut choices = Choices(Vec::new());
+    for machine in &world.machines {
+        of_host(world, machine, &mut choices, chance);
+    }
+    of_network(world, &mut choices, chance);
+    let seconds = *[5, 30, 120, 600, 3 * 3600].choose(chance).unwrap_or(&5);
+    choices.add(if seconds > 600 { 1 } else { 8 }, What::Passes { seconds });
+    let what = choices.draw(chance);
+    let crash = chance.random_bool(0.15).then(|| {
+        let n = *[1, 1, 2, 2, 3, 4, 6, 9, 14].choose(chance).unwrap_or(&1);
+        let when = if chance.random_bool(0.5) { When::Before } else { When::After };
+        Crash { host: world.hosts()[chance.random_range(0..world.machines.len())], n, when }
+    });
+    let then_ms = match crash {
+        // Long enough for some cycles, so that there are steps to die at.
+        Some(_) => chance.random_range(5_000..20_000),
+        None => *[0, 1, 20, 300, 2_000, 10_000, 40_000].choose(chance).unwrap_or(&0),
+    };
+    Step { what, crash, beside: chance.random_bool(0.2), then_ms }
+}
+
+fn says(chance: &mut StdRng) -> Says {
+    match chance.random_range(0..10) {
+        0 => Says::Force,
+        1..=3 => Says::Silent,
+        _ => Says::Nothing,
+    }
+}
+
+fn of_host(world: &World, machine: &Machine, choices: &mut Choices, chance: &mut StdRng) {
+    let on = machine.host;
+    let power = machine.fake.power(world.vm);
+    if power == Some(PowerState::Running) {
+        choices.add(6, What::GuestWrites { on });
+        choices.add(1, What::GuestDies { on });
+    }
+    let others: Vec<Host> = world.hosts().into_iter().filter(|other| *other != on).collect();
+    let other = *others.choose(chance).unwrap_or(&on);
+    choices.add(1, What::ClockJumps { on, seconds: *[-7200, -60, 60, 7200].choose(chance).unwrap_or(&60) });
+    let Some(engine) = machine.engine() else {
+        choices.add(12, What::DaemonStarts { on });
+        return;
+    };
+    choices.add(2, What::DaemonDies { on });
+    choices.add(1, What::DaemonStops { on });
+    choices.add(2, What::HostDies { on });
+    choices.add(1, What::Backup { of: on });
+    if machine.has_backup() {
+        let part = *[Part::All, Part::All, Part::Records, Part::Claims, Part::Disks]
+            .choose(chance)
+            .unwrap_or(&Part::All);
+        choices.add(2, What::Restore { of: on, part });
+    }
+    choices.add(1, What::LoseRecords { of: on });
+    choices.add(1, What::AuthRemove { on, of: other });
+    choices.add(2, What::AuthAdd { on, of: other });
+    choices.add(1, What::Recovery { on, enabled: chance.random_bool(0.7) });
+    choices.add(
+        1,
+        What::StartAfter { on, seconds: *[None, Some(30), Some(120)].choose(chance).unwrap_or(&None) },
+    );
+    if let Some(fence) = engine.vm_tasks().fence(world.vm) {
+        choices.add(
+            if fence.rival.is_some() { 6 } else { 1 },
+            What::Resolve { on, keep: chance.random_bool(0.5) },
+        );
+        choices.add(1, What::Forget { on });
+    }
+    of_power(on, power, choices, chance);
+    let (mode, state) = engine.role(world.vm);
+    match mode {
+        ReplicationMode::Primary => of_primary(on, choices),
+        ReplicationMode::Replica => of_replica(on, state, choices, chance),
+        _ if power.is_some() => choices.add(10, What::Replicate { from: on, to: other }),
+        _ => {}
+    }
+    // Whatever makes no sense now.
+    choices.add(1, any(on, other, chance));
+}
+
+fn of_power(on: Host, power: Option<PowerState>, choices: &mut Choices, chance: &mut StdRng) {
+    match power {
+        Some(PowerState::Running) => {
+            choices.add(2, What::VmStop { on });
+            choices.add(1, What::VmKill { on });
+            choices.add(2, What::VmPause { on });
+        }
+        Some(PowerState::Paused) => {
+            choices.add(6, What::VmResume { on, says: says(chance) });
+            choices.add(1, What::VmKill { on });
+        }
+        Some(PowerState::Off) => {
+            choices.add(10, What::VmStart { on, says: says(chance) });
+            choices.add(1, What::VmRemove { on });
+        }
+        None => {}
+    }
+}
+
+fn of_primary(on: Host, choices: &mut Choices) {
+    choices.add(2, What::Point { on });
+    choices.add(1, What::Suspend { on });
+    choices.add(2, What::GoOn { on });
+    choices.add(1, What::Resync { on });
+    choices.add(1, What::Unreplicate { on });
+}
+
+fn of_replica(on: Host, state: ReplicationState, choices: &mut Choices, chance: &mut StdRng) {
+    match state {
+        ReplicationState::Recovered => {
+            choices.add(5, What::Commit { on });
+            choices.add(4, What::Revert { on });
+        }
+        ReplicationState::Committed => choices.add(8, What::Unreplicate { on }),
+        _ => {
+            choices.add(6, What::Failover { on, start: chance.random_bool(0.7), says: says(chance) });
+            choices.add(2, What::InitiateFailover { on });
+            choices.add(1, What::Suspend { on });
+            choices.add(1, What::GoOn { on });
+            choices.add(1, What::Unreplicate { on });
+        }
+    }
+}
+
+fn any(on: Host, other: Host, chance: &mut StdRng) -> What {
+    match chance.random_range(0..12) {
+        0 => What::Replicate { from: on, to: other },
+        1 => What::Unreplicate { on },
+        2 => What::VmStart { on, says: says(chance) },
+        3 => What::VmResume { on, says: says(chance) },
+        4 => What::Failover { on, start: true, says: says(chance) },
+        5 => What::InitiateFailover { on },
+        6 => What::Revert { on },
+        7 => What::Commit { on },
+        8 => What::Resync { on },
+        9 => What::VmRemove { on },
+        10 => What::Point { on },
+        _ => What::GoOn { on },
+    }
+}
+
+fn of_network(world: &World, choices: &mut Choices, chance: &mut StdRng) {
+    let hosts = world.hosts();
+    for (at, one) in hosts.iter().enumerate() {
+        for other in &hosts[at + 1..] {
+            if !world.is_free(*one, *other) {
+                choices.add(5, What::Mend { one: *one, other: *other });
+                continue;
+            }
+            choices.add(2, What::Cut { one: *one, other: *other });
+            let (from, to) = if chance.random_bool(0.5) { (*one, *other) } else { (*other, *one) };
+            choices.add(1, What::Hold { from, to });
+            choices.add(1, What::Lose { from, to });
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! What can happen to hosts and a VM: the steps of a schedule. Printed with `{:?}` they are Rust, so that a schedule that
+//! failed can be pasted into a test.
+
+use std::fmt;
+
+/// A host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Host {
+    A,
+    B,
+    C,
+}
+
+impl Host {
+    pub const ALL: [Self; 3] = [Self::A, Self::B, Self::C];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::A => "a",
+            Self::B => "b",
+            Self::C => "c",
+        }
+    }
+
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The name of its certificate.
+    pub fn certificate(self) -> String {
+        format!("{}.example.org", self.name())
+    }
+
+    pub fn address(self) -> String {
+        format!("{}.example.org:28444", self.name())
+    }
+}
+
+/// What somebody asserts with a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Says {
+    /// Nothing.
+    Nothing,
+    /// `--yes`, or the answer to the prompt: the other host is down.
+    Silent,
+    /// `--force`.
+    Force,
+}
+
+/// What of a data directory an older backup puts back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    All,
+    Records,
+    Claims,
+    Disks,
+}
+
+/// Before or after a durable step took effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum When {
+    Before,
+    After,
+}
+
+/// A daemon dies at its n-th durable step after a command was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crash {
+    pub host: Host,
+    pub n: u32,
+    pub when: When,
+}
+
+/// What happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum What {
+    // Operators and API clients, on a host.
+    Replicate {
+        from: Host,
+        to: Host,
+    },
+    Unreplicate {
+        on: Host,
+    },
+    VmStart {
+        on: Host,
+        says: Says,
+    },
+    VmStop {
+        on: Host,
+    },
+    VmKill {
+        on: Host,
+    },
+    VmPause {
+        on: Host,
+    },
+    VmResume {
+        on: Host,
+        says: Says,
+    },
+    VmRemove {
+        on: Host,
+    },
+    Suspend {
+        on: Host,
+    },
+    GoOn {
+        on: Host,
+    },
+    Point {
+        on: Host,
+    },
+    Failover {
+        on: Host,
+        start: bool,
+        says: Says,
+    },
+    /// `InitiateFailover` of the management API, which has no prompt.
+    InitiateFailover {
+        on: Host,
+    },
+    Revert {
+        on: Host,
+    },
+    Commit {
+        on: Host,
+    },
+    AuthRemove {
+        on: Host,
+        of: Host,
+    },
+    AuthAdd {
+        on: Host,
+        of: Host,
+    },
+    Resync {
+        on: Host,
+    },
+    Resolve {
+        on: Host,
+        keep: bool,
+    },
+    Forget {
+        on: Host,
+    },
+    Recovery {
+        on: Host,
+        enabled: bool,
+    },
+    StartAfter {
+        on: Host,
+        seconds: Option<u32>,
+    },
+    // What hosts and networks do by themselves.
+    GuestWrites {
+        on: Host,
+    },
+    GuestDies {
+        on: Host,
+    },
+    DaemonDies {
+        on: Host,
+    },
+    DaemonStops {
+        on: Host,
+    },
+    DaemonStarts {
+        on: Host,
+    },
+    HostDies {
+        on: Host,
+    },
+    Backup {
+        of: Host,
+    },
+    Restore {
+        of: Host,
+        part: Part,
+    },
+    LoseRecords {
+        of: Host,
+    },
+    Cut {
+        one: Host,
+        other: Host,
+    },
+    Hold {
+        from: Host,
+        to: Host,
+    },
+    Lose {
+        from: Host,
+        to: Host,
+    },
+    Mend {
+        one: Host,
+        other: Host,
+    },
+    ClockJumps {
+        on: Host,
+        seconds: i32,
+    },
+    Passes {
+        seconds: u32,
+    },
+}
+
+impl What {
+    /// Every kind.
+    pub const KINDS: [&str; 37] = [
+        "Replicate",
+        "Unreplicate",
+        "VmStart",
+        "VmStop",
+        "VmKill",
+        "VmPause",
+        "VmResume",
+        "VmRemove",
+        "Suspend",
+        "GoOn",
+        "Point",
+        "Failover",
+        "InitiateFailover",
+        "Revert",
+        "Commit",
+        "AuthRemove",
+        "AuthAdd",
+        "Resync",
+        "Resolve",
+        "Forget",
+        "Recovery",
+        "StartAfter",
+        "GuestWrites",
+        "GuestDies",
+        "DaemonDies",
+        "DaemonStops",
+        "DaemonStarts",
+        "HostDies",
+        "Backup",
+        "Restore",
+        "LoseRecords",
+        "Cut",
+        "Hold",
+        "Lose",
+        "Mend",
+        "ClockJumps",
+        "Passes",
+    ];
+
+    /// The kind of the step, for the table of what was covered.
+    pub fn kind(&self) -> String {
+        let whole = format!("{self:?}");
+        whole.split(' ').next().unwrap_or_default().to_owned()
+    }
+}
+
+/// Something happens, and then time passes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    pub what: What,
+    pub crash: Option<Crash>,
+    /// The next step does not wait for the end of this one.
+    pub beside: bool,
+    /// Simulated time until the next step.
+    pub then_ms: u32,
+}
+
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "step({:?}, {})", self.what, self.then_ms)?;
+        if let Some(Crash { host, n, when }) = self.crash {
+            write!(f, ".crash({host:?}, {n}, {when:?})")?;
+        }
+        if self.beside {
+            f.write_str(".beside()")?;
+        }
+        Ok(())
+    }
+}
+
+/// A step that is waited for.
+pub const fn step(what: What, then_ms: u32) -> Step {
+    Step { what, crash: None, beside: false, then_ms }
+}
+
+impl Step {
+    pub const fn crash(self, host: Host, n: u32, when: When) -> Self {
+        Self { crash: Some(Crash { host, n, when }), ..self }
+    }
+
+    pub const fn beside(self) -> Self {
+        Self { beside: true, ..self }
+    }
+}
+
+/// How a schedule begins: the hosts, and the steps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schedule {
+    pub hosts: usize,
+    pub interval_s: u32,
+    pub steps: Vec<Step>,
+}
+
+impl Schedule {
+    /// As the call of a named test.
+    pub fn as_rust(&self) -> String {
+        let steps: Vec<String> = self.steps.iter().map(|step| format!("        {step:?},")).collect();
+        format!("replay({}, {}, &[\n{}\n    ])", self.hosts, self.interval_s, steps.join("\n"))
+    }
+}
