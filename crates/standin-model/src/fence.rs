@@ -89,7 +89,7 @@ pub struct KnownHost {
     pub addresses: Vec<String>,
     /// How it came to share the VM.
     pub role: Role,
-    /// The highest claim of this host that it has durably accepted.
+    /// The highest claim of this host that it has durably accepted while it did not run the VM.
     #[serde(default)]
     pub accepted: Option<Generation>,
 }

@@ -137,7 +137,8 @@ impl Vms {
         let told = Told::word(host, presence);
         let accepted = presence.claim.is_some_and(|theirs| theirs.same_as(claim));
         let noted = async {
-            if accepted {
+            // One that runs the VM all the same is held back by nothing: its later silence would be no "no".
+            if accepted && matches!(presence.place, Place::NotHere | Place::Unknown) {
                 self.ask(vm, |answer| Request::Accepted { host, claim, answer }).await??;
             }
             let told = Box::new(told);

@@ -13,9 +13,13 @@ mod step;
 mod watch;
 mod world;
 
-use run::{Campaign, campaign, run_seed, shrink};
+use Says::Nothing;
+use run::{Campaign, campaign, run, run_seed, shrink};
 use standin_model::fence::Rules;
 use std::ops::Range;
+use step::Host::{A, B};
+use step::What::{Commit, DaemonDies, InitiateFailover, Replicate, VmStart};
+use step::{Says, Schedule, Step, When, step};
 
 /// The seeds of the campaign in `make test`.
 const SEEDS: Range<u64> = 0..2000;
@@ -47,6 +51,29 @@ fn no_schedule_of_two_thousand_runs_a_vm_twice_or_loses_a_point_or_stalls() {
     if campaign.run >= SEEDS.end - SEEDS.start {
         assert_eq!(campaign.gaps(), [], "steps in which no daemon died there:\n{}", campaign.table());
     }
+}
+
+fn replay(hosts: usize, interval_s: u32, steps: &[Step]) {
+    let outcome = run(&Schedule { hosts, interval_s, steps: steps.to_vec() }, Rules::ALL);
+    assert!(outcome.violations.is_empty(), "{}\n{}", outcome.violations.join("; "), outcome.log.join("\n"));
+}
+
+/// Seed 17: a primary that accepted the claim of a failover while it ran the VM, and whose daemon then died, is silent and
+/// not settled.
+#[test]
+fn a_primary_that_accepted_a_claim_while_it_ran_is_no_leave_to_start() {
+    replay(
+        3,
+        5,
+        &[
+            step(Replicate { from: A, to: B }, 10000),
+            step(InitiateFailover { on: B }, 40000),
+            step(Commit { on: B }, 2000),
+            step(VmStart { on: B, says: Nothing }, 11062).crash(B, 14, When::Before).beside(),
+            step(DaemonDies { on: A }, 20),
+            step(VmStart { on: B, says: Nothing }, 300),
+        ],
+    );
 }
 
 /// Every rule of the fence is needed, and the judge sees when one is missing.

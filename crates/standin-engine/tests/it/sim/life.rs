@@ -242,6 +242,14 @@ impl Hypervisor for Machines {
         self.change(self.fake.define(definition)).await
     }
 
+    async fn define_new(&self, definition: VmDefinition) -> Answer<VmId> {
+        self.change(self.fake.define_new(definition)).await
+    }
+
+    async fn rename(&self, vm: VmId, name: VmName) -> Answer<()> {
+        self.change(self.fake.rename(vm, name)).await
+    }
+
     async fn undefine(&self, vm: VmId) -> Answer<()> {
         self.change(self.fake.undefine(vm)).await
     }
