@@ -222,7 +222,9 @@ async fn a_failover_leaves_a_vm_of_its_id_that_it_did_not_make() {
     assert_eq!(error.code, ReturnCode::InUse, "{error}");
     assert!(error.message.contains("theirs"), "{error}");
     let left = world.b.fake.inspect(vm).await.expect("it is there");
-    assert_eq!((left.definition, left.power), (foreign, PowerState::Running));
+    assert_eq!(left.definition, foreign);
+    // The primary runs a VM of this id too, under the higher claim: the copy here may be paused by now, and nothing else.
+    assert_ne!(left.power, PowerState::Off);
     assert_eq!(world.b.state(vm), S::Replicating);
     world.b.fake.power_off(vm).await.expect("off");
     world.b.fake.undefine(vm).await.expect("removed");
