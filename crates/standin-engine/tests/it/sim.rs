@@ -81,7 +81,8 @@ fn a_primary_that_accepted_a_claim_while_it_ran_is_no_leave_to_start() {
 #[test]
 #[ignore = "make sim: as the campaign"]
 fn a_fence_with_any_one_rule_switched_off_is_found_out() {
-    let without: [(&str, fn(&mut Rules)); 7] = [
+    type SwitchOff = fn(&mut Rules);
+    let without: [(&str, SwitchOff); 7] = [
         ("compare_claims", |rules| rules.compare_claims = false),
         ("confirm_failover", |rules| rules.confirm_failover = false),
         ("ask_before_start", |rules| rules.ask_before_start = false),

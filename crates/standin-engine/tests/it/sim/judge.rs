@@ -53,7 +53,7 @@ fn hash(data: &[u8]) -> u64 {
 
 impl Judge {
     pub fn new(vm: VmId, watch: Arc<Watch>) -> Self {
-        let had = BTreeSet::from([hash(&vec![0; DISK.1 as usize])]);
+        let had = BTreeSet::from([hash(&vec![0; usize::try_from(DISK.1).expect("a small disk")])]);
         Self {
             vm,
             watch,

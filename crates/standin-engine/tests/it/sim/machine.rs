@@ -92,7 +92,7 @@ impl Machine {
 
     fn end(&self) -> End {
         let certificate = self.host.certificate();
-        let address = ([10, 0, 0, self.host.index() as u8 + 1], 28444).into();
+        let address = ([10, 0, 0, u8::try_from(self.host.index() + 1).expect("a few hosts")], 28444).into();
         End::new(
             &[&certificate],
             address,
