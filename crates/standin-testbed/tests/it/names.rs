@@ -34,7 +34,7 @@ fn two_primaries_with_a_vm_of_one_name_both_fail_over_to_one_host() {
     rig.a.lose_power().unwrap();
     second.lose_power().unwrap();
     for name in ["web", "web-host-c"] {
-        rig.b.run(&["failover", name, "--start"]).unwrap();
+        rig.b.run(&["failover", name, "--start", "--yes"]).unwrap();
         let serial = rig.b.replica_serial(name).unwrap();
         serial.wait_verified(0, PATIENCE).unwrap();
         assert_eq!(serial.faults(), [""; 0]);

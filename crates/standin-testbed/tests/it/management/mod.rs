@@ -6,7 +6,7 @@ mod clients;
 mod stories;
 
 use crate::rig::Rig;
-use standin_testbed::daemon::{Daemon, find_binary};
+use standin_testbed::daemon::{Daemon, DaemonPlan, find_binary};
 use standin_testbed::guest::{GuestPlan, checkout};
 use standin_wire::PkiDir;
 use std::io::Write;
@@ -22,11 +22,17 @@ pub fn managed() -> Rig {
 
 /// The same with further keys of the table `[management]`.
 fn managed_with(keys: &str) -> Rig {
+    managed_by_plan(keys, |_, _| {})
+}
+
+/// The same with further changes to the plans of both hosts.
+fn managed_by_plan(keys: &str, adjust: impl Fn(&mut DaemonPlan, &mut DaemonPlan)) -> Rig {
     let rig = Rig::with(|a, b| {
-        for plan in [a, b] {
+        for plan in [&mut *a, &mut *b] {
             let address = plan.listen.ip();
             plan.extra_config += &format!("[management]\nlisten = \"{address}\"\n{keys}");
         }
+        adjust(a, b);
     });
     for daemon in [&rig.a, &rig.b] {
         add_user(daemon, "admin", &["--role", "administrator", "--ntlm"]);
