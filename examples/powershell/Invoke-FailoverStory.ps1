@@ -6,6 +6,9 @@ The whole story of a replicated VM by the management API, with the CIM cmdlets (
 Enables the replication of a VM, waits for its initial replication, lists its recovery points, fails over to the second
 newest one, starts the VM there, takes that back, fails over to the latest point and commits.
 
+The primary's VM runs meanwhile, and a replica refuses to start over it. For this story the replica's configuration
+says that it may be paused: start_over_running_primary = "pause" in the table [fence].
+
 .EXAMPLE
 $login = Get-Credential admin
 ./Invoke-FailoverStory.ps1 -VM web-1 -Primary host-a -Replica host-b -Credential $login -UseSsl -Interval 30

@@ -8,6 +8,9 @@ second newest one, starts the VM there, takes that back, fails over to the lates
         --primary https://host-a.example.com:5989 --replica https://host-b.example.com:5989 \\
         --recovery-host host-b.example.com --user admin --ca ca.crt --interval 30
 
+The primary's VM runs meanwhile, and a replica refuses to start over it. For this story the replica's configuration
+says that it may be paused: start_over_running_primary = "pause" in the table [fence].
+
 The password is read from the environment variable STANDIN_PASSWORD, or asked for. Ends with status 0 when the whole
 story was told, with 1 and a sentence when something refused or failed.
 """
