@@ -162,16 +162,31 @@ impl<'a> Granules<'a> {
         let granule = u64::from(self.shape.granule);
         for runs in self.image.all_runs() {
             for run in runs?.iter().filter(|run| !base || run.state != State::Zero) {
-                let at = self.claimed.partition_point(|(_, end)| *end <= run.offset);
-                let inside = self
-                    .claimed
-                    .get(at)
-                    .is_some_and(|(from, to)| *from <= run.offset && run.offset + run.length <= *to);
-                if !inside && !skip.contains(run.offset / granule) {
-                    return Ok(Some(run.offset));
+                for (from, to) in self.not_claimed(run.offset, run.offset + run.length) {
+                    let mut granules = from / granule..to.div_ceil(granule);
+                    if let Some(extra) = granules.find(|granule| !skip.contains(*granule)) {
+                        return Ok(Some((extra * granule).max(from)));
+                    }
                 }
             }
         }
         Ok(None)
+    }
+
+    /// The parts of a range that no granule so far was about. A run of the file goes on where a merge has begun to write
+    /// behind what was there.
+    fn not_claimed(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
+        let (mut at, mut parts) = (from, Vec::new());
+        let first = self.claimed.partition_point(|(_, end)| *end <= from);
+        for (start, end) in self.claimed[first..].iter().take_while(|(start, _)| *start < to) {
+            if at < *start {
+                parts.push((at, *start));
+            }
+            at = at.max(*end);
+        }
+        if at < to {
+            parts.push((at, to));
+        }
+        parts
     }
 }
