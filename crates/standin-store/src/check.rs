@@ -9,7 +9,8 @@ use crate::damage::Damage;
 use crate::error::Result;
 use crate::io::Io;
 use crate::layout::layer_name;
-use crate::manifest::{Disk, Manifest};
+use crate::manifest::{Disk, Layer, Manifest};
+use crate::note::Note;
 use crate::qcow2::Image;
 use crate::qcow2::check::structure;
 use crate::replica::{Replica, lock};
@@ -137,21 +138,15 @@ impl Replica {
         let manifest = self.manifest();
         let mut report =
             ReplicaReport { vm: self.vm(), points: Vec::new(), layers: Vec::new(), problems: Vec::new() };
-        if let Err(error) = crate::manifest::load(&self.inner.layout.manifest()) {
-            report.problems.push(describe(&error));
-        }
+        report.problems.extend(crate::copies::problems(&self.inner.layout));
         for config in &manifest.configs {
             let directory = self.inner.layout.config_dir(config.epoch);
             report.problems.extend(crate::config::verify(&directory, config));
         }
+        report.layers = self.check_layers(&manifest, tick);
         for disk in &manifest.disks {
-            for (number, layer) in disk.layers.iter().enumerate() {
-                let below = number.checked_sub(1).map(|n| disk.layers[n].epoch);
-                report.layers.push(self.check_layer(&manifest, disk, below, layer.epoch, tick));
-            }
-            if let Err(error) = self.check_tree(disk) {
-                report.problems.push(describe(&error));
-            }
+            report.problems.extend(self.check_tree(disk).err().map(|error| describe(&error)));
+            report.problems.extend(self.check_notes(disk));
         }
         report.points = self.judge(&manifest, &report.layers);
         if let Err(error) = self.note_damage(self.damage_of_newest(&manifest, &report.layers)) {
@@ -160,6 +155,36 @@ impl Replica {
                 .push(format!("what was found is not kept for after a restart: {}", describe(&error)));
         }
         report
+    }
+
+    /// Reads every layer that a manifest lists.
+    pub(crate) fn check_layers(&self, manifest: &Manifest, tick: &mut dyn FnMut(u64)) -> Vec<LayerReport> {
+        let mut reports = Vec::new();
+        for disk in &manifest.disks {
+            let mut below = None;
+            for layer in &disk.layers {
+                reports.push(self.check_layer(manifest, disk, below, layer.epoch, tick));
+                below = Some(layer.epoch);
+            }
+        }
+        reports
+    }
+
+    /// Reads the base of a disk alone.
+    pub(crate) fn check_base(&self, manifest: &Manifest, disk: &Disk) -> LayerReport {
+        let epoch = disk.layers.first().map_or(Epoch(0), |layer| layer.epoch);
+        self.check_layer(manifest, disk, None, epoch, &mut |_| {})
+    }
+
+    /// Notes that could not be used to build the manifest again. A layer without one is of a version before.
+    fn check_notes(&self, disk: &Disk) -> Vec<String> {
+        let problem = |layer: &Layer| {
+            let path = self.inner.layout.sidecar(&disk.name, layer.epoch);
+            // One that cannot be opened is named with its layer.
+            let bytes = Sidecar::open(&path, self.shape(disk)).and_then(|sidecar| sidecar.note()).ok()?;
+            Note::parse(&bytes, &path).err().map(|error| describe(&error))
+        };
+        disk.layers.iter().filter_map(problem).collect()
     }
 
     fn check_layer(
@@ -256,7 +281,7 @@ impl Replica {
     }
 
     /// The points that the damage of the layers reaches, and those whose digest is not theirs.
-    fn judge(&self, manifest: &Manifest, layers: &[LayerReport]) -> Vec<PointReport> {
+    pub(crate) fn judge(&self, manifest: &Manifest, layers: &[LayerReport]) -> Vec<PointReport> {
         let mut reports: Vec<PointReport> = manifest
             .points
             .iter()
@@ -297,7 +322,7 @@ impl Replica {
     }
 
     /// The granules whose damage the newest epoch shows. A run that it shows in part counts as a whole.
-    fn damage_of_newest(&self, manifest: &Manifest, layers: &[LayerReport]) -> Damage {
+    pub(crate) fn damage_of_newest(&self, manifest: &Manifest, layers: &[LayerReport]) -> Damage {
         let mut found: BTreeMap<DiskName, Vec<(u64, u64)>> = BTreeMap::new();
         let Some(head) = manifest.head() else { return Damage::default() };
         let granule = u64::from(manifest.granule);

@@ -43,31 +43,34 @@ pub(crate) fn check(files: &[ConfigFile]) -> Result<()> {
     Ok(())
 }
 
-/// Writes the directory of an epoch, durably. `None` when nothing differs from `last`.
+/// What the configuration of an epoch will be; `None` when nothing differs from `last`.
+pub(crate) fn plan(epoch: Epoch, files: &[ConfigFile], last: Option<&Config>) -> Option<Config> {
+    let mut entries: Vec<ConfigEntry> = files.iter().map(entry).collect();
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    let same = files.is_empty() || last.is_some_and(|last| last.files == entries);
+    (!same).then_some(Config { epoch, files: entries })
+}
+
+/// Writes the directory of a planned configuration, durably.
 pub(crate) fn write(
     io: &Io,
     layout: &Layout,
-    epoch: Epoch,
+    planned: &Config,
     files: &[ConfigFile],
     last: Option<&Config>,
-) -> Result<Option<Config>> {
-    let mut entries: Vec<ConfigEntry> = files.iter().map(entry).collect();
-    entries.sort_by(|a, b| a.name.cmp(&b.name));
-    if files.is_empty() || last.is_some_and(|last| last.files == entries) {
-        return Ok(None);
-    }
-    let target = layout.config_dir(epoch);
+) -> Result<()> {
+    let target = layout.config_dir(planned.epoch);
     let staged = part(&target);
     io.remove_tree(&staged)?;
     io.create_dir(&staged)?;
-    for file in files {
-        let path = staged.join(&file.name);
-        let digest = entry(file);
-        match last.filter(|last| last.files.contains(&digest)) {
-            Some(last) => io.hard_link(&layout.config_dir(last.epoch).join(&file.name), &path)?,
+    for entry in &planned.files {
+        let path = staged.join(&entry.name);
+        match last.filter(|last| last.files.contains(entry)) {
+            Some(last) => io.hard_link(&layout.config_dir(last.epoch).join(&entry.name), &path)?,
             None => {
                 let handle = io.create(&path)?;
-                handle.write_at(&file.data, 0)?;
+                let data = files.iter().find(|file| file.name == entry.name).map(|file| file.data.as_slice());
+                handle.write_at(data.unwrap_or_default(), 0)?;
                 handle.sync()?;
             }
         }
@@ -76,8 +79,7 @@ pub(crate) fn write(
     // Left by a seal that ended before its manifest.
     io.remove_tree(&target)?;
     io.rename(&staged, &target)?;
-    io.sync_dir(&layout.root().join("config"))?;
-    Ok(Some(Config { epoch, files: entries }))
+    io.sync_dir(&layout.root().join("config"))
 }
 
 fn entry(file: &ConfigFile) -> ConfigEntry {

@@ -6,10 +6,10 @@
 //! forgets nothing. Invariants: a range leaves only when one layer that was sealed after it was found covers all of
 //! it; a range that a crash brings back is only sent once more.
 
+use crate::checked;
 use crate::error::{Error, Result};
 use crate::io::{Io, read_limited};
 use crate::layout::Layout;
-use crate::manifest::checksum_line;
 use crate::scrub::Ranges;
 use serde::{Deserialize, Serialize};
 use standin_model::DiskName;
@@ -51,12 +51,9 @@ impl Damage {
         if self.is_empty() {
             return if path.exists() { io.remove(&path) } else { Ok(()) };
         }
-        let mut text = serde_json::to_vec_pretty(self)
+        let text = serde_json::to_vec_pretty(self)
             .map_err(|error| Error::invalid(format!("a list of damage cannot be written: {error}")))?;
-        text.push(b'\n');
-        let line = format!("{}\n", checksum_line(&text));
-        text.extend(line.as_bytes());
-        io.write_atomic(&path, &text)
+        io.write_atomic(&path, &checked::seal(text))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -88,14 +85,8 @@ impl Damage {
 
 /// The bytes of a file, checked.
 fn parse(bytes: &[u8]) -> std::result::Result<Damage, String> {
-    let text = bytes.strip_suffix(b"\n").ok_or("it does not end with a line of its checksum")?;
-    let cut = text.iter().rposition(|byte| *byte == b'\n').ok_or("it has no line with its checksum")? + 1;
-    let (body, line) = text.split_at(cut);
-    if line != checksum_line(body).as_bytes() {
-        return Err("it does not match its checksum".into());
-    }
-    let found: Damage =
-        serde_json::from_slice(body).map_err(|error| format!("it cannot be read: {error}"))?;
+    let found: Damage = serde_json::from_slice(checked::body(bytes)?)
+        .map_err(|error| format!("it cannot be read: {error}"))?;
     match found.0.values().flatten().find(|(first, end)| first >= end) {
         Some((first, end)) => Err(format!("it has a range from {first} to {end}")),
         None => Ok(found),

@@ -47,6 +47,40 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// Neither copy of a replica's manifest can be used.
+    #[error(
+        "the manifest of the replica of VM {vm} in {} is lost: {what}; its disks and recovery points are not: `standin \
+         store repair {vm}` builds it again from them",
+        directory.display()
+    )]
+    ManifestLost {
+        /// The VM's name in the directory's name.
+        vm: String,
+        /// The replica's directory.
+        directory: PathBuf,
+        /// What is wrong with the copies.
+        what: String,
+    },
+    /// A manifest cannot be built again.
+    #[error(
+        "the manifest in {} cannot be built again: {why}; its layers are as they were, and can be used by hand as \
+         docs/rescue.md says",
+        directory.display()
+    )]
+    NotProvable {
+        /// The replica's directory.
+        directory: PathBuf,
+        /// What is missing.
+        why: String,
+    },
+    /// A manifest of a later version.
+    #[error("{} has format {format}: it was written by a newer standin; update this one", path.display())]
+    Newer {
+        /// The manifest.
+        path: PathBuf,
+        /// Its format.
+        format: u32,
+    },
     /// A request that makes no sense; a bug of the caller or of the peer.
     #[error("refused: {0}")]
     Invalid(String),

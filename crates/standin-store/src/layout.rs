@@ -4,6 +4,7 @@
 //! ```text
 //! <location>/<vm name>-<vm uuid>/
 //!     manifest.json  lock
+//!     manifest-copy.json                 the same once more, written after it
 //!     damage.json                        what a check found damaged and no newer layer covers yet; mostly absent
 //!     disks/<disk>/000000000007.qcow2    layer of epoch 7, backed by the one before by relative name
 //!                  000000000007.digests  digests of what the layer holds
@@ -11,11 +12,17 @@
 //!     digests/<disk>.tree                newest digest of every granule, with the levels above
 //!     config/000000000007/               the VM's configuration at that epoch
 //!     overlays/<id>/<disk>.qcow2         a failover or a test; <id>.part while made, <id>.gone while removed
+//!     overlays/<id>/overlay.json         what the manifest says of it
 //! ```
 
 use crate::error::{Error, Result};
+use jiff::Timestamp;
 use standin_model::{DiskName, Epoch, VmId, VmName};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+
+/// Between the name of a directory and the time at which it was moved aside.
+const KEPT: &str = ".kept-";
 
 /// The directory of one replica.
 #[derive(Debug, Clone)]
@@ -41,12 +48,40 @@ impl Layout {
         uuid.parse().ok()
     }
 
+    /// The VM and its name, of the directory of a replica or of one that is kept beside it.
+    pub(crate) fn parse_any(name: &str) -> Option<(VmName, VmId)> {
+        let own = match name.rsplit_once(KEPT) {
+            Some((own, time)) if !time.is_empty() && time.bytes().all(|b| b.is_ascii_digit()) => own,
+            _ => name,
+        };
+        let vm = Self::parse_directory(own)?;
+        Some((VmName::new(own.get(..own.len().checked_sub(37)?)?).ok()?, vm))
+    }
+
+    /// Where the directory goes when another one takes its place: a name that is free.
+    pub(crate) fn kept(&self, now: Timestamp) -> PathBuf {
+        let named = |second: i64| {
+            let mut name = self.root.as_os_str().to_owned();
+            name.push(format!("{KEPT}{second}"));
+            PathBuf::from(name)
+        };
+        let mut second = now.as_second();
+        while named(second).exists() {
+            second += 1;
+        }
+        named(second)
+    }
+
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
     pub(crate) fn manifest(&self) -> PathBuf {
         self.root.join("manifest.json")
+    }
+
+    pub(crate) fn manifest_copy(&self) -> PathBuf {
+        self.root.join("manifest-copy.json")
     }
 
     pub(crate) fn damage(&self) -> PathBuf {
@@ -140,6 +175,42 @@ impl DiskFile {
     }
 }
 
+/// The sealed files of a disk's directory, by their names.
+#[derive(Debug, Default)]
+pub(crate) struct Inventory {
+    pub(crate) layers: BTreeSet<Epoch>,
+    pub(crate) digests: BTreeSet<Epoch>,
+    /// Merged digests that have not got their name yet.
+    pub(crate) merged: BTreeSet<Epoch>,
+}
+
+impl Inventory {
+    /// What is in a directory; nothing where there is none.
+    pub(crate) fn read(directory: &Path) -> Result<Self> {
+        let mut found = Self::default();
+        let list = match std::fs::read_dir(directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+            list => list.map_err(|error| Error::io("list", directory, error))?,
+        };
+        for entry in list {
+            let name = entry.map_err(|error| Error::io("list", directory, error))?.file_name();
+            let Some(file) = name.to_str().and_then(DiskFile::parse) else { continue };
+            match (file.kind, file.part) {
+                (DiskFileKind::Layer, false) => found.layers.insert(file.epoch),
+                (DiskFileKind::Digests, false) => found.digests.insert(file.epoch),
+                (DiskFileKind::Digests, true) => found.merged.insert(file.epoch),
+                _ => false,
+            };
+        }
+        Ok(found)
+    }
+
+    /// Layers that have both files.
+    pub(crate) fn sealed(&self) -> BTreeSet<Epoch> {
+        self.layers.intersection(&self.digests).copied().collect()
+    }
+}
+
 /// Checks the name of a configuration file or an overlay: one path component, no surprise.
 ///
 /// # Errors
@@ -165,6 +236,13 @@ mod tests {
     fn only_our_own_directory_names_are_taken() {
         let vm = VmId::random();
         assert_eq!(Layout::parse_directory(&format!("web-1-{vm}")), Some(vm));
+        let name = VmName::new("web-1").ok();
+        for known in [format!("web-1-{vm}"), format!("web-1-{vm}.kept-17")] {
+            assert_eq!(Layout::parse_any(&known), name.clone().map(|name| (name, vm)), "{known}");
+        }
+        for foreign in [format!("web-1-{vm}.kept-"), format!("web-1-{vm}.kept-x"), format!("{vm}.kept-1")] {
+            assert_eq!(Layout::parse_any(&foreign), None, "{foreign}");
+        }
         for bad in [format!("{vm}"), format!("-{vm}"), "lost+found".into(), format!("../x-{vm}")] {
             assert_eq!(Layout::parse_directory(&bad), None, "{bad}");
         }

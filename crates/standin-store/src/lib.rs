@@ -26,7 +26,9 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod checked;
 mod config;
+mod copies;
 mod damage;
 mod direct;
 mod error;
@@ -34,13 +36,17 @@ mod fault;
 mod io;
 mod layer;
 mod layout;
+mod locations;
 pub mod manifest;
 mod merge;
+mod note;
 mod overlay;
 mod plan;
 mod qcow2;
 mod reader;
+mod rebuild;
 mod recover;
+mod repair;
 mod replica;
 mod runs;
 mod scrub;
@@ -48,6 +54,7 @@ mod seal;
 mod sidecar;
 mod source;
 mod store;
+mod survey;
 mod sync;
 mod tree;
 
@@ -60,8 +67,10 @@ pub use manifest::{Backing, Manifest, Point, Purpose};
 pub use merge::{MergeBudget, MergeOutcome};
 pub use overlay::{Overlay, OverlayDisk, OverlayRequest};
 pub use reader::{Extent, PointReader};
+pub use repair::Repaired;
 pub use replica::Replica;
 pub use seal::{NewPoint, SealRequest, Sealed, point_digest};
 pub use source::{Sent, SourceTree};
 pub use standin_model::RecoveryPoint as PointRecord;
-pub use store::{DiskSpec, Problem, RemoveDisks, ReplicaSpec, Store, StoreOptions};
+pub use store::{DiskSpec, Problem, RemoveDisks, ReplicaSpec, Store, StoreOptions, Unreadable};
+pub use survey::{Directory, DirectoryState};

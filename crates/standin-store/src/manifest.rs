@@ -18,13 +18,13 @@
 //! `qemu-img info --backing-chain disks/vda/000000000042.qcow2` shows the chain. Nothing there may be written
 //! to, not even by `qemu-img commit` or `qemu-img check -r`: the layers belong to all points.
 
+use crate::checked;
 use crate::error::{Error, Result};
 use crate::layout::check_component;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use standin_model::{DiskName, Epoch, Generation, PointId, PointKind, VmId, VmName};
 use std::collections::BTreeSet;
-use std::path::Path;
 
 /// The format that this build writes and reads.
 pub const FORMAT: u32 = 1;
@@ -234,12 +234,9 @@ impl Manifest {
     /// # Errors
     /// When it cannot be written as JSON; a bug.
     pub fn render(&self) -> Result<Vec<u8>> {
-        let mut text = serde_json::to_vec_pretty(self)
+        let text = serde_json::to_vec_pretty(self)
             .map_err(|e| Error::invalid(format!("the manifest cannot be written: {e}")))?;
-        text.push(b'\n');
-        let line = format!("{}\n", checksum_line(&text));
-        text.extend(line.as_bytes());
-        Ok(text)
+        Ok(checked::seal(text))
     }
 
     fn validate(&self) -> std::result::Result<(), String> {
@@ -312,11 +309,6 @@ pub(crate) fn check_granule(granule: u32) -> Result<()> {
     }
 }
 
-/// The last line of a file of text that is checked: its digest.
-pub(crate) fn checksum_line(text: &[u8]) -> String {
-    format!("blake3:{}", blake3::hash(text).to_hex())
-}
-
 /// Reads the bytes of a manifest. Whatever they are, the answer is a manifest that holds together or a
 /// sentence that says what is wrong; this is what the fuzzer calls.
 ///
@@ -326,21 +318,20 @@ pub fn parse(bytes: &[u8]) -> std::result::Result<Manifest, String> {
     if bytes.len() as u64 > MAX_MANIFEST {
         return Err(format!("it is larger than {MAX_MANIFEST} bytes"));
     }
-    let text = bytes.strip_suffix(b"\n").ok_or("it does not end with a line of its checksum")?;
-    let cut = text.iter().rposition(|byte| *byte == b'\n').ok_or("it has no line with its checksum")? + 1;
-    let (body, line) = text.split_at(cut);
-    if line != checksum_line(body).as_bytes() {
-        return Err("it does not match its checksum".into());
-    }
+    let body = checked::body(bytes)?;
     let manifest: Manifest = serde_json::from_slice(body).map_err(|e| format!("it cannot be read: {e}"))?;
     manifest.validate()?;
     Ok(manifest)
 }
 
-/// Reads a manifest file.
-pub(crate) fn load(path: &Path) -> Result<Manifest> {
-    let bytes = crate::io::read_limited(path, MAX_MANIFEST)?;
-    parse(&bytes).map_err(|what| Error::corrupt(path, what))
+/// The format of a manifest that is whole and of a later version than this one.
+pub(crate) fn newer_format(bytes: &[u8]) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct Probe {
+        format: u32,
+    }
+    let probe: Probe = serde_json::from_slice(checked::body(bytes).ok()?).ok()?;
+    (probe.format > FORMAT).then_some(probe.format)
 }
 
 #[cfg(test)]

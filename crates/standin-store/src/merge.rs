@@ -17,7 +17,7 @@ use crate::plan::{Candidate, allowed, base_is_quiet, choose};
 use crate::qcow2::{Image, Mapped, State, Writer};
 use crate::replica::{Replica, lock};
 use crate::runs::overlay;
-use crate::sidecar::{Shape, Sidecar, write_file};
+use crate::sidecar::{Shape, Sidecar, add_note, write_file};
 use standin_model::{DiskName, Epoch};
 use std::collections::VecDeque;
 
@@ -242,6 +242,7 @@ impl Replica {
         let newer = Sidecar::open(&kept_side, job.shape)?;
         let older = Sidecar::open(&gone_side, job.shape)?;
         let side = write_file(io, &part(&kept_side), job.shape, overlay(newer.runs(), older.runs()))?;
+        add_note(&side, &newer.note()?)?;
         side.sync()?;
         job.writer.finish()?;
         let layer = job.writer.handle();

@@ -2,18 +2,25 @@
 //! point's layer, so making it takes the same time for any disk, and reverting is removing it.
 //!
 //! What an overlay stands on is frozen: no merge touches a layer up to its epoch. That is durable before the
-//! overlay is handed out.
+//! overlay is handed out. The overlay's directory says itself what it is, in `overlay.json`, so that the manifest can be
+//! built again when it is lost.
 
+use crate::checked;
 use crate::error::{Error, Result};
-use crate::layout::{check_component, layer_name, part};
+use crate::io::{Io, read_limited};
+use crate::layout::{Layout, check_component, layer_name, part};
 use crate::manifest::{Backing, Disk, Manifest, OverlayRecord, Purpose};
 use crate::qcow2::Writer;
 use crate::replica::{Replica, lock};
 use jiff::Timestamp;
 use standin_model::{DiskName, Epoch, PointId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
+
+/// What the manifest says of an overlay, once more in its directory: which it is without the manifest.
+const NOTE: &str = "overlay.json";
+const MAX_NOTE: u64 = 64 << 10;
 
 /// What to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +93,6 @@ impl Replica {
                 target.display()
             )));
         }
-        self.write_overlay(&manifest, &target, point.epoch, backing)?;
         let record = OverlayRecord {
             id: request.id.clone(),
             point: point.id,
@@ -96,6 +102,7 @@ impl Replica {
             created_at: Timestamp::now(),
             committed: false,
         };
+        self.write_overlay(&manifest, &target, &record)?;
         // Listed first, named after: an overlay that is not listed never has a name that a person could run.
         let recorded = self.update_locked(&guard, |manifest| {
             manifest.overlays.push(record);
@@ -114,16 +121,15 @@ impl Replica {
         &self,
         manifest: &Manifest,
         target: &std::path::Path,
-        epoch: Epoch,
-        backing: Backing,
+        record: &OverlayRecord,
     ) -> Result<()> {
         let io = &self.inner.io;
         let staged = part(target);
         io.remove_tree(&staged)?;
         io.create_dir(&staged)?;
         for disk in &manifest.disks {
-            let below = match backing {
-                Backing::Chain => Some(format!("../../disks/{}/{}", disk.name, layer_name(epoch))),
+            let below = match record.backing {
+                Backing::Chain => Some(format!("../../disks/{}/{}", disk.name, layer_name(record.epoch))),
                 Backing::Map => None,
             };
             let path = staged.join(format!("{}.qcow2", disk.name));
@@ -131,6 +137,7 @@ impl Replica {
             writer.finish()?;
             writer.handle().sync()?;
         }
+        io.write_atomic(&staged.join(NOTE), &render(record)?)?;
         io.sync_dir(&staged)?;
         io.sync_dir(&self.inner.layout.overlays())
     }
@@ -247,11 +254,18 @@ impl Replica {
         }
         let outcome = self.commit_locked(&overlay);
         self.inner.writing.store(false, Ordering::SeqCst);
-        for (disk, epoch) in outcome? {
+        let removed = outcome?;
+        self.note_overlays();
+        for (disk, epoch) in removed {
             self.inner.io.remove(&self.inner.layout.layer(&disk, epoch))?;
             self.inner.io.remove(&self.inner.layout.sidecar(&disk, epoch))?;
         }
         Ok(())
+    }
+
+    /// Brings what the overlays' directories say of them up to date.
+    pub(crate) fn note_overlays(&self) {
+        self.manifest().overlays.iter().for_each(|record| note(&self.inner.io, &self.inner.layout, record));
     }
 
     /// The layers that go.
@@ -277,6 +291,46 @@ impl Replica {
             Ok(removed)
         })
     }
+}
+
+/// The ids of the overlays whose directories are there and have their names.
+pub(crate) fn found(layout: &Layout) -> Result<BTreeSet<String>> {
+    let path = layout.overlays();
+    let mut ids = BTreeSet::new();
+    for entry in std::fs::read_dir(&path).map_err(|error| Error::io("list", &path, error))? {
+        let name = entry.map_err(|error| Error::io("list", &path, error))?.file_name();
+        ids.extend(name.to_str().filter(|name| check_component("overlay", name).is_ok()).map(str::to_owned));
+    }
+    Ok(ids)
+}
+
+/// What an overlay's directory says of it; `None` in one of a version before.
+pub(crate) fn noted(layout: &Layout, id: &str) -> Result<Option<OverlayRecord>> {
+    let path = layout.overlay_dir(id).join(NOTE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let bytes = read_limited(&path, MAX_NOTE)?;
+    let body = checked::body(&bytes).map_err(|what| Error::corrupt(&path, what))?;
+    serde_json::from_slice(body).map(Some).map_err(|error| Error::corrupt(&path, error.to_string()))
+}
+
+/// Brings the file in an overlay's directory up to date. The manifest decides: one that cannot be written is said.
+pub(crate) fn note(io: &Io, layout: &Layout, record: &OverlayRecord) {
+    if noted(layout, &record.id).is_ok_and(|known| known.as_ref() == Some(record)) {
+        return;
+    }
+    let path = layout.overlay_dir(&record.id).join(NOTE);
+    if let Err(error) = render(record).and_then(|text| io.write_atomic(&path, &text)) {
+        tracing::warn!(path = %path.display(), error = %crate::store::describe(&error),
+            "what an overlay is for is kept in the manifest only until the next start");
+    }
+}
+
+fn render(record: &OverlayRecord) -> Result<Vec<u8>> {
+    let text = serde_json::to_vec_pretty(record)
+        .map_err(|error| Error::invalid(format!("what an overlay is for cannot be written: {error}")))?;
+    Ok(checked::seal(text))
 }
 
 /// Files of the chain of a disk up to an epoch.

@@ -4,10 +4,11 @@
 //! removed, but for a first copy that can be resumed; files whose names are not ours are left alone and
 //! reported.
 
+use crate::copies;
 use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::layout::{DiskFile, DiskFileKind, Layout, part};
-use crate::manifest::{self, Manifest};
+use crate::manifest::Manifest;
 use crate::replica::{Replica, lock};
 use crate::store::StoreOptions;
 use crate::tree::Tree;
@@ -37,7 +38,7 @@ pub(crate) fn take_lock(layout: &Layout) -> Result<FileLock> {
 pub(crate) fn open(io: &Io, layout: Layout, options: &StoreOptions) -> Result<Option<Opened>> {
     let guard = take_lock(&layout)?;
     let path = layout.manifest();
-    let manifest = manifest::load(&path)?;
+    let manifest = copies::load(io, &layout)?;
     let own = layout.root().file_name().and_then(|name| name.to_str());
     if own != Some(&Layout::directory_name(&manifest.name, manifest.vm)) {
         return Err(Error::corrupt(&path, "it is the manifest of another directory"));
@@ -55,6 +56,7 @@ pub(crate) fn open(io: &Io, layout: Layout, options: &StoreOptions) -> Result<Op
     clean_top(&replica, &mut foreign)?;
     clean_configs(&replica, &mut foreign)?;
     clean_overlays(&replica, &mut foreign)?;
+    replica.note_overlays();
     for disk in &names {
         // Damage of a sidecar must not keep a failover from happening; check names the points it touches.
         if let Some(tree) = replica.inner.trees.get(disk)
@@ -131,8 +133,9 @@ pub(crate) fn unseal_base(io: &Io, layout: &Layout, disk: &DiskName, epoch: Epoc
 fn clean_top(replica: &Replica, foreign: &mut Vec<PathBuf>) -> Result<()> {
     // `files` and `claim.json` are the engine's: kernels and the like, by the hash of their content; who may run the VM.
     // It puts in order itself what a crash leaves of the latter.
-    const OURS: [&str; 10] = [
+    const OURS: [&str; 11] = [
         "manifest.json",
+        "manifest-copy.json",
         "damage.json",
         "claim.json",
         "claim.json.part",
@@ -144,8 +147,13 @@ fn clean_top(replica: &Replica, foreign: &mut Vec<PathBuf>) -> Result<()> {
         "files",
     ];
     // The last two are of builds before the temporary names of all crates were one.
-    const UNFINISHED: [&str; 4] =
-        ["manifest.json.part", "damage.json.part", "manifest.json.tmp", "damage.json.tmp"];
+    const UNFINISHED: [&str; 5] = [
+        "manifest.json.part",
+        "manifest-copy.json.part",
+        "damage.json.part",
+        "manifest.json.tmp",
+        "damage.json.tmp",
+    ];
     let manifest = replica.manifest();
     for (name, path) in entries(replica.inner.layout.root())? {
         if UNFINISHED.contains(&name.as_str()) {
@@ -222,7 +230,7 @@ pub(crate) fn create(io: &Io, layout: Layout, options: &StoreOptions, manifest: 
     let guard = take_lock(&layout)?;
     io.sync_dir(&root.join("disks"))?;
     // With the manifest the replica exists.
-    io.write_atomic(&layout.manifest(), &manifest.render()?)?;
+    copies::write(io, &layout, &manifest.render()?)?;
     if let Some(location) = root.parent() {
         io.sync_dir(location)?;
     }

@@ -4,6 +4,7 @@
 //! at a time. Every change of the manifest goes through [`Replica::update`], which makes it durable before it
 //! becomes visible.
 
+use crate::copies;
 use crate::damage::Damage;
 use crate::error::{Error, Result};
 use crate::io::Io;
@@ -178,6 +179,7 @@ impl Replica {
             return Err(error.into());
         }
         *self.inner.manifest.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        copies::follow(&self.inner.io, &self.inner.layout, &text);
         Ok(answer)
     }
 

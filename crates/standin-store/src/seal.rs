@@ -1,7 +1,8 @@
 //! Sealing a layer: the moment in which it becomes part of the replica.
 //!
 //! Order, and what a crash after each step finds:
-//! 1. files complete and synced under `.part`: a delta is removed, a base is resumed with nothing left to send;
+//! 1. files complete and synced under `.part`, with the note of this seal: a delta is removed, a base is resumed with
+//!    nothing left to send;
 //! 2. files renamed, directories synced: the same, they are not in the manifest;
 //! 3. configuration written: the same;
 //! 4. **manifest replaced: sealed**;
@@ -9,17 +10,20 @@
 
 use crate::config::{self, ConfigFile};
 use crate::error::{Error, Result};
+use crate::io::Handle;
 use crate::layer::{DiskWriter, Kind, LayerWriter};
 use crate::layout::part;
 use crate::manifest::{Config, Layer, Manifest, Point};
+use crate::note::{Note, NotedDisk};
 use crate::replica::{lock, record};
 use crate::scrub::{Ranges, granules};
-use crate::sidecar::Sidecar;
+use crate::sidecar::{Sidecar, add_note};
 use crate::tree::{Pending, Tree};
 use jiff::Timestamp;
 use standin_model::digest::BlockDigest;
 use standin_model::{DiskName, Epoch, PointId, PointKind, RecoveryPoint};
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Seals after which the trees are made durable; as many sidecars are replayed after a crash.
@@ -72,11 +76,11 @@ pub fn point_digest<'a>(
     hasher.finalize().to_hex().to_string()
 }
 
-/// A disk whose files are complete and synced.
+/// A disk whose files are complete, but for the note, and not synced.
 struct Finished {
     name: DiskName,
-    stored: u64,
-    sidecar: PathBuf,
+    layer: Arc<Handle>,
+    side: Arc<Handle>,
 }
 
 /// A disk with its new root.
@@ -84,6 +88,12 @@ struct Rooted {
     disk: Finished,
     root: BlockDigest,
     pending: Pending,
+}
+
+/// What the manifest will say of the new layer.
+struct Entry {
+    config: Option<Config>,
+    point: Option<Point>,
 }
 
 impl LayerWriter {
@@ -105,7 +115,10 @@ impl LayerWriter {
         let finished = self.finish_all()?;
         let rooted = finished.into_iter().map(|disk| self.root(disk)).collect::<Result<Vec<_>>>()?;
         let healed = self.heals(&rooted)?;
-        let outcome = self.rename_files(&rooted).and_then(|()| self.record(request, &rooted));
+        let entry = self.entry(&known, &request, &rooted);
+        let stored = self.make_durable_with(&self.note(&known, &entry).render()?, &rooted)?;
+        let outcome =
+            self.rename_files(&rooted).and_then(|()| self.record(&known, entry, &request.config, stored));
         // Whatever happens now, the manifest may be there already: it decides at the next start.
         self.keep_files = outcome.is_ok() || self.replica.failed();
         let sealed = match outcome {
@@ -122,15 +135,19 @@ impl LayerWriter {
         Ok(sealed)
     }
 
-    /// Completes and syncs the files of all disks, side by side.
+    /// Completes the files of all disks, side by side.
     fn finish_all(&self) -> Result<Vec<Finished>> {
-        if let [(name, writer)] = self.disks.iter().collect::<Vec<_>>()[..] {
-            return Ok(vec![self.finish(name, writer)?]);
-        }
-        std::thread::scope(|scope| {
-            let start = |(name, writer)| scope.spawn(move || self.finish(name, writer));
-            let threads: Vec<_> = self.disks.iter().map(start).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap_or(Err(Error::Poisoned))).collect()
+        side_by_side(self.disks.iter(), |(name, writer)| self.finish(name, writer))
+    }
+
+    /// Puts the note behind the digests of every disk and makes all files durable, side by side. Bytes that each disk's
+    /// files take.
+    fn make_durable_with(&self, note: &[u8], disks: &[Rooted]) -> Result<Vec<(DiskName, u64)>> {
+        side_by_side(disks.iter(), |Rooted { disk, .. }| {
+            add_note(&disk.side, note)?;
+            disk.layer.sync()?;
+            disk.side.sync()?;
+            Ok((disk.name.clone(), disk.layer.stored()? + disk.side.stored()?))
         })
     }
 
@@ -143,18 +160,14 @@ impl LayerWriter {
         let mut part = lock(&writer.part);
         part.qcow.finish()?;
         let side = part.side.finish()?;
-        let layer = part.qcow.handle();
-        layer.sync()?;
-        side.sync()?;
-        let stored = layer.stored()? + side.stored()?;
-        Ok(Finished { name: name.clone(), stored, sidecar: side.path().to_owned() })
+        Ok(Finished { name: name.clone(), layer: part.qcow.handle(), side })
     }
 
     /// The new root of a disk's tree. The tree itself stays as it is, but for a base: there the tree counts for
     /// nothing until the base is sealed, and is built at once.
     fn root(&self, disk: Finished) -> Result<Rooted> {
         let writer = self.disks.get(&disk.name).ok_or_else(|| self.replica.unknown_disk(&disk.name))?;
-        let sidecar = Sidecar::open(&disk.sidecar, writer.shape)?;
+        let sidecar = Sidecar::open(disk.side.path(), writer.shape)?;
         let mut tree = self.tree(&disk.name)?;
         if self.kind == Kind::Base {
             tree.clear()?;
@@ -177,7 +190,7 @@ impl LayerWriter {
         }
         let covered = |Rooted { disk, .. }: &Rooted| {
             let writer = self.disks.get(&disk.name).ok_or_else(|| self.replica.unknown_disk(&disk.name))?;
-            let sidecar = Sidecar::open(&disk.sidecar, writer.shape)?;
+            let sidecar = Sidecar::open(disk.side.path(), writer.shape)?;
             Ok((disk.name.clone(), granules(sidecar.runs())?))
         };
         disks.iter().map(covered).collect()
@@ -192,56 +205,69 @@ impl LayerWriter {
         let (io, layout) = (&self.replica.inner.io, &self.replica.inner.layout);
         for Rooted { disk, .. } in disks {
             let layer = layout.layer(&disk.name, self.epoch);
-            io.rename(&disk.sidecar, &layout.sidecar(&disk.name, self.epoch))?;
+            io.rename(disk.side.path(), &layout.sidecar(&disk.name, self.epoch))?;
             io.rename(&part(&layer), &layer)?;
             io.sync_dir(&layout.disk_dir(&disk.name))?;
         }
         Ok(())
     }
 
-    fn record(&self, request: SealRequest, disks: &[Rooted]) -> Result<Sealed> {
-        let inner = &self.replica.inner;
-        let known = self.replica.manifest();
-        let config =
-            config::write(&inner.io, &inner.layout, self.epoch, &request.config, known.configs.last())?;
-        let changed = self.changed_bytes();
-        self.replica.update(|manifest| {
-            for Rooted { disk, .. } in disks {
-                let record = manifest.disks.iter_mut().find(|record| record.name == disk.name);
-                let Some(record) = record else { return Err(self.replica.unknown_disk(&disk.name)) };
-                record.layers.push(Layer { epoch: self.epoch, stored: disk.stored });
-            }
-            manifest.configs.extend(config);
-            let point = request.point.map(|point| self.add_point(manifest, point, changed, disks));
-            Ok(Sealed { epoch: self.epoch, point })
-        })
-    }
-
-    fn add_point(
-        &self,
-        manifest: &mut Manifest,
-        point: NewPoint,
-        changed: u64,
-        disks: &[Rooted],
-    ) -> RecoveryPoint {
+    /// What is recorded with the layer.
+    fn entry(&self, known: &Manifest, request: &SealRequest, disks: &[Rooted]) -> Entry {
+        let config = config::plan(self.epoch, &request.config, known.configs.last());
+        let config_epoch = config.as_ref().or(known.configs.last()).map(|config| config.epoch);
         let root = |name: &DiskName| disks.iter().find(|disk| disk.disk.name == *name).map(|disk| disk.root);
-        let roots =
-            manifest.disks.iter().map(|d| (&d.name, d.size, root(&d.name).unwrap_or(BlockDigest::ZERO)));
-        let stored = Point {
+        let roots = known.disks.iter().map(|d| (&d.name, d.size, root(&d.name).unwrap_or(BlockDigest::ZERO)));
+        let point = request.point.as_ref().map(|point| Point {
             id: point.id,
             epoch: self.epoch,
             created_at: point.created_at,
             received_at: Timestamp::now(),
             kind: point.kind,
-            changed_bytes: changed,
-            digest: point_digest(manifest.granule, roots),
-            pins: std::collections::BTreeSet::new(),
-            config_epoch: manifest.configs.last().map(|config: &Config| config.epoch),
-        };
-        let after = manifest.points.last().map(|point| point.epoch);
-        let listed = record(manifest, &stored, after);
-        manifest.points.push(stored);
-        listed
+            changed_bytes: self.changed_bytes(),
+            digest: point_digest(known.granule, roots),
+            pins: BTreeSet::new(),
+            config_epoch,
+        });
+        Entry { config, point }
+    }
+
+    fn note(&self, known: &Manifest, entry: &Entry) -> Note {
+        let disks = known.disks.iter().map(|disk| NotedDisk { name: disk.name.clone(), size: disk.size });
+        Note {
+            vm: known.vm,
+            created_at: known.created_at,
+            granule: known.granule,
+            disks: disks.collect(),
+            epoch: self.epoch,
+            point: entry.point.clone(),
+            config: entry.config.as_ref().or(known.configs.last()).cloned(),
+        }
+    }
+
+    fn record(
+        &self,
+        known: &Manifest,
+        entry: Entry,
+        files: &[ConfigFile],
+        stored: Vec<(DiskName, u64)>,
+    ) -> Result<Sealed> {
+        let inner = &self.replica.inner;
+        if let Some(config) = &entry.config {
+            config::write(&inner.io, &inner.layout, config, files, known.configs.last())?;
+        }
+        self.replica.update(|manifest| {
+            for (name, stored) in stored {
+                let record = manifest.disks.iter_mut().find(|record| record.name == name);
+                let Some(record) = record else { return Err(self.replica.unknown_disk(&name)) };
+                record.layers.push(Layer { epoch: self.epoch, stored });
+            }
+            manifest.configs.extend(entry.config);
+            let after = manifest.points.last().map(|point| point.epoch);
+            let listed = entry.point.as_ref().map(|point| record(manifest, point, after));
+            manifest.points.extend(entry.point);
+            Ok(Sealed { epoch: self.epoch, point: listed })
+        })
     }
 
     /// The configuration of an epoch that was not recorded goes.
@@ -305,4 +331,19 @@ impl LayerWriter {
             tracing::warn!(%vm, disk = %disk.disk.name, %error, "the digest tree lags behind and is read again later");
         }
     }
+}
+
+/// Works on all disks at once; one disk needs no thread.
+fn side_by_side<I: Send, T: Send>(
+    items: impl ExactSizeIterator<Item = I>,
+    work: impl Fn(I) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    if items.len() < 2 {
+        return items.map(work).collect();
+    }
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = items.map(|item| scope.spawn(move || work(item))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or(Err(Error::Poisoned))).collect()
+    })
 }

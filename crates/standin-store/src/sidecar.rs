@@ -5,6 +5,7 @@
 //!                    runs u64 | payload bytes u64 | BLAKE3 of the former, 16 bytes
 //! run                first granule u64 | count u32, bit 31: zeros | 0 u32 | count * 16 bytes of digests,
 //!                    none for zeros | BLAKE3 of the run, 8 bytes
+//! note               what the seal recorded, see [`crate::note`]; version 1 has none
 //! ```
 //!
 //! Little-endian. Runs ascend. While a layer is written, runs may come in any order: they are sorted in a
@@ -13,6 +14,7 @@
 
 use crate::error::{Error, Result, to_usize};
 use crate::io::{Handle, Io};
+use crate::note::MAX_NOTE;
 use crate::runs::{Content, MAX_DIGESTS, Run, Runs, overlay_all};
 use serde::{Deserialize, Serialize};
 use standin_model::digest::BlockDigest;
@@ -21,7 +23,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const MAGIC: [u8; 8] = *b"standin\xd1";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Its files end with the payload.
+const WITHOUT_NOTE: u32 = 1;
 const HEADER: u64 = 64;
 const RUN_HEAD: usize = 16;
 const RUN_CHECK: usize = 8;
@@ -171,6 +175,11 @@ impl SidecarWriter {
     }
 }
 
+/// Puts the note of the seal behind a complete sidecar; not durable yet.
+pub(crate) fn add_note(file: &Handle, note: &[u8]) -> Result<()> {
+    if note.is_empty() { Ok(()) } else { file.write_at(note, file.len()?) }
+}
+
 /// Writes a complete sidecar of ascending runs; not durable yet.
 pub(crate) fn write_file(io: &Io, path: &Path, shape: Shape, runs: Runs<'_>) -> Result<Arc<Handle>> {
     let file = Arc::new(io.create(path)?);
@@ -300,6 +309,8 @@ pub(crate) struct Sidecar {
     file: Handle,
     shape: Shape,
     payload: u64,
+    /// Bytes of the note behind it.
+    note: u64,
 }
 
 impl Sidecar {
@@ -317,17 +328,39 @@ impl Sidecar {
         if header[..8] != MAGIC || header[48..] != check.as_bytes()[..16] {
             return Err(Error::corrupt(path, "its header does not match its checksum"));
         }
-        if word(8) & 0xffff_ffff != u64::from(VERSION) {
-            return Err(Error::corrupt(path, "it is of another version than 1"));
+        let noted = word(8) & 0xffff_ffff == u64::from(VERSION);
+        if !noted && word(8) & 0xffff_ffff != u64::from(WITHOUT_NOTE) {
+            return Err(Error::corrupt(path, "it is of another version than 1 and 2"));
         }
         if word(8) >> 32 != u64::from(shape.granule) || word(16) != shape.size {
             return Err(Error::corrupt(path, "it is about a disk of another size or granule"));
         }
         let payload = word(40);
-        if file.len()? != HEADER.saturating_add(payload) {
-            return Err(Error::corrupt(path, "it has another length than its header says"));
+        let note = file.len()?.checked_sub(HEADER.saturating_add(payload));
+        match note {
+            Some(note) if note == 0 || (noted && note <= MAX_NOTE) => Ok(Self { file, shape, payload, note }),
+            _ => Err(Error::corrupt(path, "it has another length than its header says")),
         }
-        Ok(Self { file, shape, payload })
+    }
+
+    /// The shape that a sidecar is about, by its own header.
+    pub(crate) fn shape_of(path: &Path) -> Result<Shape> {
+        let mut header = [0; 64];
+        Handle::open(path)?.read_padded(&mut header, 0)?;
+        let mut word = [0; 8];
+        word.copy_from_slice(&header[16..24]);
+        let mut granule = [0; 4];
+        granule.copy_from_slice(&header[12..16]);
+        let shape = Shape { granule: u32::from_le_bytes(granule), size: u64::from_le_bytes(word) };
+        // The header is checked by it.
+        Self::open(path, shape).map(|_| shape)
+    }
+
+    /// The bytes of the note of its seal, unchecked; none in a file of a version before.
+    pub(crate) fn note(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; to_usize(self.note, "note")?];
+        self.file.read_at(&mut bytes, HEADER + self.payload)?;
+        Ok(bytes)
     }
 
     /// Its runs, ascending; each is checked as it passes.

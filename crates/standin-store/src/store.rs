@@ -1,12 +1,14 @@
 //! All replicas of this host.
 
+use crate::copies;
 use crate::error::{Error, Result};
 use crate::fault::CrashPoint;
 use crate::io::Io;
 use crate::layout::Layout;
+use crate::locations;
 use crate::manifest::{Disk, FORMAT, Manifest, check_granule};
 use crate::recover;
-use crate::replica::Replica;
+use crate::replica::{Replica, lock};
 use jiff::Timestamp;
 use standin_model::{DiskName, Generation, VmId, VmName};
 use std::collections::BTreeMap;
@@ -23,13 +25,16 @@ pub struct StoreOptions {
     pub reserve: u64,
     /// Files in a chain that QEMU opens by itself, the overlay included. Longer ones are served as a map.
     pub max_chain: usize,
+    /// Files that running VMs use. Of two copies of a replica, the one that a VM runs from is taken.
+    pub in_use: Vec<PathBuf>,
     /// Kills the store in a test.
     pub crash: Option<CrashPoint>,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { locations: Vec::new(), reserve: 256 << 20, max_chain: 40, crash: None }
+        let (locations, in_use) = (Vec::new(), Vec::new());
+        Self { locations, reserve: 256 << 20, max_chain: 40, in_use, crash: None }
     }
 }
 
@@ -73,19 +78,35 @@ pub struct Problem {
     pub message: String,
 }
 
+/// A replica that is there and cannot be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Of which VM, by the name of its directory.
+    pub vm: VmId,
+    /// That VM's name, likewise.
+    pub name: VmName,
+    /// Where it is.
+    pub directory: PathBuf,
+    /// Why it cannot be opened, and what to do.
+    pub message: String,
+    /// Its manifest is lost, and [`Store::repair`] builds it again.
+    pub repairable: bool,
+}
+
 #[derive(Debug)]
-struct Shared {
-    io: Io,
-    options: StoreOptions,
-    locations: RwLock<Vec<PathBuf>>,
-    replicas: RwLock<BTreeMap<VmId, Replica>>,
-    problems: Mutex<Vec<Problem>>,
+pub(crate) struct Shared {
+    pub(crate) io: Io,
+    pub(crate) options: StoreOptions,
+    pub(crate) locations: RwLock<Vec<PathBuf>>,
+    pub(crate) replicas: RwLock<BTreeMap<VmId, Replica>>,
+    pub(crate) unreadable: Mutex<BTreeMap<VmId, Unreadable>>,
+    pub(crate) problems: Mutex<Vec<Problem>>,
 }
 
 /// The replicas of this host. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl Store {
@@ -96,19 +117,22 @@ impl Store {
     /// When a location cannot be made or listed.
     pub fn open(options: StoreOptions) -> Result<Self> {
         let io = Io::new(options.crash.clone());
-        let (mut replicas, mut problems) = (BTreeMap::new(), Vec::new());
-        for location in &options.locations {
-            if !location.is_dir() {
-                io.create_dir(location)?;
-            }
-            open_location(&io, location, &options, &mut replicas, &mut problems)?;
+        for location in options.locations.iter().filter(|location| !location.is_dir()) {
+            io.create_dir(location)?;
         }
-        for problem in &problems {
+        let found = locations::open_all(&io, &options.locations, &options, &BTreeMap::new())?;
+        for problem in &found.problems {
             tracing::warn!(path = %problem.path.display(), "{}", problem.message);
         }
-        let (replicas, problems) = (RwLock::new(replicas), Mutex::new(problems));
-        let locations = RwLock::new(options.locations.clone());
-        Ok(Self { shared: Arc::new(Shared { io, options, locations, replicas, problems }) })
+        let shared = Shared {
+            io,
+            locations: RwLock::new(options.locations.clone()),
+            options,
+            replicas: RwLock::new(found.replicas),
+            unreadable: Mutex::new(found.unreadable),
+            problems: Mutex::new(found.problems),
+        };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Adds a storage location, with the replicas that it holds. One that is known already stays as it is.
@@ -124,16 +148,31 @@ impl Store {
             self.shared.io.create_dir(location)?;
         }
         let mut replicas = self.shared.replicas.write().unwrap_or_else(PoisonError::into_inner);
-        let mut problems = crate::replica::lock(&self.shared.problems);
-        open_location(&self.shared.io, location, &self.shared.options, &mut replicas, &mut problems)?;
+        let (io, options) = (&self.shared.io, &self.shared.options);
+        let found = locations::open_all(io, &[location.to_owned()], options, &replicas)?;
+        replicas.extend(found.replicas);
+        lock(&self.shared.unreadable).extend(found.unreadable);
+        lock(&self.shared.problems).extend(found.problems);
         locations.push(location.to_owned());
         Ok(())
+    }
+
+    /// The storage locations.
+    #[must_use]
+    pub fn locations(&self) -> Vec<PathBuf> {
+        self.shared.locations.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replicas that are there and cannot be opened, by VM.
+    #[must_use]
+    pub fn unreadable(&self) -> Vec<Unreadable> {
+        lock(&self.shared.unreadable).values().cloned().collect()
     }
 
     /// What was found at the start that needs a person: replicas that cannot be opened, foreign files.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
-        crate::replica::lock(&self.shared.problems).clone()
+        lock(&self.shared.problems).clone()
     }
 
     /// Makes a replica in one of the store's locations. It is empty until its base is sealed.
@@ -146,8 +185,8 @@ impl Store {
         if replicas.contains_key(&spec.vm) {
             return Err(Error::Exists(format!("a replica of VM {}", spec.vm)));
         }
-        let locations = self.shared.locations.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if !locations.iter().any(|known| known == location) {
+        self.is_readable(spec.vm)?;
+        if !self.locations().iter().any(|known| known == location) {
             return Err(Error::invalid(format!(
                 "{} is no storage location of this store",
                 location.display()
@@ -180,24 +219,33 @@ impl Store {
         Ok(replica)
     }
 
+    /// A replica that cannot be opened may be all that somebody has of its VM: nothing takes its place.
+    pub(crate) fn is_readable(&self, vm: VmId) -> Result<()> {
+        match lock(&self.shared.unreadable).get(&vm) {
+            Some(unreadable) => Err(Error::Exists(format!(
+                "a replica of VM {} that cannot be opened ({})",
+                unreadable.name, unreadable.message
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// A directory of the same name is moved aside if it is of a removed relationship, or of a replica whose
     /// making never ended.
-    fn make_room(&self, layout: &Layout) -> Result<()> {
+    pub(crate) fn make_room(&self, layout: &Layout) -> Result<()> {
         let root = layout.root();
         if !root.exists() {
             return Ok(());
         }
         let _lock = recover::take_lock(layout)?;
-        if layout.manifest().exists() {
-            let old = crate::manifest::load(&layout.manifest())?;
+        if copies::exist(layout) || locations::has_layers(layout)? {
+            let old = copies::load(&self.shared.io, layout)?;
             if !old.detached || !old.overlays.is_empty() {
                 let what = format!("{} with a replica in use; move or delete it first", root.display());
                 return Err(Error::Exists(what));
             }
         }
-        let mut aside = root.as_os_str().to_owned();
-        aside.push(format!(".kept-{}", Timestamp::now().as_second()));
-        self.shared.io.rename(root, Path::new(&aside))
+        self.shared.io.rename(root, &layout.kept(Timestamp::now()))
     }
 
     /// The replica of a VM.
@@ -259,47 +307,6 @@ impl Store {
         }
         Ok(())
     }
-}
-
-fn open_location(
-    io: &Io,
-    location: &Path,
-    options: &StoreOptions,
-    replicas: &mut BTreeMap<VmId, Replica>,
-    problems: &mut Vec<Problem>,
-) -> Result<()> {
-    let list = std::fs::read_dir(location).map_err(|e| Error::io("list", location, e))?;
-    for entry in list {
-        let path = entry.map_err(|e| Error::io("list", location, e))?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        if name.strip_suffix(".gone").and_then(Layout::parse_directory).is_some() {
-            io.remove_tree(&path)?;
-            continue;
-        }
-        let Some(vm) = Layout::parse_directory(name) else { continue };
-        if !path.join("manifest.json").exists() {
-            continue;
-        }
-        let layout = Layout::new(path.clone());
-        match recover::open(io, layout, options) {
-            Ok(None) => {}
-            Ok(Some(_)) if replicas.contains_key(&vm) => {
-                let message =
-                    "a second replica of this VM; it is not used, move one of the two away".to_owned();
-                problems.push(Problem { path, message });
-            }
-            Ok(Some(opened)) => {
-                let message = "this file is not standin's; it is left alone, move it away".to_owned();
-                problems.extend(
-                    opened.foreign.into_iter().map(|path| Problem { path, message: message.clone() }),
-                );
-                replicas.insert(vm, opened.replica);
-            }
-            Err(Error::Crashed(step)) => return Err(Error::Crashed(step)),
-            Err(error) => problems.push(Problem { path, message: describe(&error) }),
-        }
-    }
-    Ok(())
 }
 
 /// An error with all its causes, in one line.

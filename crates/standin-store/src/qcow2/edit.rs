@@ -116,7 +116,7 @@ impl Writer {
 }
 
 /// Reads and checks the header of a file.
-pub(super) fn read_header(file: &Handle) -> Result<Header> {
+pub(crate) fn read_header(file: &Handle) -> Result<Header> {
     let length = file.len()?;
     let mut bytes = vec![0; 4096];
     file.read_padded(&mut bytes, 0)?;

@@ -17,5 +17,6 @@ pub(crate) mod format;
 mod image;
 mod writer;
 
+pub(crate) use edit::read_header;
 pub(crate) use image::{Image, Mapped, State};
 pub(crate) use writer::{Piece, Writer, write_pieces};

@@ -147,6 +147,9 @@ fn garbage_in_place_of_any_file_is_an_error_and_never_a_panic() {
             let length = std::fs::metadata(&path).expect("is there").len();
             drop((scene.replica, scene.store));
             std::fs::write(&path, vec![fill; length as usize]).expect("writes");
+            if name == "manifest.json" {
+                std::fs::write(path.with_file_name("manifest-copy.json"), [fill; 99]).expect("writes");
+            }
             let store = Store::open(options(&home)).expect("opens");
             if name == "manifest.json" {
                 assert!(store.get(vm).is_none());

@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod full;
 mod limits;
+mod manifests;
 mod qemu;
 mod resume;
 mod rig;
