@@ -2,13 +2,16 @@
 //! people and programs (the local API, the management protocols) calls this and nothing below it.
 //!
 //! Here is its life: what it is made of, what it takes up at the start, what it hands out, its end. A relationship is
-//! begun in [`enable`], names are changed in [`rename`], and all else that is done to a VM is in [`operations`].
+//! begun in [`enable`], names are changed in [`rename`], hosts that are others now are told of in [`rebind`], and all
+//! else that is done to a VM is in [`operations`].
 
 mod enable;
 mod operations;
+mod rebind;
 mod rename;
 
-pub use enable::Enable;
+pub use enable::{Enable, Enabled};
+pub use rebind::NowKnownAs;
 
 use crate::inventory::Inventory;
 use crate::jobs::Jobs;
@@ -180,7 +183,7 @@ impl Engine {
                 .await?;
         let service = Service::load(tables.clone(), config.port, config.window).await?;
         let inventory = Inventory::new(Arc::clone(&parts.hypervisor));
-        let files = ClaimFiles::open(parts.files, &config.claims_dir)?;
+        let files = ClaimFiles::open(parts.files.clone(), &config.claims_dir)?;
         for replica in parts.store.list() {
             files.beside(replica.vm(), replica.directory().to_owned());
         }
@@ -203,6 +206,8 @@ impl Engine {
             inventory: Arc::clone(&inventory),
             vms: Arc::clone(&vms),
             store: parts.store,
+            files: parts.files,
+            peers: Arc::clone(&peers),
             tables: tables.clone(),
             jobs: Arc::clone(&jobs),
             service: Arc::clone(&service),

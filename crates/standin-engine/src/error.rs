@@ -1,6 +1,7 @@
 //! Why a piece of work for a relationship failed, told apart where the engine must branch: what a retry can
 //! mend, what needs a resynchronization, what needs a person.
 
+use jiff::Timestamp;
 use standin_model::fence::Claim;
 use standin_model::{PointId, Refusal, ReturnCode, VmName};
 use thiserror::Error;
@@ -29,6 +30,12 @@ pub enum WorkError {
         claim: Option<Box<Claim>>,
         /// Another host holds this VM.
         failed_over: bool,
+    },
+    /// The host at the replica's address presents an id that is not its own.
+    #[error("{}", refusal.message)]
+    NotItself {
+        /// Why, and what to do.
+        refusal: Refusal,
     },
     /// The replica said something that the protocol does not have here.
     #[error("{peer} answered out of turn: {what}")]
@@ -75,6 +82,20 @@ pub enum WorkError {
         /// The point that was sealed.
         point: PointId,
     },
+    /// The replica has less than it acknowledged: an older copy of its disks was put back.
+    #[error("{}", older_replica(vm, peer, *lost, *since, *until))]
+    ReplicaOlder {
+        /// The VM's name.
+        vm: VmName,
+        /// The replica's address.
+        peer: String,
+        /// Epochs that are gone: so many recovery points at most.
+        lost: u64,
+        /// The cut of the newest point that is there.
+        since: Option<Timestamp>,
+        /// The cut of the newest one that was acknowledged.
+        until: Option<Timestamp>,
+    },
     /// The VM is off: there is nothing to cut, and nothing changes.
     #[error("the VM is not running")]
     NotRunning,
@@ -102,12 +123,12 @@ pub enum WorkError {
 
 impl WorkError {
     /// What a person should do now. A retry happens by itself in any case but `TrackingLost`,
-    /// `ReplicaDiffers` and `Cancelled`.
+    /// `ReplicaOlder`, `ReplicaDiffers` and `Cancelled`.
     #[must_use]
     pub fn remedy(&self) -> String {
         match self {
             Self::Link { source, .. } => source.remedy().to_string(),
-            Self::Refused { refusal, .. } => refusal.remedy.clone(),
+            Self::Refused { refusal, .. } | Self::NotItself { refusal } => refusal.remedy.clone(),
             Self::OutOfTurn { .. } | Self::Encode { .. } => {
                 "Look at the replica's log; run the same version of standin on both hosts.".to_owned()
             }
@@ -117,7 +138,7 @@ impl WorkError {
                  directory more space."
                     .to_owned()
             }
-            Self::TrackingLost(_) => {
+            Self::TrackingLost(_) | Self::ReplicaOlder { .. } => {
                 "A resynchronization compares both sides and sends what differs: `standin resync VM`."
                     .to_owned()
             }
@@ -138,7 +159,7 @@ impl WorkError {
     pub fn code(&self) -> ReturnCode {
         match self {
             Self::Link { .. } => ReturnCode::NotAvailable,
-            Self::Refused { refusal, .. } => refusal.code,
+            Self::Refused { refusal, .. } | Self::NotItself { refusal } => refusal.code,
             Self::NotRunning => ReturnCode::InvalidState,
             _ => ReturnCode::Failed,
         }
@@ -149,7 +170,7 @@ impl WorkError {
     pub fn is_lasting(&self) -> bool {
         match self {
             Self::DiskChanged { .. } => true,
-            Self::Refused { refusal, .. } => matches!(
+            Self::Refused { refusal, .. } | Self::NotItself { refusal } => matches!(
                 refusal.code,
                 ReturnCode::AccessDenied | ReturnCode::InvalidParameter | ReturnCode::NotSupported
             ),
@@ -163,6 +184,12 @@ impl WorkError {
         Refusal::new(self.code(), chain(self), self.remedy())
     }
 
+    /// What this host has recorded of changes does not count: only a comparison tells what differs.
+    #[must_use]
+    pub fn asks_for_a_comparison(&self) -> bool {
+        matches!(self, Self::TrackingLost(_) | Self::ReplicaOlder { .. } | Self::ReplicaDiffers { .. })
+    }
+
     /// The connection to `peer` failed.
     pub fn link(peer: &str, source: standin_wire::Error) -> Self {
         Self::Link { peer: peer.to_owned(), source: Box::new(source) }
@@ -173,6 +200,22 @@ impl WorkError {
         let context = context.into();
         move |source| Self::Hypervisor { context, source }
     }
+}
+
+fn older_replica(
+    vm: &VmName,
+    peer: &str,
+    lost: u64,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+) -> String {
+    let points =
+        if lost == 1 { "one recovery point".to_owned() } else { format!("up to {lost} recovery points") };
+    let after = since.map(|at| format!(" after that of {at:.0}")).unwrap_or_default();
+    let last = until.map(|at| format!(", the newest of {at:.0}")).unwrap_or_default();
+    format!(
+        "the replica of VM {vm} on {peer} has lost {points} that it acknowledged{after}{last}: older disks were put back there"
+    )
 }
 
 /// An error that names the peer itself needs no words before it; its causes come after, see [`chain`].

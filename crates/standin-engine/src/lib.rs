@@ -34,7 +34,7 @@ pub mod status;
 mod tasks;
 pub mod vm;
 
-pub use engine::{Enable, Engine, EngineConfig, Parts};
+pub use engine::{Enable, Enabled, Engine, EngineConfig, NowKnownAs, Parts};
 pub use network::SiteNetworks;
 pub use overview::Relationship;
 pub use primary::{Command, Modification};

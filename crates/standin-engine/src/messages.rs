@@ -68,6 +68,9 @@ pub struct Offer {
     /// What the VM's network cards get at a failover.
     #[serde(default)]
     pub network: NetworkSettings,
+    /// The newest epoch that the replica acknowledged; `None` before the first, and from a version before.
+    #[serde(default)]
+    pub acknowledged: Option<Epoch>,
 }
 
 /// A file that travels with a recovery point.
@@ -247,6 +250,9 @@ pub struct Opened {
     /// The newest recovery point; `None` also from a replica of an older version.
     #[serde(default)]
     pub newest: Option<PointOffer>,
+    /// How many recovery points there are; 0 also from a replica of an older version.
+    #[serde(default)]
+    pub points: u64,
 }
 
 #[cfg(test)]

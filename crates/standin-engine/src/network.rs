@@ -134,8 +134,6 @@ async fn set_on_replica(
         record.network = before;
         return Err(refusal);
     }
-    drop(record);
-    replica.mirror().await;
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use crate::replica::ReplicaVm;
 use crate::status::{accelerator, power, primary_status, replica_status, without_its_vm};
 use jiff::Timestamp;
 use standin_hypervisor::VmInfo;
+use standin_model::health::{Health, HealthIssue};
 use standin_model::settings::RelationshipSettings;
 use standin_model::state::ReplicationState;
 use standin_model::stats::Monitor;
@@ -132,7 +133,15 @@ impl Engine {
 
     fn of_replica(&self, replica: &ReplicaVm) -> Relationship {
         let manifest = replica.store().manifest();
-        self.of_record(replica.snapshot(), &manifest.points, Some(manifest.created_at))
+        let record = replica.snapshot();
+        let unadmitted = self.replicas().unadmitted(&record);
+        let mut found = self.of_record(record, &manifest.points, Some(manifest.created_at));
+        if let Some(Refusal { message, remedy, .. }) = unadmitted {
+            let status = &mut found.status;
+            (status.health, status.health_code) = (Health::Critical, Health::Critical.code());
+            status.health_issues.insert(0, HealthIssue { severity: Health::Critical, message, remedy });
+        }
+        found
     }
 
     /// A replica whose disks are not there is shown with that as its error.

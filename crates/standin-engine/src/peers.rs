@@ -40,7 +40,7 @@ use book::Book;
 use link::{Link, Service};
 use standin_model::{Backoff, HostId, Refusal};
 use standin_state::StateError;
-use standin_wire::Connection;
+use standin_wire::{Connection, Hello, PeerIdentity};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::AtomicU64;
@@ -353,6 +353,21 @@ impl Peers {
         self.book.get(host).map(|record| record.own_name().to_owned())
     }
 
+    /// The names of the certificate that a host is bound to; empty for one that this host has never met.
+    #[must_use]
+    pub fn names(&self, host: HostId) -> Vec<String> {
+        self.book.get(host).map(|record| record.names).unwrap_or_default()
+    }
+
+    /// Whether a host may be who it says it is: its id belongs to its certificate, or is seen for the first time.
+    ///
+    /// # Errors
+    /// 32769 for an id of another certificate or of this host, 32773 for a certificate without a name of its own; when
+    /// it cannot be kept.
+    pub async fn identify(&self, identity: &PeerIdentity, hello: &Hello) -> Result<(), Refusal> {
+        self.book.identify(identity, hello).await
+    }
+
     /// The hosts that this one has met, by name.
     #[must_use]
     pub fn known(&self) -> Vec<PeerRecord> {
@@ -365,6 +380,14 @@ impl Peers {
     /// 32779 for a host that this one has never met, 32773 without a name; when it cannot be kept.
     pub async fn rebind(&self, host: HostId, names: Vec<String>) -> Result<(), Refusal> {
         self.book.rebind(host, names).await
+    }
+
+    /// Forgets a host that is another one now. One that this host has not met is no error.
+    ///
+    /// # Errors
+    /// When it cannot be kept.
+    pub async fn forget_host(&self, host: HostId) -> Result<(), Refusal> {
+        self.book.forget(host).await
     }
 
     /// The link with a host. Without an id, an address must lead to it for certain: one that was dialled, or that its

@@ -13,7 +13,7 @@
 //! go on over what it does not understand. What versions before kept under other keys is taken up by [`take_up`].
 //!
 //! A replica's layers and points are not here: they are in the manifest beside the disks, so that a replica can
-//! be rescued without this store.
+//! be rescued without this store. Beside them is a copy of a receiver's record too, see [`crate::replica::beside`].
 
 mod earlier;
 
@@ -41,6 +41,7 @@ use standin_state::{Expect, StateError, StateStore, Typed};
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// An error of the last piece of work, for `status`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -105,6 +106,14 @@ pub struct PrimaryRecord {
     /// The replica's digests were not those of what was sent, and no cycle since has shown otherwise.
     #[serde(default)]
     pub doubted: bool,
+    /// When this record was last written while it was known how far the replica is; `None` before, and from a version
+    /// before.
+    #[serde(default)]
+    pub saved_at: Option<Timestamp>,
+    /// The replica was there when the relationship was made, with so many recovery points: what this host has recorded of
+    /// changes does not count until both sides were compared.
+    #[serde(default)]
+    pub found: Option<u64>,
 }
 
 /// What became of the network settings at a failover.
@@ -183,6 +192,9 @@ pub struct ReplicaRecord {
     pub last_failover_kind: Option<PointKind>,
     /// When the last layer became durable.
     pub last_received_at: Option<Timestamp>,
+    /// The newest epoch that was durable when the record was last written; `None` from a version before.
+    #[serde(default)]
+    pub last_epoch: Option<Epoch>,
     /// The cut of the newest point.
     pub last_point_at: Option<Timestamp>,
     /// The last error, until something is received again.
@@ -195,6 +207,12 @@ pub struct ReplicaRecord {
     /// The same, as it was set on the primary.
     #[serde(default)]
     pub primary_network: NetworkSettings,
+    /// Which replica: one that is made anew has another id. Nil from a version before.
+    #[serde(default)]
+    pub replica: Uuid,
+    /// Counts the changes of this record: of two copies of it the higher one is newer.
+    #[serde(default)]
+    pub revision: u64,
 }
 
 impl PrimaryRecord {

@@ -5,7 +5,7 @@ use crate::primary::Snapshot;
 use crate::records::{LastError, ReplicaRecord};
 use jiff::Timestamp;
 use standin_hypervisor::{Accelerator, Mark, PowerState, VmInfo};
-use standin_model::fence::Assertion;
+use standin_model::fence::{Assertion, KnownHost, Role};
 use standin_model::health::{self, Health, Inputs};
 use standin_model::point::PointKind;
 use standin_model::state::{ReplicationMode, ReplicationState, Side};
@@ -166,6 +166,7 @@ impl Engine {
             let name = host(alarm.host).unwrap_or_else(|| alarm.host.to_string());
             issues.push(alarm.issue(view.vm.as_str(), &name, record.fence.claim));
         }
+        issues.extend(self.lost_relationship(view.id).map(|host| without_its_record(&view, &host)));
         if let Some(how) = record.fence.asserted.filter(|_| record.fence.held_by(self.vms.me())) {
             issues.push(unconfirmed(how, view.vm.as_str()));
         }
@@ -177,6 +178,15 @@ impl Engine {
             view.health_issues.insert(0, issue);
         }
         view
+    }
+
+    /// The host that a VM replicated to, where this host's claim knows of a relationship and its database does not.
+    pub(crate) fn lost_relationship(&self, vm: VmId) -> Option<KnownHost> {
+        let record = self.vms.record(vm).filter(|record| !record.tombstone)?;
+        if self.role(vm).0 != ReplicationMode::None || !record.fence.held_by(self.vms.me()) {
+            return None;
+        }
+        record.fence.hosts.into_values().find(|known| known.role == Role::Replica)
     }
 
     /// Bytes that the replica lacks now, from the newest mark.
@@ -205,6 +215,22 @@ fn unconfirmed(how: Assertion, vm: &str) -> health::HealthIssue {
         severity: Health::Warning,
         message: format!("VM {vm} was started without a confirmation of the other hosts: {why}"),
         remedy: "Make sure that it runs nowhere else. This ends when the other host confirms it.".to_owned(),
+    }
+}
+
+/// A VM that was replicated looks like one that never was when the database is lost.
+fn without_its_record(view: &StatusView, host: &KnownHost) -> health::HealthIssue {
+    let (vm, name) = (&view.vm, &host.name);
+    let to = host.addresses.first().unwrap_or(name);
+    health::HealthIssue {
+        severity: Health::Critical,
+        message: format!(
+            "VM {vm} replicated to {name}, and this host has lost the record of it: nothing is sent any more"
+        ),
+        remedy: format!(
+            "`standin replicate {vm} --to {to}` goes on with the replica that is there, and every recovery point stays. To \
+             end the replication instead: `standin unreplicate {vm}`."
+        ),
     }
 }
 
@@ -256,6 +282,10 @@ pub(crate) fn primary_status(snapshot: &Snapshot, current: &Statistics, pending:
     let interval_s = record.settings.interval_s;
     let judged = inputs(Side::Primary, record.state, interval_s, last_transfer, error, current);
     let (health, mut issues) = health::assess(&judged, Timestamp::now());
+    if let Some(points) = record.found {
+        issues.retain(|issue| issue.severity == Health::Critical);
+        issues.insert(0, compares_first(points));
+    }
     issues.extend(waits_for_the_vm(snapshot));
     let (done, total) = snapshot.progress;
     StatusView {
@@ -285,6 +315,18 @@ pub(crate) fn primary_status(snapshot: &Snapshot, current: &Statistics, pending:
             .map(|_| ProgressView::new(done, total, snapshot.rate())),
         statistics: Some(current.clone()),
         disks: record.disks.iter().map(|disk| disk.name.clone()).collect(),
+    }
+}
+
+/// The initial replication has a replica to begin with.
+fn compares_first(points: u64) -> health::HealthIssue {
+    health::HealthIssue {
+        severity: Health::Warning,
+        message: format!(
+            "the replica was found with {points} recovery points of before; both sides are compared, and only what differs \
+             is sent"
+        ),
+        remedy: "Wait for it. The recovery points that are there can be failed over to meanwhile.".to_owned(),
     }
 }
 

@@ -53,9 +53,9 @@ pub enum StateError {
 
     /// The file is not what was written to it.
     #[error(
-        "the state in {path} is damaged: {detail}; stop the daemon, move the file aside and restore it from a \
-         backup, or start without it and set the relationships up again (the replicas' disks and manifests \
-         are elsewhere and not touched by this)"
+        "the state in {path} is damaged: {detail}; stop the daemon, move the file aside, put a backup of it in its place if \
+         there is one, and start the daemon: without the file it makes an empty one and finds the replicas beside their \
+         disks; then `standin auth add` lets their primaries go on, and `standin replicate` goes on with what this host sent"
     )]
     Corrupt {
         /// The file.

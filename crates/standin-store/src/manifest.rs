@@ -30,8 +30,6 @@ use std::collections::BTreeSet;
 pub const FORMAT: u32 = 1;
 /// Largest manifest that is read.
 pub const MAX_MANIFEST: u64 = 64 << 20;
-/// Largest engine state that is kept, as JSON text.
-pub const MAX_ENGINE_STATE: usize = 1 << 20;
 
 const MAX_LAYERS: usize = 100_000;
 const MAX_DISKS: usize = 256;
@@ -173,7 +171,7 @@ pub struct Manifest {
     pub name: VmName,
     /// When the replica was made.
     pub created_at: Timestamp,
-    /// Generation of the relationship that wrote last.
+    /// What a version before kept of the relationship's generation: 0 in a replica that it did not write.
     pub generation: Generation,
     /// Bytes of a granule: what one digest covers.
     pub granule: u32,
@@ -193,7 +191,7 @@ pub struct Manifest {
     /// Merges that must be finished.
     #[serde(default)]
     pub merges: Vec<MergeRecord>,
-    /// What the engine wants to find again when the database is lost.
+    /// What a version before kept of the engine's record. Now the engine has a file of its own beside this one.
     #[serde(default)]
     pub engine: serde_json::Value,
 }

@@ -131,14 +131,17 @@ pub(crate) fn unseal_base(io: &Io, layout: &Layout, disk: &DiskName, epoch: Epoc
 }
 
 fn clean_top(replica: &Replica, foreign: &mut Vec<PathBuf>) -> Result<()> {
-    // `files` and `claim.json` are the engine's: kernels and the like, by the hash of their content; who may run the VM.
-    // It puts in order itself what a crash leaves of the latter.
-    const OURS: [&str; 11] = [
+    // `files`, `claim.json` and `relationship.json` are the engine's: kernels and the like, by the hash of their content; who
+    // may run the VM; whose replica it is.
+    // It puts in order itself what a crash leaves of the last two.
+    const OURS: [&str; 13] = [
         "manifest.json",
         "manifest-copy.json",
         "damage.json",
         "claim.json",
         "claim.json.part",
+        "relationship.json",
+        "relationship.json.part",
         "lock",
         "disks",
         "digests",

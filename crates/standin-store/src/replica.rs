@@ -9,7 +9,7 @@ use crate::damage::Damage;
 use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::layout::Layout;
-use crate::manifest::{Disk, MAX_ENGINE_STATE, Manifest, Point};
+use crate::manifest::{Disk, Manifest, Point};
 use crate::merge::Job;
 use crate::scrub::Ranges;
 use crate::sidecar::{Shape, Sidecar};
@@ -18,7 +18,7 @@ use crate::tree::Tree;
 use jiff::Timestamp;
 use standin_durable::FileLock;
 use standin_model::digest::BlockDigest;
-use standin_model::{DiskName, Epoch, Generation, PointId, Policy, RecoveryPoint, VmId};
+use standin_model::{DiskName, Epoch, PointId, Policy, RecoveryPoint, VmId};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -309,40 +309,6 @@ impl Replica {
     /// As [`Replica::leaf_digests`].
     pub fn root(&self, disk: &DiskName) -> Result<BlockDigest> {
         self.tree(disk)?.root()
-    }
-
-    /// Keeps what the engine wants to find again without its database: at most 1 MiB of JSON.
-    ///
-    /// # Errors
-    /// When it is larger, or cannot be made durable.
-    pub fn set_engine_state(&self, state: serde_json::Value) -> Result<()> {
-        let length = state.to_string().len();
-        if length > MAX_ENGINE_STATE {
-            return Err(Error::invalid(format!(
-                "an engine state of {length} bytes; {MAX_ENGINE_STATE} are kept"
-            )));
-        }
-        self.update(|manifest| {
-            manifest.engine = state;
-            Ok(())
-        })
-    }
-
-    /// Records the generation of the relationship. It never falls.
-    ///
-    /// # Errors
-    /// When it is lower than the recorded one, or cannot be made durable.
-    pub fn set_generation(&self, generation: Generation) -> Result<()> {
-        self.update(|manifest| {
-            if generation < manifest.generation {
-                let known = manifest.generation;
-                return Err(Error::invalid(format!(
-                    "generation {generation} is older than {known}, which is recorded"
-                )));
-            }
-            manifest.generation = generation;
-            Ok(())
-        })
     }
 
     /// Keeps a point from retention until every reason is taken back.

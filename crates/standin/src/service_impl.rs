@@ -19,7 +19,7 @@ use standin_engine::peers::TlsTransport;
 use standin_engine::records::PeerRecord;
 use standin_engine::replica::failover::Failover;
 use standin_engine::{
-    Command, Enable, Engine, EngineConfig, Modification, Parts, SiteNetworks, jobs, status,
+    Command, Enable, Engine, EngineConfig, Modification, NowKnownAs, Parts, SiteNetworks, jobs, status,
 };
 use standin_hypervisor::definition::VmDefinition;
 use standin_hypervisor::qemu::{self, QemuDriver, QemuOptions};
@@ -354,7 +354,7 @@ impl Service for EngineService {
     }
 
     async fn rebind_peer(&self, host: HostId, name: String) -> Result<()> {
-        self.engine.peers().rebind(host, vec![name]).await
+        self.engine.rebind_host(host, NowKnownAs::from(name)).await
     }
 
     async fn test_connection(&self, peer: &PeerAddress) -> Result<()> {
@@ -364,8 +364,8 @@ impl Service for EngineService {
     async fn replicate(&self, vm: &VmRef, order: ReplicateOrder) -> Result<Outcome> {
         let id = self.id(vm).await?;
         let enable = Enable { peer: order.to.to_string(), settings: order.settings, start: order.start };
-        let job = self.engine.enable(id, enable).await?;
-        self.outcome(job)
+        let enabled = self.engine.enable(id, enable).await?;
+        Ok(Outcome { found_points: enabled.found, ..self.outcome(enabled.job)? })
     }
 
     async fn unreplicate(&self, vm: &VmRef) -> Result<Outcome> {

@@ -6,7 +6,7 @@
 //! Called by the local API and the management protocols.
 
 use super::{Engine, inspect_refusal, refuse};
-use crate::messages::DiskShape;
+use crate::messages::{DiskShape, Opened};
 use crate::peers::Address;
 use crate::primary::{Command, Worker};
 use crate::records::{self, PrimaryRecord};
@@ -33,21 +33,27 @@ pub struct Enable {
     pub start: bool,
 }
 
+/// What came of enabling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Enabled {
+    /// The initial replication, where it was started.
+    pub job: Option<JobId>,
+    /// The host had a replica of this VM of before, with so many recovery points: they stay, and the initial replication
+    /// compares instead of copying.
+    pub found: Option<u64>,
+}
+
 impl Engine {
     /// Enables replication of a VM, and starts the initial replication if asked to.
     ///
     /// # Errors
     /// The model's codes; nothing changed then on either side.
-    pub async fn enable(self: &Arc<Self>, vm: VmId, enable: Enable) -> Result<Option<JobId>, Refusal> {
+    pub async fn enable(self: &Arc<Self>, vm: VmId, enable: Enable) -> Result<Enabled, Refusal> {
         let engine = Arc::clone(self);
         to_its_end(async move { engine.begin_relationship(vm, enable).await }).await
     }
 
-    async fn begin_relationship(
-        self: &Arc<Self>,
-        vm: VmId,
-        enable: Enable,
-    ) -> Result<Option<JobId>, Refusal> {
+    async fn begin_relationship(self: &Arc<Self>, vm: VmId, enable: Enable) -> Result<Enabled, Refusal> {
         let _one_at_a_time = self.enabling.lock().await;
         self.not_a_replica(vm)?;
         let info = self.hypervisor.inspect(vm).await.map_err(|error| inspect_refusal(&error))?;
@@ -79,19 +85,26 @@ impl Engine {
             last_kind: None,
             created_at: Some(Timestamp::now()),
             doubted: false,
+            saved_at: None,
+            found: None,
         };
         let mut worker = Worker::new(self.shared.tools.clone());
-        worker.create(&record, claim).await.map_err(|error| error.refusal())?;
+        let opened = worker.create(&record, claim).await.map_err(|error| error.refusal())?;
+        found_again(&mut record, &opened);
+        let found = record.found;
         let (host, name) = worker.host().ok_or_else(|| nameless(&record.peer))?;
         record.host = Some(host);
         let addresses = vec![record.peer.clone()];
         let known = KnownHost { name, addresses: addresses.clone(), role: Role::Replica, accepted: None };
+        // A replica of before knows the claim that this host has lost.
+        let claim = opened.claim.filter(|known| known.holder == self.vms.me()).unwrap_or(claim);
         let sharing = Sharing { host, known, name: record.name.clone(), claim: Some(claim) };
         self.vms.share(vm, sharing).await?;
         self.peers().keep(Address { host: Some(host), addresses });
         records::put(&self.shared.tables.relationships, record.id(), &record.clone().into()).await?;
         let handle = self.spawn_primary(record, Some(worker));
-        if enable.start { handle.ask(Command::Start).await } else { Ok(None) }
+        let job = if enable.start { handle.ask(Command::Start).await? } else { None };
+        Ok(Enabled { job, found })
     }
 
     fn not_replicating(&self, info: &VmInfo) -> Result<(), Refusal> {
@@ -112,6 +125,19 @@ impl Engine {
             format!("VM {} is a replica of {}", record.name, record.primary_host),
             "Commit its failover and remove the replica relationship (`standin unreplicate VM`) first.",
         ))
+    }
+}
+
+/// The replica has what an earlier relationship left: it is taken up where it is.
+fn found_again(record: &mut PrimaryRecord, opened: &Opened) {
+    if opened.head.is_none() {
+        return;
+    }
+    tracing::info!(vm = %record.name, peer = %record.peer, points = opened.points, "a replica of before was found");
+    record.found = Some(opened.points);
+    if let Some(newest) = &opened.newest {
+        record.last_point_at = Some(newest.created_at);
+        record.last_kind = Some(newest.kind);
     }
 }
 

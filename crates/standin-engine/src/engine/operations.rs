@@ -139,7 +139,13 @@ impl Engine {
         if received {
             return self.replicas.remove(vm).await;
         }
-        let Some(handle) = self.primary(vm) else { return Err(self.no_primary(vm).await) };
+        let Some(handle) = self.primary(vm) else {
+            // Its record is lost, and the claim says that there was one.
+            return match self.lost_relationship(vm) {
+                Some(_) => self.vms.unshare(vm).await,
+                None => Err(self.no_primary(vm).await),
+            };
+        };
         handle.ask(Command::Remove).await?;
         self.vms.unshare(vm).await?;
         // Its task ends a moment later; whoever looks, or replicates the VM anew, must not meet it any more.

@@ -124,6 +124,20 @@ impl Book {
         Ok(Peer { id, name: name.to_owned(), names: identity.names.clone(), address })
     }
 
+    /// As [`Self::admit`], of whom nothing new is to be noted.
+    ///
+    /// # Errors
+    /// As [`Self::admit`].
+    pub async fn identify(&self, identity: &PeerIdentity, hello: &Hello) -> Result<(), Refusal> {
+        let (Some(name), Some(id)) = (own_name(&identity.names), host_id(identity, hello)) else {
+            return Err(nameless(identity));
+        };
+        if self.get(id).is_none() {
+            return self.admit(identity, hello, None).await.map(|_| ());
+        }
+        self.check(id, name, identity, hello)
+    }
+
     fn check(&self, id: HostId, name: &str, identity: &PeerIdentity, hello: &Hello) -> Result<(), Refusal> {
         if id == self.me {
             return Err(same_as_here(name));
@@ -203,6 +217,14 @@ impl Book {
         Ok(())
     }
 
+    /// Forgets a host.
+    pub async fn forget(&self, id: HostId) -> Result<(), Refusal> {
+        let _admitting = self.admitting.lock().await;
+        records::delete(&self.tables.peers, id).await?;
+        self.lock().remove(&id);
+        Ok(())
+    }
+
     pub fn get(&self, id: HostId) -> Option<PeerRecord> {
         self.lock().get(&id).cloned()
     }
@@ -236,8 +258,11 @@ fn anothers(id: HostId, name: &str, owner: Option<&str>) -> Refusal {
     Refusal::new(
         ReturnCode::AccessDenied,
         format!("{name} presents the host id {id}{owner}"),
-        "If the host got a certificate with another name, bind its id to that with `standin peer rebind` on the host that \
-         refuses. If its data directory was copied, remove the file host-id there and restart its daemon.",
+        format!(
+            "If that host got a certificate with another name, say so on the host that refuses: `standin peer rebind {id} \
+             {name}`; a replica host must also admit the name (`standin auth add {name}`). If its data directory was copied, \
+             remove the file host-id there and restart its daemon."
+        ),
     )
 }
 

@@ -7,6 +7,7 @@
 //! Invariants: asking never runs beside work, because a new session ends the one before it; an answer of any kind is
 //! an answer, and only silence is tried again. Part of the task of a relationship, see [`super::task`].
 
+use super::provenance;
 use super::task::Task;
 use super::worker::Worker;
 use crate::error::{WorkError, chain};
@@ -112,27 +113,35 @@ impl Task {
         if let Err(error) = said {
             tracing::info!(vm = %self.record.name, error = %chain(error), "the replica was asked how things stand");
         }
-        self.replica_said(said);
+        self.replica_said(said).await;
         let wait = Backoff::default().wait(self.asking.silent.saturating_sub(1), rand::random());
         self.asking.next = Some(Instant::now() + wait);
         self.save_if_needed().await;
     }
 
     /// Takes in what a replica said when a session was opened.
-    pub(super) fn replica_said(&mut self, said: &Said) {
+    pub(super) async fn replica_said(&mut self, said: &Said) {
         self.asking.note(said);
         // While it stays as it is, it is asked less and less often.
         self.asking.silent = self.asking.silent.saturating_add(1);
         match said {
-            Ok(opened) => self.takes_part(opened),
+            Ok(opened) => self.takes_part(opened).await,
             Err(error @ WorkError::Refused { failed_over: true, .. }) => self.fenced_by(error),
             Err(_) => {}
         }
     }
 
     /// The replica takes what this host sends: it does not hold the VM.
-    fn takes_part(&mut self, opened: &Opened) {
+    async fn takes_part(&mut self, opened: &Opened) {
         self.asking.silent = 0;
+        if let Some(doubt) = provenance::doubt(&self.record, opened) {
+            // What the record has of the newest point says so, until both sides were compared.
+            if matches!(self.record.state, ReplicationState::Replicating | ReplicationState::Critical) {
+                self.tracking_lost(&doubt).await;
+            }
+            return self.holds_it_not(opened);
+        }
+        self.in_step = true;
         let record = &mut self.record;
         if let Some(newest) = &opened.newest
             && record.last_point_at.is_none_or(|known| known < newest.created_at)
@@ -140,6 +149,10 @@ impl Task {
             record.last_point_at = Some(newest.created_at);
             record.last_kind = Some(newest.kind);
         }
+        self.holds_it_not(opened);
+    }
+
+    fn holds_it_not(&mut self, opened: &Opened) {
         let me = self.shared.tools.vms.me();
         self.was_told(opened.claim.unwrap_or_else(|| Claim::unnamed(opened.generation, me)));
     }

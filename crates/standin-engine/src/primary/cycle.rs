@@ -14,6 +14,7 @@
 
 use super::ledger::{Expected, Start, root_level};
 use super::pass::{self, PassTotals, Select};
+use super::provenance;
 use super::session::Session;
 use super::worker::{
     Order, Sealed, Worker, begun, control, disk_names, disk_passes, may_be_of_the_past, seal,
@@ -193,7 +194,11 @@ impl Worker {
 
     /// From where the next delta is known.
     async fn basis(&mut self, record: &PrimaryRecord) -> Result<Basis, WorkError> {
-        let Some(head) = self.session()?.opened().head else {
+        let opened = self.session()?.opened();
+        if let Some(error) = provenance::doubt(record, opened) {
+            return Err(error);
+        }
+        let Some(head) = opened.head else {
             return Err(WorkError::TrackingLost("the replica has no first copy".into()));
         };
         let read_at = Timestamp::now();

@@ -83,7 +83,9 @@ impl Worker {
         // The job's counters are those of the copy; the point after it is small.
         let point = Order { progress: Arc::default(), ..order.clone() };
         match self.cycle(&point, false).await {
-            Err(WorkError::TrackingLost(_)) => self.resynchronize(order).await,
+            Err(WorkError::TrackingLost(_) | WorkError::ReplicaOlder { .. }) => {
+                self.resynchronize(order).await
+            }
             Err(error @ WorkError::ReplicaDiffers { .. }) => {
                 tracing::warn!(error = %crate::error::chain(&error), "the initial replication goes on with a comparison");
                 let mut order = order.clone();

@@ -13,6 +13,7 @@ pub mod ledger;
 mod modify;
 mod outcome;
 pub mod pass;
+mod provenance;
 mod requests;
 mod resync;
 pub mod schedule;

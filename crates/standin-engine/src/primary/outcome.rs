@@ -59,9 +59,13 @@ impl Task {
     async fn succeeded(&mut self, work: Work, sealed: &Sealed) {
         let missed = self.schedule.succeeded();
         self.record.acknowledged = Some(sealed.epoch);
+        self.in_step = true;
         self.record.failures = 0;
         self.record.last_error = None;
         self.record.doubted = false;
+        if self.record.found.take().is_some() {
+            self.shared.tools.vms.compared(self.record.vm);
+        }
         if let Some(point) = &sealed.point {
             self.record.last_point_at = Some(point.created_at);
             self.record.last_kind = Some(point.kind);
@@ -123,7 +127,7 @@ impl Task {
                 self.vm_running = false;
                 return self.schedule.at_once();
             }
-            WorkError::TrackingLost(_) => self.tracking_lost(&error).await,
+            WorkError::TrackingLost(_) | WorkError::ReplicaOlder { .. } => self.tracking_lost(&error).await,
             WorkError::ReplicaDiffers { .. } => {
                 self.record.doubted = true;
                 self.tracking_lost(&error).await;
@@ -141,13 +145,8 @@ impl Task {
 
     /// A first copy and a comparison go on by themselves; a point that was asked for is this cycle or none.
     async fn tell_job(&mut self, work: Work, error: &WorkError) {
-        let goes_on = !matches!(
-            error,
-            WorkError::NotRunning
-                | WorkError::TrackingLost(_)
-                | WorkError::ReplicaDiffers { .. }
-                | WorkError::Refused { failed_over: true, .. }
-        );
+        let goes_on = !error.asks_for_a_comparison()
+            && !matches!(error, WorkError::NotRunning | WorkError::Refused { failed_over: true, .. });
         if goes_on && self.is_of_another(work) {
             return;
         }

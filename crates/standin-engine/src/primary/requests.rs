@@ -86,7 +86,7 @@ impl Task {
             worker.hang_up();
             return Err(silent(&self.record.peer).refusal());
         };
-        self.replica_said(&said);
+        self.replica_said(&said).await;
         self.save_or_refuse().await?;
         said.map(|_| ()).map_err(|error| error.refusal())
     }
@@ -115,7 +115,11 @@ impl Task {
     }
 
     async fn start_initial(&mut self, at: Option<Timestamp>) -> Result<JobId, Refusal> {
-        let id = self.begin_job(JobType::StartInitialReplication, "initial replication", true).await?;
+        let what = match self.record.found {
+            Some(points) => format!("comparison with the replica that was found ({points} recovery points)"),
+            None => "initial replication".to_owned(),
+        };
+        let id = self.begin_job(JobType::StartInitialReplication, &what, true).await?;
         self.record.job = Some(id);
         self.record.start_at = at;
         if let Some(job) = self.job.as_ref().filter(|_| at.is_some()) {

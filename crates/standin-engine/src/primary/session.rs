@@ -74,9 +74,15 @@ impl Session {
     /// Connects, and asks nothing yet.
     ///
     /// # Errors
-    /// The link's reason.
+    /// The link's reason, or why the host there may not be who it says it is.
     pub async fn dial(peers: &Peers, peer: &str) -> Result<Self, WorkError> {
-        Ok(Self::over(peer, peers.stream(peer).await?))
+        let connection = peers.stream(peer).await?;
+        let (identity, hello) = (connection.peer(), connection.peer_hello());
+        if peers::host_id(identity, hello).is_some() {
+            let known = peers.identify(identity, hello).await;
+            known.map_err(|refusal| WorkError::NotItself { refusal })?;
+        }
+        Ok(Self::over(peer, connection))
     }
 
     /// Opens a session of an existing relationship on a fresh connection.
@@ -108,6 +114,7 @@ impl Session {
             has_points: false,
             resumable: false,
             newest: None,
+            points: 0,
         };
         let peer = peer.to_owned();
         Self { peer, sender, replies, reader, host, host_name, opened, sent_before: 0, stale: false }

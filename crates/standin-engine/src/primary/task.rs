@@ -30,9 +30,10 @@ use tokio_util::sync::CancellationToken;
 /// How often those who watch a job see its progress.
 const PROGRESS: Duration = Duration::from_millis(200);
 
-/// How old the stored times and counters of cycles may be: what a crash of this host makes of what is shown. A write
-/// of the record costs a flush of the state's file, so it is not one for each cycle of a second.
-const SAVE_EVERY: Duration = Duration::from_secs(5);
+/// How long the end of a cycle may wait to be written down: what a crash of this host makes of what is shown, and of what
+/// is known of the replica ([`super::provenance`]). A write of the record costs a flush of the state's file, so it is not
+/// one for each cycle of a second.
+pub(super) const SAVE_EVERY: Duration = Duration::from_secs(5);
 
 /// How long the task sleeps when there is nothing to do.
 const IDLE: Duration = Duration::from_secs(60);
@@ -71,6 +72,10 @@ pub(super) struct Task {
     snapshot: watch::Sender<Snapshot>,
     /// What was stored last, and when.
     saved: (Essence, Instant),
+    /// The record has changed since.
+    unsaved: bool,
+    /// The replica has what the record says, as it told this process.
+    pub(super) in_step: bool,
     pub(super) removed: bool,
     /// What a session is opened with changed while the worker was away: the next piece of work opens a new one.
     pub(super) offer_again: bool,
@@ -101,6 +106,8 @@ pub fn spawn(shared: Shared, record: PrimaryRecord, worker: Option<Worker>) -> (
     let fence = shared.tools.vms.watch(record.vm);
     let task = Task {
         saved: (never, Instant::now()),
+        unsaved: false,
+        in_step: false,
         shared,
         record,
         worker: Some(worker),
@@ -130,8 +137,13 @@ impl Task {
         while !self.removed {
             self.start_due_work().await;
             self.ask_if_due();
+            if self.unsaved {
+                self.save_if_needed().await;
+            }
             self.publish();
-            let wake = self.asks_at().map_or(self.wake_at(), |at| at.min(self.wake_at()));
+            let saves_at = self.unsaved.then(|| self.saved.1 + SAVE_EVERY);
+            let wakes = [Some(self.wake_at()), self.asks_at(), saves_at];
+            let wake = wakes.into_iter().flatten().min().unwrap_or_else(|| self.wake_at());
             let idle = self.job.as_ref().filter(|_| self.running.is_none()).map(JobHandle::cancelled);
             tokio::select! {
                 biased;
@@ -183,7 +195,8 @@ impl Task {
     /// idle cycle costs no flush of the state store.
     pub(super) async fn save_if_needed(&mut self) {
         let essence = self.essence();
-        if self.saved.0 == essence && self.saved.1.elapsed() < SAVE_EVERY {
+        self.unsaved = self.saved.0 == essence && self.saved.1.elapsed() < SAVE_EVERY;
+        if self.unsaved {
             return;
         }
         match self.save_or_refuse().await {
@@ -249,9 +262,12 @@ impl Task {
         }
     }
 
-    pub(super) async fn save_or_refuse(&self) -> Result<(), Refusal> {
+    pub(super) async fn save_or_refuse(&mut self) -> Result<(), Refusal> {
         if self.removed {
             return Ok(());
+        }
+        if self.in_step {
+            self.record.saved_at = Some(Timestamp::now());
         }
         let record = self.record.clone().into();
         records::put(&self.shared.tables.relationships, self.record.id(), &record).await
@@ -283,6 +299,11 @@ impl Task {
         }
         if let Some(worker) = self.worker.as_mut().filter(|_| !self.removed) {
             worker.rest(&self.record).await;
+        }
+        if self.unsaved {
+            if let Err(refusal) = self.save_or_refuse().await {
+                tracing::error!(vm = %self.record.name, error = %refusal, "the relationship could not be saved");
+            }
         }
         if let Some(job) = self.job.take() {
             if self.record.job == Some(job.id()) {

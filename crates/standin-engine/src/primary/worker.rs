@@ -12,7 +12,7 @@ use super::pass::{DiskPass, PassControl, Select};
 use super::session::Session;
 use crate::error::WorkError;
 use crate::jobs::Progress;
-use crate::messages::{DiskShape, Offer, PointOffer, Reply, Request};
+use crate::messages::{DiskShape, Offer, Opened, PointOffer, Reply, Request};
 use crate::peers::Peers;
 use crate::records::PrimaryRecord;
 use crate::vm::Vms;
@@ -107,15 +107,17 @@ impl Worker {
         self.config.forget();
     }
 
-    /// Makes the relationship on the replica.
+    /// Makes the relationship on the replica, or finds a replica of this very VM and host there: what that has.
     ///
     /// # Errors
     /// The link's or the replica's reason; nothing changed then.
-    pub async fn create(&mut self, record: &PrimaryRecord, claim: Claim) -> Result<(), WorkError> {
+    pub async fn create(&mut self, record: &PrimaryRecord, claim: Claim) -> Result<Opened, WorkError> {
         let offer = offer_under(claim, record);
-        self.session = Some(Session::create(&self.tools.peers, &record.peer, offer).await?);
+        let session = Session::create(&self.tools.peers, &record.peer, offer).await?;
+        let opened = session.opened().clone();
+        self.session = Some(session);
         self.ledger.forget(record).await;
-        Ok(())
+        Ok(opened)
     }
 
     /// Sends a request that has no other answer than done, in the session of the relationship.
@@ -138,7 +140,7 @@ impl Worker {
     ///
     /// # Errors
     /// The link's or the replica's reason.
-    pub async fn head(&mut self, record: &PrimaryRecord) -> Result<crate::messages::Opened, WorkError> {
+    pub async fn head(&mut self, record: &PrimaryRecord) -> Result<Opened, WorkError> {
         self.connect(record).await?;
         Ok(self.session()?.opened().clone())
     }
@@ -311,6 +313,7 @@ fn offer_under(claim: Claim, record: &PrimaryRecord) -> Offer {
         disks: record.disks.clone(),
         settings: record.settings.clone(),
         network: record.network.clone(),
+        acknowledged: record.acknowledged,
     }
 }
 

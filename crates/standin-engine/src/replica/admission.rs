@@ -1,12 +1,14 @@
 //! Who may make and use a relationship on this replica, and what must fit.
 
+use super::beside;
 use super::files;
 use super::host::ReplicaHost;
 use super::layer::{blocking, refusal_of};
+use super::reattach;
+use super::sender::Sender;
 use super::vm::{Locked, ReplicaVm};
 use crate::engine::hypervisor_refusal;
 use crate::messages::{DiskShape, Offer, RefusedReply};
-use crate::peers;
 use crate::records::{self, ReplicaRecord};
 use crate::vm::Sharing;
 use jiff::Timestamp;
@@ -16,13 +18,12 @@ use standin_model::network::NetworkSettings;
 use standin_model::settings::MAX_DISKS;
 use standin_model::state::{Event, ReplicationState};
 use standin_model::stats::{Monitor, Window};
-use standin_model::{AuthId, HostId, Refusal, ReturnCode, VmId, VmName};
+use standin_model::{AuthId, Refusal, ReturnCode, VmId, VmName};
 use standin_store::{DiskSpec, RemoveDisks, ReplicaSpec};
-use standin_wire::{Hello, PeerIdentity};
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// Disks are addressed by sector.
 const SECTOR: u64 = 512;
@@ -52,9 +53,7 @@ pub(super) async fn create(
     check_offer(offer)?;
     let _one_at_a_time = host.creating.lock().await;
     if let Some(vm) = host.find(offer.vm) {
-        let vm = existing(vm, peer, offer)?;
-        share(host, peer, offer, &vm.snapshot().name).await?;
-        return Ok(vm);
+        return reattach::found_again(host, vm, peer, offer).await;
     }
     if let Some(refusal) = host.disks_missing(offer.vm) {
         return Err(refusal);
@@ -75,60 +74,25 @@ pub(super) async fn create(
         let window = host.shared.service.get().monitoring;
         let mut record = new_record(offer, name.clone(), host_name, entry.id, location, window);
         record.host = peer.host;
-        host.shared.vms.beside(offer.vm, store.directory().to_owned());
+        let directory = store.directory().to_owned();
+        host.shared.vms.beside(offer.vm, directory.clone());
         records::put(&host.shared.tables.relationships, record.id(), &record.clone().into()).await?;
+        beside::write(&host.shared.files, directory, &record).await?;
         Ok((store, record))
     };
     let (store, record) = made.await.inspect_err(|_: &Refusal| host.shared.names.forget(offer.vm))?;
     tracing::info!(vm = %name, id = %offer.vm, called = %offer.name, from = %peer.identity.address, "a replica was made");
-    let vm = host.insert(ReplicaVm::new(host.shared.clone(), store, record));
-    vm.mirror().await;
-    Ok(vm)
-}
-
-fn existing(vm: Arc<ReplicaVm>, peer: &Sender, offer: &Offer) -> Result<Arc<ReplicaVm>, Refusal> {
-    let record = vm.snapshot();
-    let same = record.primary_host == peer.name()
-        && record.disks == offer.disks
-        && record.settings.granularity == offer.settings.granularity
-        && record.last_point_at.is_none();
-    if same {
-        return Ok(vm);
-    }
-    Err(Refusal::new(
-        ReturnCode::InUse,
-        format!("this host already has a replica of VM {} from {}", record.name, record.primary_host),
-        "Remove it on the replica host (`standin unreplicate VM`), then enable replication again.",
-    ))
-}
-
-/// The host that speaks in a session.
-#[derive(Debug, Clone)]
-pub(super) struct Sender {
-    /// What its certificate says.
-    pub identity: PeerIdentity,
-    /// Its id; `None` where its certificate has no name of its own.
-    pub host: Option<HostId>,
-    /// Where it listens, for calls of this host.
-    pub address: Option<String>,
-}
-
-impl Sender {
-    /// Of a connection.
-    pub fn of(identity: &PeerIdentity, hello: &Hello) -> Self {
-        let address = hello.port.map(|port| SocketAddr::new(identity.address.ip(), port).to_string());
-        Self { identity: identity.clone(), host: peers::host_id(identity, hello), address }
-    }
-
-    /// The first name in its certificate.
-    pub fn name(&self) -> String {
-        self.identity.names.first().cloned().unwrap_or_else(|| self.identity.address.ip().to_string())
-    }
+    Ok(host.insert(ReplicaVm::new(host.shared.clone(), store, record)))
 }
 
 /// The sender shares the VM from now on, which has this name here, under the claim that it offers. Refused where another
 /// host holds the VM.
-async fn share(host: &ReplicaHost, peer: &Sender, offer: &Offer, name: &VmName) -> Result<(), Refusal> {
+pub(super) async fn share(
+    host: &ReplicaHost,
+    peer: &Sender,
+    offer: &Offer,
+    name: &VmName,
+) -> Result<(), Refusal> {
     let Some(id) = peer.host else {
         return Err(Refusal::new(
             ReturnCode::AccessDenied,
@@ -231,11 +195,14 @@ fn new_record(
         failover: None,
         last_failover_kind: None,
         last_received_at: None,
+        last_epoch: None,
         last_point_at: None,
         last_error: None,
         statistics: Monitor::new(window, Timestamp::now()),
         network: NetworkSettings::default(),
         primary_network: offer.network.clone(),
+        replica: Uuid::new_v4(),
+        revision: 1,
     }
 }
 
@@ -248,7 +215,7 @@ pub(super) async fn admit(
 ) -> Result<Claim, RefusedReply> {
     let refuse = |refusal: Refusal| refused(host, peer, offer.vm, refusal);
     let before = vm.snapshot();
-    host.may_send(&peer.identity, before.auth).map_err(refuse)?;
+    let entry = host.may_send(peer, &before).map_err(refuse)?;
     // A claim that is older than what is known here is refused by it, whatever state the replica is in.
     let shared = share(host, peer, offer, &before.name).await;
     let mut record = vm.lock().await;
@@ -262,15 +229,22 @@ pub(super) async fn admit(
     }
     same_shape(&record, offer).map_err(refuse)?;
     offer.network.validate().map_err(refuse)?;
+    let older = reattach::older_than_acknowledged(vm, &record, offer);
     let same = record.settings == offer.settings
         && record.primary_network == offer.network
         && record.host == peer.host
-        && *record.primary_name() == offer.name;
+        && record.primary_host == peer.name()
+        && record.auth == entry
+        && *record.primary_name() == offer.name
+        && older.is_none();
     if !same {
         record.host = peer.host;
+        record.primary_host = peer.name();
+        record.auth = entry;
         record.settings = offer.settings.clone();
         record.primary_network = offer.network.clone();
         record.note_primary_name(&offer.name);
+        record.last_error = older.or(record.last_error.take());
         record.save().await.map_err(refuse)?;
     }
     Ok(claim)
@@ -305,7 +279,7 @@ fn failed_over(record: &ReplicaRecord) -> Refusal {
     )
 }
 
-fn same_shape(record: &ReplicaRecord, offer: &Offer) -> Result<(), Refusal> {
+pub(super) fn same_shape(record: &ReplicaRecord, offer: &Offer) -> Result<(), Refusal> {
     if record.settings.granularity != offer.settings.granularity {
         return Err(Refusal::new(
             ReturnCode::InvalidParameter,

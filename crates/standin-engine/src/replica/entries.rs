@@ -2,11 +2,16 @@
 //!
 //! A change is durable before it is shown; changes exclude each other, and who reads never waits.
 //!
+//! A replica is bound to the entry that admitted it and to its primary's host. The host counts where the entry is gone:
+//! its id, which its certificate has proven ([`crate::peers`]), outlives entries and names.
+//!
 //! Called by the management interfaces, and by sessions for each primary that connects.
 
+use super::admission::takes_nothing;
 use super::host::ReplicaHost;
 use super::layer::refusal_of;
-use crate::records;
+use super::sender::Sender;
+use crate::records::{self, ReplicaRecord};
 use crate::tasks::to_its_end;
 use standin_model::auth::AuthorizationEntry;
 use standin_model::{AuthId, Refusal, ReturnCode, VmId};
@@ -35,6 +40,8 @@ impl ReplicaHost {
             free_pattern(&host.entries(), &entry)?;
             host.keep_entry(&entry).await?;
             host.entries.send_modify(|entries| entries.push(entry.clone()));
+            // Its storage location may hold replicas of which the records are lost.
+            host.find_again().await;
             Ok(entry)
         })
         .await
@@ -117,7 +124,6 @@ impl ReplicaHost {
             }
             drop(record);
             vm.end_session().await;
-            vm.mirror().await;
             Ok(())
         })
         .await
@@ -141,14 +147,51 @@ impl ReplicaHost {
         AuthorizationEntry::choose(&entries, &peer.names).cloned().ok_or_else(|| not_authorised(peer))
     }
 
-    /// Whether a peer may send for a VM that `entry` admitted: by that entry, or as a host of its trust group.
-    pub(super) fn may_send(&self, peer: &PeerIdentity, entry: AuthId) -> Result<(), Refusal> {
+    /// Whether a peer may send for a replica, and the entry that it is bound to from then on.
+    ///
+    /// A host of the trust group of the replica's entry may. So may the very host that the replica belongs to, whichever
+    /// entry admits it now: entries are removed and added again, and hosts are renamed.
+    pub(super) fn may_send(&self, peer: &Sender, record: &ReplicaRecord) -> Result<AuthId, Refusal> {
         self.shared.service.admits()?;
+        let (entries, names) = (self.entries(), &peer.identity.names);
+        let bound = entries.iter().find(|known| known.id == record.auth);
+        let of_group = |bound: &AuthorizationEntry| {
+            entries.iter().any(|known| known.trust_group == bound.trust_group && known.matches(names))
+        };
+        if bound.is_some_and(of_group) {
+            return Ok(record.auth);
+        }
+        let own = AuthorizationEntry::choose(&entries, names).filter(|_| peer.is_source_of(record));
+        own.map(|entry| entry.id).ok_or_else(|| not_authorised(&peer.identity))
+    }
+
+    /// The names by which this host knows the primary's host of a replica.
+    fn names_of_source(&self, record: &ReplicaRecord) -> Vec<String> {
+        let met = self.shared.peers.names(record.source());
+        if met.is_empty() { vec![record.primary_host.clone()] } else { met }
+    }
+
+    /// Why nothing can be received for a replica, where that is for want of an entry.
+    #[must_use]
+    pub fn unadmitted(&self, record: &ReplicaRecord) -> Option<Refusal> {
         let entries = self.entries();
-        let bound = entries.iter().find(|known| known.id == entry).ok_or_else(|| not_authorised(peer))?;
-        let admitted =
-            entries.iter().any(|known| known.trust_group == bound.trust_group && known.matches(&peer.names));
-        if admitted { Ok(()) } else { Err(not_authorised(peer)) }
+        let bound = entries.iter().any(|known| known.id == record.auth);
+        let names = self.names_of_source(record);
+        if bound || takes_nothing(record).is_some() || entries.iter().any(|known| known.matches(&names)) {
+            return None;
+        }
+        let host = &record.primary_host;
+        Some(Refusal::new(
+            ReturnCode::AccessDenied,
+            format!(
+                "no authorization entry of this host admits {host}, so nothing is received for VM {}",
+                record.name
+            ),
+            format!(
+                "`standin auth add {host}`: the replication goes on by itself then, and every recovery point stays. Until \
+                 then the VM can fail over to those that are here."
+            ),
+        ))
     }
 }
 

@@ -150,10 +150,7 @@ async fn carry_out(vm: &Arc<ReplicaVm>, point: Option<PointId>) -> Result<(), Re
             record.last_failover_kind = Some(chosen.kind);
             failover.from = Some(from);
             record.failover = Some(failover);
-            record.step(Event::FailoverDone).await?;
-            drop(record);
-            vm.mirror().await;
-            Ok(())
+            record.step(Event::FailoverDone).await
         }
         Err(refusal) => {
             drop(undo(vm, &failover.overlay).await);
@@ -241,10 +238,7 @@ pub(super) async fn carry_out_revert(vm: &ReplicaVm) -> Result<(), Refusal> {
     undo(vm, &failover.overlay).await?;
     give_back(vm, &failover).await?;
     record.failover = None;
-    record.step(Event::Revert { before: failover.prior }).await?;
-    drop(record);
-    vm.mirror().await;
-    Ok(())
+    record.step(Event::Revert { before: failover.prior }).await
 }
 
 /// Makes the failover final: the overlay is the VM's disk, the other points go.
@@ -273,7 +267,6 @@ pub(super) async fn carry_out_commit(vm: &ReplicaVm) -> Result<(), Refusal> {
     // The state first: if the daemon dies between, the commit is finished at the next start, not half undone.
     record.step(Event::Commit).await?;
     drop(record);
-    vm.mirror().await;
     finish_commit(vm, overlay).await
 }
 

@@ -1,7 +1,6 @@
-//! All replicas of this host: finds them again at start, takes new ones in, lets them go. Who may send is in
-//! [`super::entries`].
+//! All replicas of this host: takes new ones in, lets them go. How they are found at the start is in [`super::find`], who
+//! may send in [`super::entries`].
 
-use super::after_restart;
 use super::layer::refusal_of;
 use super::local_name::{self, LocalNames};
 use super::upkeep;
@@ -9,10 +8,12 @@ use super::vm::ReplicaVm;
 use crate::inventory::Inventory;
 use crate::jobs::Jobs;
 use crate::network::SiteNetworks;
+use crate::peers::Peers;
 use crate::records::{self, ReplicaRecord, Tables};
 use crate::service::Service;
 use crate::tasks::to_its_end;
 use crate::vm::Vms;
+use standin_durable::Files;
 use standin_hypervisor::Hypervisor;
 use standin_model::auth::AuthorizationEntry;
 use standin_model::state::{Event, ReplicationState};
@@ -36,6 +37,10 @@ pub struct HostShared {
     pub vms: Arc<Vms>,
     /// Replicas' disks.
     pub store: Store,
+    /// The way to the file system, for the records beside the disks.
+    pub files: Files,
+    /// The other hosts.
+    pub peers: Arc<Peers>,
     /// Where records are kept.
     pub tables: Tables,
     /// All jobs.
@@ -89,72 +94,11 @@ impl ReplicaHost {
             creating: tokio::sync::Mutex::default(),
         });
         for record in records::receivers(&shared.tables).await? {
-            if record.state == ReplicationState::Disabled {
-                host.finish_removal(&record).await;
-                continue;
-            }
-            let Some(store) = shared.store.get(record.vm) else {
-                tracing::error!(vm = %record.name, location = %record.location.display(), "the disks of this replica \
-                    are not in any storage location; mount the location and restart, or remove the replica");
-                host.lock_missing().insert(record.vm, record);
-                continue;
-            };
-            host.restore(store, record).await;
+            host.take_up(record).await;
         }
-        host.rescue().await;
+        host.find_again().await;
         local_name::settle(&host).await;
         Ok(host)
-    }
-
-    /// The daemon ended in the middle of a removal.
-    async fn finish_removal(&self, record: &ReplicaRecord) {
-        let removed = match self.let_go(record.vm).await {
-            Ok(()) => records::delete(&self.shared.tables.relationships, record.id()).await,
-            refused => refused,
-        };
-        if let Err(refusal) = removed {
-            tracing::error!(vm = %record.name, %refusal, "the removal of this replica could not be finished");
-        }
-    }
-
-    /// Replicas whose record the state store has lost come back from the copy beside their disks. One whose
-    /// relationship was removed is detached, and the store does not list it.
-    async fn rescue(self: &Arc<Self>) {
-        for store in self.shared.store.list() {
-            if self.find(store.vm()).is_some() {
-                continue;
-            }
-            let manifest = store.manifest();
-            match serde_json::from_value::<ReplicaRecord>(manifest.engine.clone()) {
-                Ok(record) => {
-                    tracing::warn!(vm = %record.name, "the replica was found again by its manifest alone");
-                    let (table, kept) = (&self.shared.tables.relationships, record.clone().into());
-                    if let Err(refusal) = records::put(table, record.id(), &kept).await {
-                        tracing::error!(vm = %record.name, %refusal, "its record could not be stored");
-                    }
-                    self.restore(store, record).await;
-                }
-                Err(error) => {
-                    tracing::error!(vm = %manifest.name, directory = %store.directory().display(), %error,
-                    "a replica without a record; its disks can be used by hand")
-                }
-            }
-        }
-    }
-
-    async fn restore(self: &Arc<Self>, store: standin_store::Replica, mut record: ReplicaRecord) {
-        if let Some(newest) = store.points().iter().max_by_key(|point| point.epoch) {
-            record.last_point_at = Some(newest.created_at);
-            record.last_received_at = Some(newest.received_at);
-        }
-        if record.last_point_at.is_some() && record.state == ReplicationState::WaitingForInitialReplication {
-            record.state = ReplicationState::Replicating;
-        }
-        let vm = ReplicaVm::new(self.shared.clone(), store, record);
-        if let Err(refusal) = after_restart::take_up(&vm).await {
-            tracing::error!(vm = %vm.snapshot().name, %refusal, "a failover could not be taken up again");
-        }
-        self.insert(vm);
     }
 
     /// Takes a replica in and starts its upkeep.
@@ -201,7 +145,7 @@ impl ReplicaHost {
         ))
     }
 
-    fn lock_missing(&self) -> std::sync::MutexGuard<'_, BTreeMap<VmId, ReplicaRecord>> {
+    pub(super) fn lock_missing(&self) -> std::sync::MutexGuard<'_, BTreeMap<VmId, ReplicaRecord>> {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -267,7 +211,7 @@ impl ReplicaHost {
     }
 
     /// The disks stay where they are, and are no replica any more.
-    async fn let_go(&self, id: VmId) -> Result<(), Refusal> {
+    pub(super) async fn let_go(&self, id: VmId) -> Result<(), Refusal> {
         let store = self.shared.store.clone();
         super::layer::blocking(move || match store.remove(id, RemoveDisks::Keep) {
             Err(standin_store::Error::UnknownVm(_)) | Ok(()) => Ok(()),

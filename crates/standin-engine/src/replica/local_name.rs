@@ -90,8 +90,6 @@ pub(super) async fn settle(host: &ReplicaHost) {
         if let Err(refusal) = record.save().await {
             tracing::error!(vm = %record.name, %refusal, "the name of a replica could not be stored");
         }
-        drop(record);
-        vm.mirror().await;
     }
 }
 

@@ -2,16 +2,20 @@
 
 mod admission;
 mod after_restart;
+pub mod beside;
 mod defining;
 mod entries;
 mod exports;
 pub mod failover;
 mod files;
+mod find;
 pub mod host;
 pub mod layer;
 pub mod local_name;
 mod network;
 pub(crate) mod overlay_vm;
+mod reattach;
+mod sender;
 pub mod session;
 mod upkeep;
 pub mod vm;

@@ -7,6 +7,7 @@ use super::admission;
 use super::files::{self, Incoming};
 use super::host::ReplicaHost;
 use super::layer::{Layer, NO_SPACE, blocking, is_no_space, refusal_of};
+use super::sender::Sender;
 use super::vm::{ActiveSession, ReplicaVm};
 use crate::messages::{
     CONFIG_STREAM, ConfigFileInfo, LayerKind, MAX_NODES, Offer, Opened, PointOffer, RefusedReply, Reply,
@@ -19,7 +20,7 @@ use standin_model::state::{Event, ReplicationState};
 use standin_model::stats::Cycle;
 use standin_model::{DiskName, Epoch, Refusal, ReturnCode};
 use standin_store::{ConfigFile, Kind, NewPoint, SealRequest};
-use standin_wire::{Connection, Frame, ReceivedBlock, Sender};
+use standin_wire::{Connection, Frame, ReceivedBlock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,7 @@ const LAST_WORD_AT_STOP: Duration = Duration::from_millis(300);
 
 /// Serves one connection until it ends. Its first frame was taken already, to see what the connection is for.
 pub async fn serve(host: Arc<ReplicaHost>, connection: Connection, first: Received) {
-    let peer = admission::Sender::of(connection.peer(), connection.peer_hello());
+    let peer = Sender::of(&host.shared.peers, connection.peer(), connection.peer_hello()).await;
     let (sender, mut receiver) = connection.split();
     let mut session = Session { host, peer, sender, open: None, layer: None, incoming: None };
     let last_word = session.run(first, &mut receiver).await;
@@ -63,8 +64,8 @@ type Received = Result<Option<Frame>, standin_wire::Error>;
 
 struct Session {
     host: Arc<ReplicaHost>,
-    peer: admission::Sender,
-    sender: Sender,
+    peer: Sender,
+    sender: standin_wire::Sender,
     open: Option<Open>,
     layer: Option<Layer>,
     incoming: Option<Incoming>,
@@ -139,15 +140,18 @@ impl Session {
     async fn request(&mut self, request: Request) -> Result<Option<Reply>, RefusedReply> {
         match request {
             Request::Probe => {
+                self.is_itself(None).await?;
                 self.host.entry_for(&self.peer.identity).map_err(plain)?;
                 Ok(Some(Reply::Done))
             }
             Request::Create(offer) => {
+                self.is_itself(Some(&offer)).await?;
                 let refused = |refusal| admission::refused(&self.host, &self.peer, offer.vm, refusal);
                 let vm = admission::create(&self.host, &self.peer, &offer).await.map_err(refused)?;
                 self.open_session(vm, &offer).await.map(Some)
             }
             Request::Open(offer) => {
+                self.is_itself(Some(&offer)).await?;
                 let unknown = || {
                     let refusal = admission::unknown(&self.host, &offer);
                     admission::refused(&self.host, &self.peer, offer.vm, refusal)
@@ -157,6 +161,18 @@ impl Session {
             }
             other => self.in_session(other).await.map_err(plain),
         }
+    }
+
+    /// A host whose id is another one's is told so and nothing else. Where it asks for a replica of the host whose id it
+    /// presents, whoever looks after this host sees it too: it may be that very host, with another certificate.
+    async fn is_itself(&self, offer: Option<&Offer>) -> Result<(), RefusedReply> {
+        let Some(refusal) = self.peer.doubted.clone() else { return Ok(()) };
+        let replica = offer.and_then(|offer| self.host.find(offer.vm));
+        if let Some(vm) = replica.filter(|vm| self.peer.is_source_of(&vm.snapshot())) {
+            let mut record = vm.lock().await;
+            record.show_error(&refusal);
+        }
+        Err(plain(refusal))
     }
 
     async fn open_session(&mut self, vm: Arc<ReplicaVm>, offer: &Offer) -> Result<Reply, RefusedReply> {
@@ -180,6 +196,7 @@ impl Session {
                 created_at: point.created_at,
                 kind: point.kind,
             }),
+            points: points.len() as u64,
         };
         Ok(Reply::Opened(opened))
     }
@@ -300,7 +317,7 @@ impl Session {
         let writer = layer.into_writer()?;
         let sealed = blocking(move || writer.seal(request).map_err(|error| refusal_of(&error))).await?;
         let digest = sealed.point.map(|point| point.digest).unwrap_or_default();
-        received(vm, point.as_ref(), written).await;
+        received(vm, epoch, point.as_ref(), written).await;
         self.host.upkeep(vm);
         Ok(Reply::Sealed { epoch, digest })
     }
@@ -412,11 +429,12 @@ async fn stores_again(vm: &ReplicaVm) {
 }
 
 /// Notes that a layer is durable.
-async fn received(vm: &ReplicaVm, point: Option<&PointOffer>, written: u64) {
+async fn received(vm: &ReplicaVm, epoch: Epoch, point: Option<&PointOffer>, written: u64) {
     let now = Timestamp::now();
     let mut record = vm.lock().await;
     vm.shared.service.roll(&mut record.statistics, now);
     record.last_received_at = Some(now);
+    record.last_epoch = Some(epoch);
     let had_error = record.last_error.take().is_some();
     let before = record.state;
     if let Some(point) = point {

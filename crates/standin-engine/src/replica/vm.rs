@@ -3,6 +3,7 @@
 //! The record changes only under its lock, by steps of the model's table; a session, a failover and an upkeep
 //! run exclude each other by it. Readers see the last published record without waiting.
 
+use super::beside;
 use super::host::HostShared;
 use super::layer::blocking;
 use crate::records::{self, LastError, ReplicaRecord};
@@ -182,24 +183,6 @@ impl ReplicaVm {
         })
     }
 
-    /// Keeps a copy of the record beside the disks, so that the replica is found again without the daemon's
-    /// state. Best effort: the state store is the truth.
-    pub async fn mirror(&self) {
-        let (store, record) = (self.store.clone(), self.snapshot());
-        let number = self.shared.vms.claim(record.vm).number;
-        let mirrored = blocking(move || {
-            let failed = |error: &dyn std::fmt::Display| {
-                Refusal::new(ReturnCode::Failed, error.to_string(), "See to the storage location.")
-            };
-            let copy = serde_json::to_value(&record).map_err(|error| failed(&error))?;
-            store.set_generation(number).map_err(|error| failed(&error))?;
-            store.set_engine_state(copy).map_err(|error| failed(&error))
-        });
-        if let Err(refusal) = mirrored.await {
-            tracing::warn!(vm = %self.snapshot().name, %refusal, "the manifest has an old copy of the record");
-        }
-    }
-
     /// Pauses: takes nothing more from the primary.
     ///
     /// # Errors
@@ -212,7 +195,6 @@ impl ReplicaVm {
             record.step(Event::Suspend).await?;
             drop(record);
             vm.end_session().await;
-            vm.mirror().await;
             Ok(())
         })
         .await
@@ -232,10 +214,7 @@ impl ReplicaVm {
                 ReplicationState::Critical => Event::ResumeFromCritical,
                 _ => Event::Resume,
             };
-            record.step(event).await?;
-            drop(record);
-            vm.mirror().await;
-            Ok(())
+            record.step(event).await
         })
         .await
     }
@@ -264,8 +243,6 @@ impl ReplicaVm {
                 }
                 return Err(refusal);
             }
-            drop(record);
-            vm.mirror().await;
             Ok(())
         })
         .await
@@ -364,20 +341,39 @@ impl Locked<'_> {
         self.save().await.inspect_err(|_| self.record.state = before)
     }
 
-    /// Stores and publishes the record.
+    /// Stores and publishes the record, and keeps it beside the disks.
     ///
     /// # Errors
-    /// When it cannot be stored.
-    pub async fn save(&self) -> Result<(), Refusal> {
-        let record = self.record.clone().into();
-        records::put(&self.vm.shared.tables.relationships, self.record.id(), &record).await?;
-        self.vm.published.send_replace(self.record.clone());
+    /// When it cannot be stored. A copy that cannot be kept beside the disks is said only: the database is the truth
+    /// while it is there.
+    pub async fn save(&mut self) -> Result<(), Refusal> {
+        self.record.revision += 1;
+        let (id, record) = (self.record.id(), self.record.clone());
+        let stored = records::put(&self.vm.shared.tables.relationships, id, &record.clone().into()).await;
+        if stored.is_err() {
+            self.record.revision -= 1;
+            return stored;
+        }
+        self.vm.published.send_replace(record.clone());
+        let directory = self.vm.store.directory().to_owned();
+        if let Err(refusal) = beside::write(&self.vm.shared.files, directory, &record).await {
+            tracing::warn!(vm = %record.name, remedy = %refusal.remedy, "{}", refusal.message);
+        }
         Ok(())
     }
 
     /// Shows the record without storing it: for what can be found again elsewhere.
     pub fn publish(&self) {
         self.vm.published.send_replace(self.record.clone());
+    }
+
+    /// Shows an error in `status` until the next one, or until something is received; it is not stored.
+    pub fn show_error(&mut self, refusal: &Refusal) {
+        let Refusal { message, remedy, .. } = refusal.clone();
+        if self.record.last_error.as_ref().is_none_or(|known| known.message != message) {
+            self.record.last_error = Some(LastError { at: Timestamp::now(), message, remedy });
+            self.publish();
+        }
     }
 
     /// Notes an error for `status`.

@@ -75,17 +75,28 @@ impl ClaimFiles {
             Err(error) => tracing::error!(error = %chain(&error), "the claims cannot be read"),
         }
         for (vm, directory) in self.lock().iter() {
-            match Document::<VmRecord>::open(self.files.clone(), directory.join(BESIDE))
-                .and_then(|file| file.read())
-            {
-                Ok(Some(record)) if record.vm == *vm => keep_higher(&mut found, record),
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::error!(error = %chain(&error), "the claim beside a replica cannot be read")
-                }
+            if let Some(record) = self.beside_disks(*vm, directory) {
+                keep_higher(&mut found, record);
             }
         }
         found
+    }
+
+    fn beside_disks(&self, vm: VmId, directory: &Path) -> Option<VmRecord> {
+        let file = Document::<VmRecord>::open(self.files.clone(), directory.join(BESIDE));
+        match file.and_then(|file| file.read()) {
+            Ok(found) => found.filter(|record| record.vm == vm),
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "the claim beside a replica cannot be read");
+                None
+            }
+        }
+    }
+
+    /// The copy beside the disks of a replica.
+    pub async fn read_beside(self, vm: VmId, directory: PathBuf) -> Option<VmRecord> {
+        let read = move || Ok(self.beside_disks(vm, &directory));
+        blocking(read).await.ok().flatten()
     }
 
     /// Writes both copies, durably.

@@ -225,6 +225,15 @@ impl Task {
         Ok(claim)
     }
 
+    /// Takes in a copy of the record that was found beside a replica's disks.
+    pub(super) async fn join(&mut self, found: VmRecord) -> Result<(), Refusal> {
+        let joined = match self.record.clone() {
+            Some(known) => known.joined(found),
+            None => found,
+        };
+        if self.record.as_ref() == Some(&joined) { Ok(()) } else { self.change(joined).await }
+    }
+
     fn lives_at(&self, claim: Claim) -> Refusal {
         self.refusal(standin_model::fence::Reason::LivesElsewhere(claim))
     }

@@ -250,4 +250,16 @@ impl Vms {
     pub fn beside(&self, vm: VmId, directory: PathBuf) {
         self.context.files.beside(vm, directory);
     }
+
+    /// As [`Self::beside`], for a replica that was found without a record: what its claim says counts from now on.
+    pub(crate) async fn found(&self, vm: VmId, directory: PathBuf) {
+        self.beside(vm, directory.clone());
+        let files = self.context.files.clone();
+        let Some(record) = files.read_beside(vm, directory).await else { return };
+        let record = Box::new(record);
+        let joined = self.ask(vm, |answer| Request::Join { record, answer }).await;
+        if let Ok(Err(refusal)) | Err(refusal) = joined {
+            tracing::error!(%vm, %refusal, "the claim beside a replica could not be taken up");
+        }
+    }
 }

@@ -46,6 +46,7 @@ pub(super) enum Request {
     Adopted { start: Start, heard: Vec<Heard>, answer: Answer<()> },
     Share { sharing: Box<Sharing>, answer: Answer<Claim> },
     Unshare { answer: Answer<()> },
+    Join { record: Box<VmRecord>, answer: Answer<()> },
     Rename { name: VmName, answer: Answer<bool> },
     WhenSilent { when: Option<WhenSilent>, answer: Answer<()> },
     Take { from: Box<Sharing>, asserted: Option<Assertion>, answer: Answer<Claim> },
@@ -111,6 +112,7 @@ impl Task {
             }
             Request::Share { sharing, answer } => drop(answer.send(self.share(*sharing).await)),
             Request::Unshare { answer } => drop(answer.send(self.unshare().await)),
+            Request::Join { record, answer } => drop(answer.send(self.join(*record).await)),
             Request::Rename { name, answer } => drop(answer.send(self.rename(name).await)),
             Request::WhenSilent { when, answer } => drop(answer.send(self.set_when_silent(when).await)),
             Request::Take { from, asserted, answer } => {

@@ -296,6 +296,7 @@ async fn only_a_host_of_the_same_trust_group_may_send_for_a_vm() {
             disks: record.disks.clone(),
             settings: record.settings.clone(),
             network: record.network.clone(),
+            acknowledged: None,
         };
         let opened =
             Session::open(&peers, &world.link.address(), offer).await.map(|_| ()).map_err(|e| e.refusal());

@@ -239,7 +239,7 @@ async fn two_vms_replicate_side_by_side_with_other_granules_and_without_compress
     let peer = world.link.address();
     let enable = standin_engine::Enable { peer, settings: plain, start: true };
     let job = world.a.call(move |engine| async move { engine.enable(other, enable).await }).await;
-    world.done(job.expect("enabled").expect("a job")).await;
+    world.done(job.expect("enabled").job.expect("a job")).await;
     for round in 0..2 {
         world.write("a", 0, &random(5 * KIB, 89 + round));
         world.a.fake.write(other, "only", 776 * 512, &random(512, 90 + round));

@@ -447,7 +447,7 @@ async fn the_configuration_of_a_point_travels_with_it_and_is_used_by_its_failove
     world.a.call(move |engine| async move { engine.start_vm(vm, None).await }).await.expect("started");
     let enable = Enable { peer: world.link.address(), settings: keep_all(), start: true };
     let job = world.a.call(move |engine| async move { engine.enable(vm, enable).await }).await;
-    world.done(job.expect("enabled").expect("a job")).await;
+    world.done(job.expect("enabled").job.expect("a job")).await;
     let replica = world.b.engine().replicas().find(vm).expect("a replica");
     let first = replica.store().points().pop().expect("a point");
     file("vmlinuz", b"the second kernel, which is longer");

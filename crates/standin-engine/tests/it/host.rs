@@ -93,6 +93,22 @@ impl Drop for Up {
     }
 }
 
+impl Backup {
+    /// As it would be, had it been made so many seconds before.
+    pub fn aged(mut self, seconds: i64) -> Self {
+        for (key, record) in self.records.iter_mut().filter(|(key, _)| key.starts_with("relationship/")) {
+            let mut stored: serde_json::Value = serde_json::from_slice(record).expect("a record");
+            let sender = &mut stored["record"]["sender"];
+            assert!(sender.is_object(), "{key} is no sender's");
+            let saved =
+                sender["saved_at"].as_str().expect("a time").parse::<jiff::Timestamp>().expect("a time");
+            sender["saved_at"] = (saved - jiff::SignedDuration::from_secs(seconds)).to_string().into();
+            *record = serde_json::to_vec(&stored).expect("JSON");
+        }
+        self
+    }
+}
+
 impl Host {
     /// A host that is down. `dir` is its own.
     pub fn new(name: &'static str, dir: PathBuf, identity: Identity, state: State) -> Self {
@@ -219,6 +235,23 @@ impl Host {
     pub fn forget_records(&mut self) {
         assert!(self.up.is_none(), "{} is up", self.name);
         self.state = State::Memory(Arc::new(MemoryStore::new()));
+    }
+
+    /// The host gets another certificate, which counts from its next start on.
+    pub fn certificate(&mut self, identity: Identity) {
+        self.identity = identity;
+    }
+
+    /// Its data directory is gone, disks aside: it is another host now, with the certificate of before.
+    pub fn set_up_anew(&mut self) {
+        self.forget_records();
+        std::fs::remove_dir_all(self.claims_dir()).expect("removed");
+        self.id = HostId::random();
+    }
+
+    /// The id by which other hosts know it.
+    pub fn id(&self) -> HostId {
+        self.id
     }
 
     /// Where the claims are kept beside the database.

@@ -18,4 +18,5 @@ mod peers;
 mod resync;
 mod sim;
 mod upkeep;
+mod wayback;
 mod world;

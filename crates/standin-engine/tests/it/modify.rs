@@ -14,7 +14,7 @@ use standin_wire::PkiDir;
 use std::sync::Arc;
 
 impl World {
-    async fn moves(&self, peer: &str) -> Result<(), Refusal> {
+    pub async fn moves(&self, peer: &str) -> Result<(), Refusal> {
         self.modifies(Modification { peer: Some(peer.to_owned()), ..Modification::default() }).await
     }
 
@@ -28,7 +28,7 @@ impl World {
     }
 
     /// A second way to the replica.
-    async fn another_address(&self) -> Link {
+    pub async fn another_address(&self) -> Link {
         let link = Link::new().await;
         link.lead_to(self.b.port());
         link

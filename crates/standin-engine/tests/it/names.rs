@@ -76,7 +76,7 @@ async fn two_primaries_with_a_vm_of_one_name_both_fail_over_to_one_host() {
     second.fake.write(vm, "a", 0, &random(50 * KIB, 7));
     let enable = Enable { peer: world.link.address(), settings: keep_all(), start: true };
     let job = second.call(move |engine| async move { engine.enable(vm, enable).await }).await;
-    second.job(job.expect("enabled").expect("a job")).await;
+    second.job(job.expect("enabled").job.expect("a job")).await;
     world.b.reaches(vm, S::Replicating).await;
     assert_eq!(world.called(world.vm).await, pair("web", "web"));
     assert_eq!(world.called(vm).await, pair("web-second", "web"));
@@ -291,6 +291,7 @@ impl Hostile {
             disks: vec![disk],
             settings: keep_all(),
             network: standin_model::network::NetworkSettings::default(),
+            acknowledged: None,
         };
         let transport = Arc::new(TlsTransport::new(identity, Hello::new("hostile", "another program")));
         let tables = Tables::new(&(Arc::new(MemoryStore::new()) as Arc<dyn StateStore>));

@@ -17,7 +17,7 @@ fn settings(address: &str) -> AdapterSettings {
     AdapterSettings { addresses: vec![address.parse().expect("an address")], ..AdapterSettings::default() }
 }
 
-fn change(card: Option<&str>, address: &str) -> NetworkChange {
+pub fn change(card: Option<&str>, address: &str) -> NetworkChange {
     NetworkChange { adapter: card.map(str::to_owned), settings: Some(settings(address)) }
 }
 
@@ -28,7 +28,7 @@ fn nic(name: &str) -> NicDefinition {
 
 impl World {
     /// Replicating, with these cards in the newest point's definition.
-    async fn with_cards(cards: &[&str], agent: bool) -> Self {
+    pub async fn with_cards(cards: &[&str], agent: bool) -> Self {
         let world = Self::new().await;
         world.a.fake.redefine(world.vm, |definition| {
             definition.nics = cards.iter().map(|name| nic(name)).collect();
@@ -40,7 +40,7 @@ impl World {
         world
     }
 
-    async fn set(&self, host: &Host, changes: Vec<NetworkChange>) -> Result<NetworkView, Refusal> {
+    pub async fn set(&self, host: &Host, changes: Vec<NetworkChange>) -> Result<NetworkView, Refusal> {
         let vm = self.vm;
         host.call(move |engine| async move { engine.set_network(vm, changes).await }).await
     }

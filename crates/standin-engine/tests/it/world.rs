@@ -146,6 +146,10 @@ impl World {
         self.a
             .call(move |engine| async move { engine.enable(vm, Enable { peer, settings, start }).await })
             .await
+            .map(|enabled| {
+                assert_eq!(enabled.found, None, "a replica was there");
+                enabled.job
+            })
     }
 
     /// Enables, and begins the initial replication.

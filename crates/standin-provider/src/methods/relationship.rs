@@ -31,8 +31,8 @@ pub async fn create(tools: &Tools, call: &Call) -> Answer {
     let peer = peer(tools, data)?;
     let defaults = RelationshipSettings::default();
     let settings = change(&machine, data, &defaults)?.applied_to(&defaults)?;
-    let job = tools.engine.enable(machine.id, Enable { peer, settings, start: false }).await?;
-    Ok(Done::job(job))
+    let enabled = tools.engine.enable(machine.id, Enable { peer, settings, start: false }).await?;
+    Ok(Done::job(enabled.job))
 }
 
 /// `ModifyReplicationSettings`: what is null stays as it is. Another `RecoveryConnectionPoint` or port is where the same

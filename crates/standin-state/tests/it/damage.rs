@@ -65,6 +65,12 @@ async fn a_cut_off_file_is_refused() {
             Err(error) => is_told_what_to_do(&error),
             Ok(whole) => assert_eq!(whole, 60, "records are gone without a word"),
         }
+        // What it says works.
+        std::fs::rename(&path, directory.path().join("aside")).expect("moved");
+        let store = RedbStore::open(&path).expect("an empty store");
+        assert!(store.list("").await.expect("readable").is_empty());
+        drop(store);
+        std::fs::remove_file(&path).expect("removed");
     }
 }
 

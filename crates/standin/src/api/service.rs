@@ -69,7 +69,7 @@ pub trait Service: Send + Sync + 'static {
     /// The hosts that this one has met.
     async fn peers(&self) -> Result<Vec<PeerView>>;
 
-    /// Binds a host's id to another certificate.
+    /// Binds a host's id to another certificate, or says which id the host has now.
     async fn rebind_peer(&self, host: HostId, name: String) -> Result<()>;
 
     /// Whether this host could replicate to `peer`: address, port, certificates, version, authorization.

@@ -362,19 +362,22 @@ pub struct Outcome {
     /// The job, if one was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobView>,
+    /// Of `replicate`: the replica was there, with so many recovery points, and is compared instead of copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found_points: Option<u64>,
 }
 
 impl Outcome {
     /// Done, nothing goes on.
     #[must_use]
     pub fn completed() -> Self {
-        Self { return_code: ReturnCode::Completed, job: None }
+        Self { return_code: ReturnCode::Completed, job: None, found_points: None }
     }
 
     /// Goes on as `job`.
     #[must_use]
     pub fn started(job: JobView) -> Self {
-        Self { return_code: ReturnCode::JobStarted, job: Some(job) }
+        Self { return_code: ReturnCode::JobStarted, job: Some(job), found_points: None }
     }
 }
 
@@ -435,7 +438,7 @@ pub struct PeerView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RebindRequest {
-    /// The name in the host's certificate now.
+    /// The name in the host's certificate now; or the id that the host has now, after it was set up anew.
     pub name: String,
 }
 

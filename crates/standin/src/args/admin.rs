@@ -115,12 +115,12 @@ pub struct Peer {
 pub enum PeerVerb {
     /// The hosts that this one has met, with their ids
     List,
-    /// Bind a host's id to the name of another certificate: the host was renamed
+    /// Say that a host has another name in its certificate now, or another id
     #[command(after_help = PEER_REBIND_HELP)]
     Rebind {
         /// The host's id, as `standin peer list` shows it
         host: String,
-        /// The name in its certificate now
+        /// The name in its certificate now; or the id that it has now, after it was set up anew
         name: String,
     },
 }
@@ -128,7 +128,9 @@ pub enum PeerVerb {
 const PEER_REBIND_HELP: &str = "\
 A host has an id that outlives its certificates, and it counts only with the certificate that it was first seen with. \
 After a host got a certificate with another name, say so here:
-  standin peer rebind 6f2c1f0e-... primary2.example.org";
+  standin peer rebind 6f2c1f0e-... primary2.example.org
+After a host was set up anew it has another id; its replicas here stay, and go on with the host of this id:
+  standin peer rebind 6f2c1f0e-... 0b7d4a55-...";
 
 const AUTH_REMOVE_HELP: &str = "\
 Examples:

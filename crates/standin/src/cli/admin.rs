@@ -52,9 +52,7 @@ pub(super) async fn peer(session: &Session, verb: PeerVerb) -> Result<(), Failur
             let target = format!("/v1/peers/{}/rebind", segment(&host));
             let request = RebindRequest { name: name.clone() };
             let done: Done = session.client.send(&target, &request).await?;
-            session
-                .style
-                .print(&done, |_| format!("the host {host} is known by the certificate of {name} now"))
+            session.style.print(&done, |_| format!("the host {host} is known as {name} now"))
         }
     }
 }

@@ -27,6 +27,10 @@ pub(super) async fn replicate(session: &Session, args: Replicate) -> Result<(), 
         disks: args.disks,
     };
     let outcome: Outcome = session.client.send(&path(&args.vm, "/replicate"), &request).await?;
+    if let Some(points) = outcome.found_points {
+        let then = if args.no_start { "it will be compared" } else { "comparing" };
+        eprintln!("found {points} recovery points of this VM on {to}; {then} instead of copying");
+    }
     let done = if args.no_start {
         format!("{} is ready to replicate to {to}; begin with `standin resume {}`", args.vm, args.vm)
     } else {

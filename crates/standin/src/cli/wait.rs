@@ -7,6 +7,7 @@ use crate::args::Wait;
 use crate::exit::Failure;
 use crate::output::progress::Progress;
 use crate::output::table;
+use serde::Serialize;
 use standin_model::view::{ErrorView, JobView, StatusView};
 use standin_model::{JobState, JobType};
 use std::time::{Duration, Instant};
@@ -30,20 +31,33 @@ pub(super) async fn finish(
     let Some(job) = &outcome.job else {
         return session.style.print(&outcome, |_| done.to_owned());
     };
+    let shown = |job: &JobView| Shown { job: job.clone(), found_points: outcome.found_points };
     if !wait.no_wait
         && let Some(why) = waits_for_the_vm(session, job).await
     {
-        return session.style.print(job, |job| {
-            format!("{why}\nThe job goes on; follow it with `standin jobs {} --watch`", job.id)
+        return session.style.print(&shown(job), |shown| {
+            format!("{why}\nThe job goes on; follow it with `standin jobs {} --watch`", shown.job.id)
         });
     }
     if wait.no_wait {
-        return session.style.print(job, |job| {
+        return session.style.print(&shown(job), |Shown { job, .. }| {
             format!("job {}: {}; follow it with `standin jobs {} --watch`", job.id, job.job_type, job.id)
         });
     }
     let job = to_the_end(session, job.clone()).await?;
+    if job.state == JobState::Completed {
+        return session.style.print(&shown(&job), |_| done.to_owned());
+    }
     conclude(session, &job, |_| done.to_owned())
+}
+
+/// The job of a verb, with what the verb was answered besides.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    job: JobView,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    found_points: Option<u64>,
 }
 
 /// What a job waits for that no waiting here brings about: a copy begins when its VM runs, be it in a year.

@@ -25,6 +25,22 @@ async fn a_verb_waits_for_its_job_and_shows_its_progress() {
 }
 
 #[tokio::test]
+async fn a_replica_that_was_found_is_said_with_its_points() {
+    for no_jobs in [false, true] {
+        let world = World::new(Scripted { found_points: Some(12), no_jobs, ..Scripted::default() });
+        let ran = world.run("replicate web --to b").await;
+        let found = "found 12 recovery points of this VM on b:28444; comparing instead of copying";
+        assert!(ran.status == 0 && ran.stderr.contains(found), "{}", ran.stderr);
+        let ran = world.run("replicate web --to b --json").await;
+        assert_eq!((ran.status, &ran.json()["found_points"]), (0, &serde_json::json!(12)));
+        let ran = world.run("replicate web --to b --no-wait --json").await;
+        assert_eq!((ran.status, &ran.json()["found_points"]), (0, &serde_json::json!(12)));
+        let ran = world.run("resync web --json").await;
+        assert_eq!(ran.json().get("found_points"), None, "{}", ran.stdout);
+    }
+}
+
+#[tokio::test]
 async fn a_copy_of_a_vm_that_is_off_is_not_waited_for_and_says_what_starts_it() {
     let world = World::new(Scripted { off: true, plan: Plan::Stays, ..Scripted::default() });
     for line in ["replicate web --to b", "resync web"] {

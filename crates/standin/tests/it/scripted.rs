@@ -63,6 +63,8 @@ pub struct Scripted {
     pub damaged: bool,
     /// The VM is off.
     pub off: bool,
+    /// A replica of before is found when the VM replicates, with so many points.
+    pub found_points: Option<u64>,
     /// Operations take this long.
     pub slow: Duration,
     /// What it was asked, in order.
@@ -361,7 +363,8 @@ impl Service for Scripted {
 
     async fn replicate(&self, vm: &VmRef, order: ReplicateOrder) -> Result<Outcome> {
         self.note(format!("replicate {vm} {order:?}"))?;
-        Ok(self.outcome(JobType::StartInitialReplication))
+        let outcome = self.outcome(JobType::StartInitialReplication);
+        Ok(Outcome { found_points: self.found_points, ..outcome })
     }
 
     async fn unreplicate(&self, vm: &VmRef) -> Result<Outcome> {

@@ -61,7 +61,7 @@ impl Order {
         match what {
             What::Replicate { to, .. } => {
                 let enable = Enable { peer: to.address(), settings: self.settings(), start: true };
-                engine.enable(vm, enable).await
+                engine.enable(vm, enable).await.map(|enabled| enabled.job)
             }
             What::Unreplicate { .. } => engine.remove(vm).await.map(|()| None),
             What::VmStart { says, .. } | What::VmResume { says, .. } => {
