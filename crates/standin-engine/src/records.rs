@@ -178,6 +178,9 @@ pub struct ReplicaRecord {
     pub host: Option<HostId>,
     /// The entry that admitted it.
     pub auth: AuthId,
+    /// Somebody bound it to that entry: while there is such a one, nobody sends but hosts of its trust group.
+    #[serde(default)]
+    pub bound: bool,
     /// Where its directory is.
     pub location: PathBuf,
     /// The primary's settings.

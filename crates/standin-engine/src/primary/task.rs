@@ -300,10 +300,9 @@ impl Task {
         if let Some(worker) = self.worker.as_mut().filter(|_| !self.removed) {
             worker.rest(&self.record).await;
         }
-        if self.unsaved {
-            if let Err(refusal) = self.save_or_refuse().await {
-                tracing::error!(vm = %self.record.name, error = %refusal, "the relationship could not be saved");
-            }
+        let saved = if self.unsaved { self.save_or_refuse().await } else { Ok(()) };
+        if let Err(refusal) = saved {
+            tracing::error!(vm = %self.record.name, error = %refusal, "the relationship could not be saved");
         }
         if let Some(job) = self.job.take() {
             if self.record.job == Some(job.id()) {

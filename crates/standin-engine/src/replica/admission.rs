@@ -187,6 +187,7 @@ fn new_record(
         name,
         primary_host,
         auth,
+        bound: false,
         location,
         settings: offer.settings.clone(),
         disks: offer.disks.clone(),
@@ -240,6 +241,7 @@ pub(super) async fn admit(
     if !same {
         record.host = peer.host;
         record.primary_host = peer.name();
+        record.bound &= record.auth == entry;
         record.auth = entry;
         record.settings = offer.settings.clone();
         record.primary_network = offer.network.clone();

@@ -117,9 +117,10 @@ impl ReplicaHost {
         self.known_entry(entry)?;
         to_its_end(async move {
             let mut record = vm.lock().await;
-            let before = std::mem::replace(&mut record.auth, entry);
+            let before = (record.auth, record.bound);
+            (record.auth, record.bound) = (entry, true);
             if let Err(refusal) = record.save().await {
-                record.auth = before;
+                (record.auth, record.bound) = before;
                 return Err(refusal);
             }
             drop(record);
@@ -150,7 +151,8 @@ impl ReplicaHost {
     /// Whether a peer may send for a replica, and the entry that it is bound to from then on.
     ///
     /// A host of the trust group of the replica's entry may. So may the very host that the replica belongs to, whichever
-    /// entry admits it now: entries are removed and added again, and hosts are renamed.
+    /// entry admits it now, because entries are removed and added again, and hosts are renamed; but not where somebody
+    /// bound the replica to an entry of another group, and that is there.
     pub(super) fn may_send(&self, peer: &Sender, record: &ReplicaRecord) -> Result<AuthId, Refusal> {
         self.shared.service.admits()?;
         let (entries, names) = (self.entries(), &peer.identity.names);
@@ -161,7 +163,9 @@ impl ReplicaHost {
         if bound.is_some_and(of_group) {
             return Ok(record.auth);
         }
-        let own = AuthorizationEntry::choose(&entries, names).filter(|_| peer.is_source_of(record));
+        let elsewhere = bound.is_some() && record.bound;
+        let own =
+            AuthorizationEntry::choose(&entries, names).filter(|_| peer.is_source_of(record) && !elsewhere);
         own.map(|entry| entry.id).ok_or_else(|| not_authorised(&peer.identity))
     }
 

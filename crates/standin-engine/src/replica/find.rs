@@ -65,7 +65,7 @@ impl ReplicaHost {
                 continue;
             }
             self.shared.vms.found(store.vm(), store.directory().to_owned()).await;
-            let record = self.beside_disks(&store).unwrap_or_else(|| self.from_manifest(&store));
+            let record = self.beside_disks(&store).unwrap_or_else(|| self.by_manifest(&store));
             tracing::warn!(vm = %record.name, state = %record.state, directory = %store.directory().display(),
                 "the database has no record of this replica; it was found by what lies beside its disks");
             self.restore(store, record, false).await;
@@ -84,7 +84,7 @@ impl ReplicaHost {
 
     /// What the manifest and the claim say of a replica of which nothing else is left: its primary tells the rest when it
     /// sends again.
-    fn from_manifest(&self, store: &Replica) -> ReplicaRecord {
+    fn by_manifest(&self, store: &Replica) -> ReplicaRecord {
         let manifest = store.manifest();
         let fence = self.shared.vms.fence(store.vm());
         let taken = fence.as_ref().is_some_and(|fence| fence.claim.holder == self.shared.vms.me());
@@ -100,6 +100,7 @@ impl ReplicaHost {
             primary_host: source.as_ref().map(|(_, known)| known.name.clone()).unwrap_or_default(),
             host: source.map(|(host, _)| host),
             auth: AuthId(Uuid::nil()),
+            bound: false,
             location: store.directory().parent().unwrap_or(store.directory()).to_owned(),
             settings: RelationshipSettings {
                 granularity: manifest.granule,
@@ -155,10 +156,9 @@ impl ReplicaHost {
             record.replica = Uuid::new_v4();
         }
         let vm = ReplicaVm::new(self.shared.clone(), store, record);
-        if unnamed || !kept {
-            if let Err(refusal) = vm.lock().await.save().await {
-                tracing::error!(vm = %vm.snapshot().name, %refusal, "the record of a replica could not be stored");
-            }
+        let stored = if unnamed || !kept { vm.lock().await.save().await } else { Ok(()) };
+        if let Err(refusal) = stored {
+            tracing::error!(vm = %vm.snapshot().name, %refusal, "the record of a replica could not be stored");
         }
         if let Err(refusal) = after_restart::take_up(&vm).await {
             tracing::error!(vm = %vm.snapshot().name, %refusal, "a failover could not be taken up again");

@@ -74,7 +74,7 @@ pub struct Host {
 
 /// An older data directory.
 pub struct Backup {
-    records: Vec<(String, Vec<u8>)>,
+    pub records: Vec<(String, Vec<u8>)>,
     claims: Vec<(PathBuf, Vec<u8>)>,
 }
 
@@ -90,22 +90,6 @@ impl Drop for Up {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
-    }
-}
-
-impl Backup {
-    /// As it would be, had it been made so many seconds before.
-    pub fn aged(mut self, seconds: i64) -> Self {
-        for (key, record) in self.records.iter_mut().filter(|(key, _)| key.starts_with("relationship/")) {
-            let mut stored: serde_json::Value = serde_json::from_slice(record).expect("a record");
-            let sender = &mut stored["record"]["sender"];
-            assert!(sender.is_object(), "{key} is no sender's");
-            let saved =
-                sender["saved_at"].as_str().expect("a time").parse::<jiff::Timestamp>().expect("a time");
-            sender["saved_at"] = (saved - jiff::SignedDuration::from_secs(seconds)).to_string().into();
-            *record = serde_json::to_vec(&stored).expect("JSON");
-        }
-        self
     }
 }
 

@@ -16,6 +16,7 @@ fn record(replica: u128, revision: u64) -> ReplicaRecord {
         primary_host: "alpha.example.org".to_owned(),
         host: Some(HostId(Uuid::from_u128(2))),
         auth: AuthId(Uuid::from_u128(3)),
+        bound: false,
         location: "/var/lib/standin/replicas".into(),
         settings: RelationshipSettings::default(),
         disks: Vec::new(),

@@ -3,12 +3,29 @@
 use super::{History, has};
 use crate::host::{Backup, End};
 use crate::world::{World, keep_all, to};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
 use standin_engine::Command;
 use standin_model::health::Health;
 use standin_model::settings::RelationshipSettings;
 use standin_model::state::ReplicationState as S;
 use std::path::PathBuf;
 use std::process::Command as Program;
+
+impl Backup {
+    /// As it would be, had it been made so many seconds before.
+    pub fn aged(mut self, seconds: i64) -> Self {
+        for (key, record) in self.records.iter_mut().filter(|(key, _)| key.starts_with("relationship/")) {
+            let mut stored: Value = serde_json::from_slice(record).expect("a record");
+            let sender = &mut stored["record"]["sender"];
+            assert!(sender.is_object(), "{key} is no sender's");
+            let saved = sender["saved_at"].as_str().expect("a time").parse::<Timestamp>().expect("a time");
+            sender["saved_at"] = (saved - SignedDuration::from_secs(seconds)).to_string().into();
+            *record = serde_json::to_vec(&stored).expect("JSON");
+        }
+        self
+    }
+}
 
 /// An older state of a replica host.
 struct Older {
