@@ -32,9 +32,7 @@ fn look_at(frame: Frame) {
         Frame::Control(control) => drop(control.parse::<Vec<String>>()),
         Frame::Block(block) => {
             let length = block.header.length;
-            if let Ok(decoded) = block.decode()
-                && let BlockData::Data(data) = decoded.data
-            {
+            if let Ok(BlockData::Data(data)) = block.decode().map(|decoded| decoded.data) {
                 assert_eq!(data.len() as u64, length);
             }
         }

@@ -171,10 +171,10 @@ fn types(classes: &[Class], element: &Element) -> Result<(), String> {
     } else if !TYPES.contains(&&*element.cim_type) {
         return Err(format!("there is no type {}", element.cim_type));
     }
-    if let Some(class) = embedded(&element.qualifiers)
-        && (find(classes, &class).is_none() || element.cim_type != "string")
-    {
-        return Err(format!("it cannot carry an instance of {class}"));
+    if let Some(class) = embedded(&element.qualifiers) {
+        if find(classes, &class).is_none() || element.cim_type != "string" {
+            return Err(format!("it cannot carry an instance of {class}"));
+        }
     }
     let fits = |value: &Literal| match (value, &*element.cim_type) {
         (Literal::Null, _) | (Literal::Text(_), "string" | "datetime") => true,

@@ -18,10 +18,10 @@ impl Context<'_> {
     /// Why a path cannot be one of this namespace on this host; `None` when it can.
     #[must_use]
     pub fn elsewhere(&self, path: &ObjectPath) -> Option<String> {
-        if let Some(host) = &path.host
-            && !is_this_host(host, self.host)
-        {
-            return Some(format!("it is on the host {host}, and this is {}", self.host));
+        if let Some(host) = &path.host {
+            if !is_this_host(host, self.host) {
+                return Some(format!("it is on the host {host}, and this is {}", self.host));
+            }
         }
         match &path.namespace {
             Some(namespace) if namespace != self.namespace => {

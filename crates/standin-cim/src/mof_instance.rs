@@ -283,11 +283,10 @@ fn whole(word: &str) -> Option<Value> {
         b'+' => ("", &word[1..]),
         _ => ("", word),
     };
-    if let Some(binary) = digits.strip_suffix(['b', 'B'])
-        && !binary.is_empty()
-        && binary.bytes().all(|byte| matches!(byte, b'0' | b'1'))
-    {
-        return i64::from_str_radix(&format!("{sign}{binary}"), 2).ok().map(Value::Sint64);
+    if let Some(binary) = digits.strip_suffix(['b', 'B']) {
+        if !binary.is_empty() && binary.bytes().all(|byte| matches!(byte, b'0' | b'1')) {
+            return i64::from_str_radix(&format!("{sign}{binary}"), 2).ok().map(Value::Sint64);
+        }
     }
     Value::parse(CimType::Sint64, word).or_else(|| Value::parse(CimType::Uint64, word))
 }

@@ -69,10 +69,13 @@ pub fn head(method: &Method, headers: &HeaderMap) -> Result<Head, Refusal> {
             ));
         }
     }
-    if let Some(version) = find("cimprotocolversion")
-        && !is_version_1(&version)
-    {
-        return Err(Refusal::unsupported("unsupported-protocol-version", "CIMProtocolVersion 1.x is served"));
+    if let Some(version) = find("cimprotocolversion") {
+        if !is_version_1(&version) {
+            return Err(Refusal::unsupported(
+                "unsupported-protocol-version",
+                "CIMProtocolVersion 1.x is served",
+            ));
+        }
     }
     let need = |name: &str, shown: &str| {
         let value = find(name).filter(|value| !value.is_empty());

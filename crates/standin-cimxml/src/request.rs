@@ -147,10 +147,13 @@ fn extrinsic(node: Node<'_, '_>) -> Result<Call, Refusal> {
     let target = target
         .ok_or_else(|| Refusal::bad("request-not-valid", "<METHODCALL> lacks the path of its target"))?;
     let target = value_or_refusal(read::path(target))?;
-    if let Ok(target) = &target
-        && target.namespace.is_none()
-    {
-        return Err(Refusal::bad("request-not-valid", "the target of a <METHODCALL> lacks its namespace"));
+    if let Ok(target) = &target {
+        if target.namespace.is_none() {
+            return Err(Refusal::bad(
+                "request-not-valid",
+                "the target of a <METHODCALL> lacks its namespace",
+            ));
+        }
     }
     let mut arguments = Ok(Vec::new());
     for child in inside {

@@ -267,10 +267,10 @@ impl Engine {
         }
         // A job that no relationship takes up again ended with the process that did it.
         for job in self.shared.jobs.running() {
-            if !owned.contains(&job.id)
-                && let Some(handle) = self.shared.jobs.resume(job.id)
-            {
-                handle.interrupted().await;
+            if !owned.contains(&job.id) {
+                if let Some(handle) = self.shared.jobs.resume(job.id) {
+                    handle.interrupted().await;
+                }
             }
         }
         Ok(())
@@ -286,10 +286,10 @@ impl Engine {
             if ended.await.is_err() {
                 tracing::error!(%vm, "the task of a relationship ended by a defect");
             }
-            if let Some(engine) = engine.upgrade()
-                && seen.snapshot().removed
-            {
-                engine.forget_primary(vm, &seen);
+            if let Some(engine) = engine.upgrade() {
+                if seen.snapshot().removed {
+                    engine.forget_primary(vm, &seen);
+                }
             }
         });
         handle

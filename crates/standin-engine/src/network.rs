@@ -166,10 +166,10 @@ async fn newest_cards(replica: &ReplicaVm) -> Result<Vec<NicDefinition>, Refusal
     let manifest = replica.store().manifest();
     let newest = manifest.points.last().and_then(|point| Some((point.id, point.config_epoch?)));
     let Some((point, epoch)) = newest else { return Ok(Vec::new()) };
-    if let Some((of, cards)) = &*replica.cards.0.lock().unwrap_or_else(PoisonError::into_inner)
-        && *of == epoch
-    {
-        return Ok(cards.clone());
+    if let Some((of, cards)) = &*replica.cards.0.lock().unwrap_or_else(PoisonError::into_inner) {
+        if *of == epoch {
+            return Ok(cards.clone());
+        }
     }
     let store = replica.store().clone();
     let read = crate::replica::layer::blocking(move || {

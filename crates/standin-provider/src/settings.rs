@@ -89,19 +89,19 @@ pub struct Disk {
 
 /// The disks of a VM.
 pub fn disks(machine: &Machine) -> Vec<Disk> {
-    if let Some(info) = &machine.info
-        && !machine.is_replica()
-    {
-        return info
-            .disks
-            .iter()
-            .map(|disk| Disk {
-                name: disk.name.to_string(),
-                path: Some(disk.path.display().to_string()),
-                size: disk.size,
-                writable: !disk.read_only,
-            })
-            .collect();
+    if let Some(info) = &machine.info {
+        if !machine.is_replica() {
+            return info
+                .disks
+                .iter()
+                .map(|disk| Disk {
+                    name: disk.name.to_string(),
+                    path: Some(disk.path.display().to_string()),
+                    size: disk.size,
+                    writable: !disk.read_only,
+                })
+                .collect();
+        }
     }
     let shapes = machine.relationship.iter().flat_map(|found| &found.disks);
     shapes

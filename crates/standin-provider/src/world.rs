@@ -75,10 +75,10 @@ pub fn machine(engine: &Engine, id: VmId) -> Option<Machine> {
 
 /// The VMs that can be meant: the one that the keys name, or all.
 pub fn machines(engine: &Engine, narrow: &Narrow) -> Vec<Machine> {
-    if let Some(id) = focus(narrow)
-        && let Some(found) = machine(engine, VmId(id))
-    {
-        return vec![found];
+    if let Some(id) = focus(narrow) {
+        if let Some(found) = machine(engine, VmId(id)) {
+            return vec![found];
+        }
     }
     let mut ids: BTreeSet<VmId> = engine.vms().keys().copied().collect();
     ids.extend(engine.relationships().iter().map(|found| found.status.id));

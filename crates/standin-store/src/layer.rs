@@ -431,12 +431,11 @@ impl LayerWriter {
 
 impl Drop for LayerWriter {
     fn drop(&mut self) {
-        if !self.keep_files
-            && self.kind == Kind::Delta
-            && let Err(error) = self.remove_files()
-        {
-            let vm = self.replica.inner.vm;
-            tracing::warn!(%vm, epoch = %self.epoch, %error, "a layer that was given up goes at the next start");
+        if !self.keep_files && self.kind == Kind::Delta {
+            if let Err(error) = self.remove_files() {
+                let vm = self.replica.inner.vm;
+                tracing::warn!(%vm, epoch = %self.epoch, %error, "a layer that was given up goes at the next start");
+            }
         }
         self.replica.inner.writing.store(false, Ordering::SeqCst);
     }

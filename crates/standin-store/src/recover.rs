@@ -59,10 +59,10 @@ pub(crate) fn open(io: &Io, layout: Layout, options: &StoreOptions) -> Result<Op
     replica.note_overlays();
     for disk in &names {
         // Damage of a sidecar must not keep a failover from happening; check names the points it touches.
-        if let Some(tree) = replica.inner.trees.get(disk)
-            && let Err(error) = bring_up(&replica, disk, &mut lock(tree))
-        {
-            tracing::error!(vm = %replica.vm(), %disk, %error, "the digests of this disk cannot be used");
+        if let Some(tree) = replica.inner.trees.get(disk) {
+            if let Err(error) = bring_up(&replica, disk, &mut lock(tree)) {
+                tracing::error!(vm = %replica.vm(), %disk, %error, "the digests of this disk cannot be used");
+            }
         }
     }
     Ok(Some(Opened { replica, foreign }))

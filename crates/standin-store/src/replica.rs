@@ -296,10 +296,10 @@ impl Replica {
         for (disk, covered) in covered {
             damage.healed(&disk, &covered);
         }
-        if *damage != before
-            && let Err(error) = damage.save(&self.inner.io, &self.inner.layout)
-        {
-            tracing::warn!(vm = %self.inner.vm, %error, "the list of damage names what is mended");
+        if *damage != before {
+            if let Err(error) = damage.save(&self.inner.io, &self.inner.layout) {
+                tracing::warn!(vm = %self.inner.vm, %error, "the list of damage names what is mended");
+            }
         }
     }
 

@@ -336,12 +336,12 @@ impl Cursor<'_> {
         if self.held.as_ref().is_some_and(|(run, at)| *at >= run.end()) {
             self.held = None;
         }
-        if self.held.is_none()
-            && let Some(run) = self.runs.next()
-        {
-            let run = run?;
-            let at = run.first;
-            self.held = Some((run, at));
+        if self.held.is_none() {
+            if let Some(run) = self.runs.next() {
+                let run = run?;
+                let at = run.first;
+                self.held = Some((run, at));
+            }
         }
         Ok(())
     }

@@ -199,11 +199,11 @@ impl Daemon {
             if self.cli(&["status", "--json"])?.status == 0 {
                 return Ok(());
             }
-            if let Some(child) = &mut self.child
-                && let Some(status) = child.try_wait().context("look after the daemon")?
-            {
-                self.child = None;
-                bail!("daemon {} ended at once ({status}):\n{}", self.plan.name, self.end_of_log());
+            if let Some(child) = &mut self.child {
+                if let Some(status) = child.try_wait().context("look after the daemon")? {
+                    self.child = None;
+                    bail!("daemon {} ended at once ({status}):\n{}", self.plan.name, self.end_of_log());
+                }
             }
             if Instant::now() > until {
                 bail!("daemon {} does not answer:\n{}", self.plan.name, self.end_of_log());
@@ -340,10 +340,10 @@ impl Daemon {
         let until = Instant::now() + deadline;
         loop {
             let answer = self.json(arguments);
-            if let Ok(value) = &answer
-                && enough(value)
-            {
-                return answer;
+            if let Ok(value) = &answer {
+                if enough(value) {
+                    return answer;
+                }
             }
             if Instant::now() > until {
                 let last = answer.map_or_else(|error| format!("{error:#}"), |value| value.to_string());

@@ -67,11 +67,11 @@ impl<S: InstanceSource> Broker<S> {
 
     /// The namespace of a path and its classes.
     fn place(&self, path: &ObjectPath) -> Result<(Namespace, Arc<Schema>)> {
-        if let Some(host) = &path.host
-            && !crate::context::is_this_host(host, &self.host)
-        {
-            let message = format!("the path names the host {host}, and this is {}", self.host);
-            return Err(CimError::new(StatusCode::InvalidNamespace, message));
+        if let Some(host) = &path.host {
+            if !crate::context::is_this_host(host, &self.host) {
+                let message = format!("the path names the host {host}, and this is {}", self.host);
+                return Err(CimError::new(StatusCode::InvalidNamespace, message));
+            }
         }
         let Some(namespace) = &path.namespace else {
             let message = format!("the path {path} has no namespace");

@@ -136,11 +136,12 @@ impl Condition {
                 ..
             } => {
                 // Text that is not ASCII compares without case here and with it where keys are compared.
-                if let ([property], None, Some(key)) = (&name.parts[..], name.element, KeyValue::of(value))
-                    && !property.starts_with("__")
-                    && !matches!(value, Value::String(text) if !text.is_ascii())
-                {
-                    found.push(Key { name: property.clone().into(), value: key });
+                if let ([property], None, Some(key)) = (&name.parts[..], name.element, KeyValue::of(value)) {
+                    if !property.starts_with("__")
+                        && !matches!(value, Value::String(text) if !text.is_ascii())
+                    {
+                        found.push(Key { name: property.clone().into(), value: key });
+                    }
                 }
             }
             _ => {}
@@ -286,11 +287,10 @@ impl Name {
         let mut class = class;
         let mut parts = &self.parts[..];
         // CQL writes the class before its properties.
-        if let [first, _, ..] = parts
-            && class.property(first).is_none()
-            && same_name(first, &class.name)
-        {
-            parts = &parts[1..];
+        if let [first, _, ..] = parts {
+            if class.property(first).is_none() && same_name(first, &class.name) {
+                parts = &parts[1..];
+            }
         }
         loop {
             let Some((first, rest)) = parts.split_first() else { return Ok(None) };
@@ -326,11 +326,10 @@ impl Name {
         let mut instance = instance;
         let mut embedded = false;
         let mut parts = &self.parts[..];
-        if let [first, _, ..] = parts
-            && instance.property(first).is_none()
-            && context.schema.is_a(&instance.class, first)
-        {
-            parts = &parts[1..];
+        if let [first, _, ..] = parts {
+            if instance.property(first).is_none() && context.schema.is_a(&instance.class, first) {
+                parts = &parts[1..];
+            }
         }
         while let Some((first, rest)) = parts.split_first() {
             if is_system(first) {

@@ -87,8 +87,10 @@ impl JobHandle {
             }
             fits
         });
-        if changed && let Err(refusal) = self.jobs.kept.save(&self.entry).await {
-            tracing::error!(job = %self.id, error = %refusal, "the state of a job could not be recorded");
+        if changed {
+            if let Err(refusal) = self.jobs.kept.save(&self.entry).await {
+                tracing::error!(job = %self.id, error = %refusal, "the state of a job could not be recorded");
+            }
         }
     }
 
@@ -137,10 +139,10 @@ impl JobHandle {
     }
 
     async fn end(&self, change: impl FnOnce(&mut JobRecord) -> Result<(), Refusal>) {
-        if self.show_end(change)
-            && let Err(refusal) = self.jobs.kept.save(&self.entry).await
-        {
-            tracing::error!(job = %self.id, error = %refusal, "the end of a job could not be recorded");
+        if self.show_end(change) {
+            if let Err(refusal) = self.jobs.kept.save(&self.entry).await {
+                tracing::error!(job = %self.id, error = %refusal, "the end of a job could not be recorded");
+            }
         }
     }
 

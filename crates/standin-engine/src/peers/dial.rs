@@ -76,10 +76,10 @@ impl Peers {
 
     fn dialling(self: &Arc<Self>, address: &Address) -> watch::Receiver<Option<Result<Arc<Link>, Silence>>> {
         let mut hosts = self.lock();
-        if let Some(dialled) = hosts.dialling.get(address)
-            && dialled.has_changed().is_ok()
-        {
-            return dialled.clone();
+        if let Some(dialled) = hosts.dialling.get(address) {
+            if dialled.has_changed().is_ok() {
+                return dialled.clone();
+            }
         }
         let (into, dialled) = watch::channel(None);
         hosts.dialling.insert(address.clone(), dialled.clone());

@@ -143,11 +143,11 @@ impl Task {
         }
         self.in_step = true;
         let record = &mut self.record;
-        if let Some(newest) = &opened.newest
-            && record.last_point_at.is_none_or(|known| known < newest.created_at)
-        {
-            record.last_point_at = Some(newest.created_at);
-            record.last_kind = Some(newest.kind);
+        if let Some(newest) = &opened.newest {
+            if record.last_point_at.is_none_or(|known| known < newest.created_at) {
+                record.last_point_at = Some(newest.created_at);
+                record.last_kind = Some(newest.kind);
+            }
         }
         self.holds_it_not(opened);
     }
@@ -231,10 +231,10 @@ impl Task {
             "the replica knows a later claim of this host: an older data directory was put back".to_owned(),
         );
         self.tracking_lost(&error).await;
-        if self.record.state == S::WaitingToStartResynchronization
-            && let Err(refusal) = self.begin_resync().await
-        {
-            tracing::error!(vm = %self.record.name, error = %refusal, "the resynchronization was not started");
+        if self.record.state == S::WaitingToStartResynchronization {
+            if let Err(refusal) = self.begin_resync().await {
+                tracing::error!(vm = %self.record.name, error = %refusal, "the resynchronization was not started");
+            }
         }
     }
 }

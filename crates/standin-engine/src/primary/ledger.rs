@@ -250,9 +250,11 @@ impl Ledger {
             *lock(&ledger.noted) = Noted::default();
             *lock(&ledger.book) = None;
             *lock(&ledger.opened) = false;
-            if let Err(error) = fs::remove_dir_all(&dir)
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
+            let removed = fs::remove_dir_all(&dir);
+            if let Err(error) = removed.or_else(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            }) {
                 tracing::warn!(vm = %name, dir = %dir.display(), %error, "the digests of what was sent are left");
             }
         })

@@ -189,9 +189,10 @@ impl Task {
         self.apply(Event::BitmapsLost);
         if self.record.settings.auto_resync
             && self.record.state == ReplicationState::WaitingToStartResynchronization
-            && let Err(refusal) = self.begin_resync().await
         {
-            tracing::error!(vm = %self.record.name, error = %refusal, "the resynchronization was not started");
+            if let Err(refusal) = self.begin_resync().await {
+                tracing::error!(vm = %self.record.name, error = %refusal, "the resynchronization was not started");
+            }
         }
     }
 
@@ -240,18 +241,18 @@ impl Task {
     /// The point that was asked for does not come now: its job must not wait for a day on which it might.
     pub(super) async fn give_point_up(&mut self) {
         self.point_wanted = None;
-        if self.record.job.is_none()
-            && let Some(job) = self.job.take()
-        {
-            job.fail(Refusal::new(
-                ReturnCode::InvalidState,
-                format!(
-                    "the replication of VM {} was paused, or the VM ended, before the point",
-                    self.record.name
-                ),
-                "Nothing is lost. Resume the replication or start the VM, then ask for the point again.",
-            ))
-            .await;
+        if self.record.job.is_none() {
+            if let Some(job) = self.job.take() {
+                job.fail(Refusal::new(
+                    ReturnCode::InvalidState,
+                    format!(
+                        "the replication of VM {} was paused, or the VM ended, before the point",
+                        self.record.name
+                    ),
+                    "Nothing is lost. Resume the replication or start the VM, then ask for the point again.",
+                ))
+                .await;
+            }
         }
     }
 

@@ -114,9 +114,8 @@ impl Comparison<'_> {
         let mut ahead: VecDeque<JoinHandle<Result<Group, WorkError>>> = VecDeque::new();
         let mut next = theirs.iter().zip(first..).peekable();
         while next.peek().is_some() || !ahead.is_empty() {
-            while ahead.len() < AHEAD
-                && let Some((_, index)) = next.next()
-            {
+            while ahead.len() < AHEAD {
+                let Some((_, index)) = next.next() else { break };
                 ahead.push_back(self.start(index, group_bytes));
             }
             let Some(mut task) = ahead.pop_front() else { break };

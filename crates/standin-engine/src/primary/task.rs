@@ -169,11 +169,10 @@ impl Task {
     /// An automatic resynchronization that an earlier process did not come to start.
     async fn go_on_after_restart(&mut self) {
         let waits = self.record.state == ReplicationState::WaitingToStartResynchronization;
-        if waits
-            && self.record.settings.auto_resync
-            && let Err(refusal) = self.begin_resync().await
-        {
-            tracing::error!(vm = %self.record.name, error = %refusal, "the resynchronization was not started");
+        if waits && self.record.settings.auto_resync {
+            if let Err(refusal) = self.begin_resync().await {
+                tracing::error!(vm = %self.record.name, error = %refusal, "the resynchronization was not started");
+            }
         }
     }
 

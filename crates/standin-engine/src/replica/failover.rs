@@ -218,10 +218,10 @@ async fn belongs_to(record: &mut Locked<'_>, job: JobId, reverting: bool) -> Res
     }
     let before = (failover.job.replace(job), std::mem::replace(&mut failover.reverting, reverting));
     let saved = record.save().await;
-    if saved.is_err()
-        && let Some(failover) = &mut record.failover
-    {
-        (failover.job, failover.reverting) = before;
+    if saved.is_err() {
+        if let Some(failover) = &mut record.failover {
+            (failover.job, failover.reverting) = before;
+        }
     }
     saved
 }

@@ -100,11 +100,11 @@ impl Session {
                             error.remedy().to_string(),
                         ))
                     })?;
-                    if let Some(reply) = self.request(request).await?
-                        && let Err(error) = self.reply(&reply).await
-                    {
-                        tracing::info!(peer = %self.peer.identity.address, %error, "a reply could not be sent");
-                        return Ok(());
+                    if let Some(reply) = self.request(request).await? {
+                        if let Err(error) = self.reply(&reply).await {
+                            tracing::info!(peer = %self.peer.identity.address, %error, "a reply could not be sent");
+                            return Ok(());
+                        }
                     }
                 }
                 Ok(Some(Frame::Block(block))) => self.block(block).await.map_err(plain)?,
@@ -451,15 +451,17 @@ async fn received(vm: &ReplicaVm, epoch: Epoch, point: Option<&PointOffer>, writ
             ReplicationState::Critical => Some(Event::RetrySucceeded),
             _ => None,
         };
-        if let Some(event) = event
-            && let Err(refusal) = record.step(event).await
-        {
-            tracing::error!(vm = %record.name, %refusal, "the state after a recovery point was not stored");
+        if let Some(event) = event {
+            if let Err(refusal) = record.step(event).await {
+                tracing::error!(vm = %record.name, %refusal, "the state after a recovery point was not stored");
+            }
         }
     }
     // The times are in the manifest too: most cycles need no write to the state store.
-    if had_error && let Err(refusal) = record.save().await {
-        tracing::error!(vm = %record.name, %refusal, "the replica's record could not be saved");
+    if had_error {
+        if let Err(refusal) = record.save().await {
+            tracing::error!(vm = %record.name, %refusal, "the replica's record could not be saved");
+        }
     }
     record.publish();
 }

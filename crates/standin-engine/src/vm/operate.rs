@@ -82,12 +82,14 @@ impl Vms {
 
 impl Task {
     pub(super) async fn define(&mut self, definition: VmDefinition, replace: bool) -> Result<(), Refusal> {
-        if !replace && let Some(known) = self.inspect().await? {
-            return Err(Refusal::new(
-                ReturnCode::InUse,
-                format!("this host already has VM {} ({})", known.name, known.id),
-                "A failover does not replace it: remove that VM first (`standin vm remove VM`; its disks stay).",
-            ));
+        if !replace {
+            if let Some(known) = self.inspect().await? {
+                return Err(Refusal::new(
+                    ReturnCode::InUse,
+                    format!("this host already has VM {} ({})", known.name, known.id),
+                    "A failover does not replace it: remove that VM first (`standin vm remove VM`; its disks stay).",
+                ));
+            }
         }
         let hypervisor = &self.context.hypervisor;
         let done = match replace {

@@ -52,10 +52,10 @@ impl Vms {
         let place = place.first().map_or(Place::Silent, |heard| heard.place);
         let refuse =
             |reason: Reason| Err(reason.refusal(from.name.as_str(), &self.title(from, reason.host())));
-        if asserts != Asserts::Forced
-            && let Some(reason) = self.went_on(vm, from.host, &further)
-        {
-            return refuse(reason);
+        if asserts != Asserts::Forced {
+            if let Some(reason) = self.went_on(vm, from.host, &further) {
+                return refuse(reason);
+            }
         }
         match (place, asserts) {
             (Place::Silent, Asserts::IfSilent | Asserts::Down) => Ok(Some(Assertion::Silent)),

@@ -13,7 +13,7 @@ use crate::Result;
 use crate::error::StateError;
 use crate::store::{Expect, MAX_OPS, Op, Revision, Versioned};
 use crate::watch::Change;
-use redb::{Database, ReadableDatabase, ReadableTable};
+use redb::{Database, ReadableTable};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 

@@ -35,7 +35,7 @@ pub(super) fn from_redb(action: &'static str, path: &Path, error: redb::Error) -
             StateError::Corrupt { path, detail: source.to_string() }
         }
         redb::Error::Io(source) => StateError::Io { action, path, source },
-        redb::Error::PreviousIo | redb::Error::DatabaseClosed => StateError::Closed { path },
+        redb::Error::PreviousIo => StateError::Closed { path },
         redb::Error::DatabaseAlreadyOpen => StateError::InUse { path },
         other => StateError::Corrupt { path, detail: other.to_string() },
     }
@@ -56,7 +56,9 @@ pub(super) fn create(path: &Path) -> Result<()> {
 
 fn initialise(file: File) -> std::result::Result<(), redb::Error> {
     let backend = redb::backends::FileBackend::new(file)?;
-    let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)?;
+    let mut builder = Database::builder();
+    let database =
+        builder.set_cache_size(CACHE_BYTES).create_with_file_format_v3(true).create_with_backend(backend)?;
     let write = database.begin_write()?;
     {
         write.open_table(RECORDS)?;
@@ -64,20 +66,41 @@ fn initialise(file: File) -> std::result::Result<(), redb::Error> {
         meta.insert(FORMAT, FORMAT_VERSION)?;
         meta.insert(LAST_REVISION, 0)?;
     }
-    write.commit()?;
-    Ok(database.close()?)
+    // What closing adds saves the next open a scan, no more.
+    Ok(write.commit()?)
 }
 
 pub(super) fn open_database(path: &Path) -> Result<Database> {
     let opened = catch_unwind(|| {
-        Database::builder().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).open(path)
+        let database = Database::builder().set_cache_size(CACHE_BYTES).open(path)?;
+        checked(database)
     });
     match opened {
         Ok(Ok(database)) => Ok(database),
-        Ok(Err(error)) => Err(from_redb("open", path, error.into())),
+        Ok(Err(error)) => Err(from_redb("open", path, error)),
         Err(_) => Err(StateError::Corrupt {
             path: path.to_owned(),
             detail: "its pages contradict each other".to_owned(),
         }),
     }
+}
+
+/// Reads and checks all pages. redb mends what it finds, also by going back to the transaction before: right after a
+/// crash, where that one was not acknowledged and which it did when it opened the file, and wrong at any other time.
+pub(super) fn checked(mut database: Database) -> std::result::Result<Database, redb::Error> {
+    let newest = last_revision(&database)?;
+    let sound = database.check_integrity()?;
+    if !sound && last_revision(&database)? != newest {
+        let lost = "its newest transaction is damaged".to_owned();
+        return Err(redb::Error::Corrupted(lost));
+    }
+    Ok(database)
+}
+
+fn last_revision(database: &Database) -> std::result::Result<Option<u64>, redb::Error> {
+    let meta = match database.begin_read()?.open_table(META) {
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+        meta => meta?,
+    };
+    Ok(meta.get(LAST_REVISION)?.map(|last| last.value()))
 }

@@ -1,7 +1,7 @@
 //! What disks do: fail, and lose what was not flushed. Played on redb's backend trait.
 
 use super::content::Transaction;
-use super::file::{FORMAT, META};
+use super::file::{FORMAT, META, checked};
 use super::*;
 use redb::backends::InMemoryBackend;
 use redb::{Database, StorageBackend};
@@ -48,16 +48,16 @@ impl StorageBackend for Disk {
     fn len(&self) -> io::Result<u64> {
         self.content.len()
     }
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.content.read(offset, out)
+    fn read(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        self.content.read(offset, length)
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.note(Event::SetLen(place(len)))?;
         self.content.set_len(len)
     }
-    fn sync_data(&self) -> io::Result<()> {
+    fn sync_data(&self, eventual: bool) -> io::Result<()> {
         self.note(Event::Sync)?;
-        self.content.sync_data()
+        self.content.sync_data(eventual)
     }
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.note(Event::Write(place(offset), data.to_vec()))?;
@@ -90,8 +90,8 @@ fn opened(image: &[u8]) -> Opened {
     let log = Arc::new(Mutex::new(Vec::new()));
     let left = Arc::new(AtomicU32::new(u32::MAX));
     let disk = Disk { content, log: Arc::clone(&log), left: Arc::clone(&left) };
-    let database = Database::builder().set_check_integrity_on_open(true).create_with_backend(disk);
-    (database.expect("opens"), log, left)
+    let database = Database::builder().create_with_backend(disk).expect("opens");
+    (checked(database).expect("a whole file"), log, left)
 }
 
 /// An empty store as it is made.

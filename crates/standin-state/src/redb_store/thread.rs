@@ -92,9 +92,8 @@ impl Thread {
     fn run(mut self, mut requests: UnboundedReceiver<Request>) {
         while let Some(first) = requests.blocking_recv() {
             self.take(first);
-            while self.group.len() < GROUP
-                && let Ok(next) = requests.try_recv()
-            {
+            while self.group.len() < GROUP {
+                let Ok(next) = requests.try_recv() else { break };
                 self.take(next);
             }
             if !self.group.is_empty() {

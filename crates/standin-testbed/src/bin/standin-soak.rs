@@ -34,11 +34,11 @@ fn main() -> ExitCode {
 
 fn run() -> Result<bool> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [first, rest @ ..] = &arguments[..]
-        && first == PROXY_WORD
-    {
-        campaign::serve_proxy(rest)?;
-        return Ok(true);
+    if let [first, rest @ ..] = &arguments[..] {
+        if first == PROXY_WORD {
+            campaign::serve_proxy(rest)?;
+            return Ok(true);
+        }
     }
     let Some(options) = parse(&arguments)? else {
         println!("{USAGE}");

@@ -128,10 +128,10 @@ impl Scene<'_> {
         let until = Instant::now() + deadline;
         loop {
             let listed = ledger::list(self.world);
-            if let Ok(points) = &listed
-                && points.last().is_some_and(|point| point.created_at > since)
-            {
-                return listed;
+            if let Ok(points) = &listed {
+                if points.last().is_some_and(|point| point.created_at > since) {
+                    return listed;
+                }
             }
             if Instant::now() > until {
                 let newest = listed.map(|points| points.last().cloned());

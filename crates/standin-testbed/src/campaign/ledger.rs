@@ -138,10 +138,10 @@ impl Ledger {
             }
         };
         self.judged += 1;
-        if let Some(earlier) = self.contents.insert(point.id.clone(), content)
-            && earlier != content
-        {
-            trace.violation(format!("epoch {}: was {earlier:?} and is {content:?}", point.epoch));
+        if let Some(earlier) = self.contents.insert(point.id.clone(), content) {
+            if earlier != content {
+                trace.violation(format!("epoch {}: was {earlier:?} and is {content:?}", point.epoch));
+            }
         }
         check_freshness(witness, trace, point, content);
         Ok(())

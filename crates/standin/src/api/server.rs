@@ -140,10 +140,10 @@ fn remove_stale(path: &Path) -> Result<()> {
 
 /// Removes the socket at the end, so that clients are told at once that there is no daemon.
 fn remove_own(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = %path.display(), %error, "the socket cannot be removed");
+    if let Err(error) = std::fs::remove_file(path) {
+        if error.kind() != std::io::ErrorKind::NotFound {
+            tracing::warn!(path = %path.display(), %error, "the socket cannot be removed");
+        }
     }
 }
 

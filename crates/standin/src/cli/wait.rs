@@ -32,12 +32,12 @@ pub(super) async fn finish(
         return session.style.print(&outcome, |_| done.to_owned());
     };
     let shown = |job: &JobView| Shown { job: job.clone(), found_points: outcome.found_points };
-    if !wait.no_wait
-        && let Some(why) = waits_for_the_vm(session, job).await
-    {
-        return session.style.print(&shown(job), |shown| {
-            format!("{why}\nThe job goes on; follow it with `standin jobs {} --watch`", shown.job.id)
-        });
+    if !wait.no_wait {
+        if let Some(why) = waits_for_the_vm(session, job).await {
+            return session.style.print(&shown(job), |shown| {
+                format!("{why}\nThe job goes on; follow it with `standin jobs {} --watch`", shown.job.id)
+            });
+        }
     }
     if wait.no_wait {
         return session.style.print(&shown(job), |Shown { job, .. }| {

@@ -201,9 +201,8 @@ impl Link {
     fn take_news(&self) -> Vec<ClaimFact> {
         let mut news = self.news();
         let mut facts = Vec::new();
-        while facts.len() < FACTS
-            && let Some((_, fact)) = news.pop_first()
-        {
+        while facts.len() < FACTS {
+            let Some((_, fact)) = news.pop_first() else { break };
             facts.push(fact);
         }
         facts

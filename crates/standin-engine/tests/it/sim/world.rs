@@ -167,10 +167,10 @@ impl World {
     /// Carries a step out, lets its time pass, and judges.
     pub async fn carry_out(&mut self, number: usize, step: &Step) {
         self.watch.say(format!("[{number}] {step:?}"));
-        if let Some(Crash { host, n, when }) = step.crash
-            && let Some(life) = self.machine(host).and_then(Machine::life)
-        {
-            life.arm(Some((n, when)));
+        if let Some(Crash { host, n, when }) = step.crash {
+            if let Some(life) = self.machine(host).and_then(Machine::life) {
+                life.arm(Some((n, when)));
+            }
         }
         self.happens(step).await;
         self.network_changed();
@@ -359,10 +359,14 @@ fn answered(watch: &Watch, on: Host, what: What, asserted: Option<u64>, answer: 
         let job = answer.as_ref().and_then(|answer| answer.as_ref().ok().copied().flatten());
         watch.start_answered(on, job);
     }
-    if let What::StartAfter { seconds, .. } = what
-        && !matches!(answer, Some(Err(_)))
-    {
-        watch.start_after(on, seconds.map(|seconds| Duration::from_secs(seconds.into())), answer.is_some());
+    if let What::StartAfter { seconds, .. } = what {
+        if !matches!(answer, Some(Err(_))) {
+            watch.start_after(
+                on,
+                seconds.map(|seconds| Duration::from_secs(seconds.into())),
+                answer.is_some(),
+            );
+        }
     }
     let accepted = matches!(answer, Some(Ok(_)) | None);
     match what {
