@@ -2,11 +2,13 @@
 
 use crate::Result;
 use crate::error::StateError;
-use redb::{Database, TableDefinition};
+use redb::{
+    Database, ReadTransaction, ReadableTable, StorageBackend as _, TableDefinition, Value, WriteTransaction,
+};
 use standin_durable::{FileError, Files, Mode};
 use std::fs::File;
-use std::io;
-use std::panic::catch_unwind;
+use std::io::{self, Read as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 /// The records, packed as [`super::record`] does it.
@@ -41,41 +43,56 @@ pub(super) fn from_redb(action: &'static str, path: &Path, error: redb::Error) -
     }
 }
 
-/// Makes an empty store: complete under a temporary name, then renamed, so that a crash leaves none or a whole
-/// one. The caller holds the data directory's lock, so nobody else makes one at the same time.
+/// Makes an empty store. The caller holds the data directory's lock, so nobody else makes one at the same time.
 pub(super) fn create(path: &Path) -> Result<()> {
+    write_anew(path, |into| {
+        into.open_table(RECORDS)?;
+        let mut meta = into.open_table(META)?;
+        meta.insert(FORMAT, FORMAT_VERSION)?;
+        meta.insert(LAST_REVISION, 0)?;
+        Ok(())
+    })
+}
+
+type Filled = std::result::Result<(), redb::Error>;
+
+/// Makes a store that holds what `fill` writes: complete under a temporary name, then renamed, so that a crash leaves
+/// what was there, or all of it.
+fn write_anew(path: &Path, fill: impl FnOnce(&WriteTransaction) -> Filled) -> Result<()> {
     let failed = |error: FileError| io_error(error.verb, &error.path, error.source);
     let staged = Files::default().stage(path, Mode::Owner).map_err(failed)?;
     let file = staged.file().try_clone().map_err(|source| io_error("open", path, source))?;
-    let made = catch_unwind(|| initialise(file)).unwrap_or_else(|_| {
+    let made = catch_unwind(AssertUnwindSafe(|| initialise(file, fill))).unwrap_or_else(|_| {
         Err(redb::Error::Io(io::Error::other("the database library failed while it made the file")))
     });
     made.map_err(|error| from_redb("create", path, error))?;
     staged.publish().map_err(failed)
 }
 
-fn initialise(file: File) -> std::result::Result<(), redb::Error> {
+fn initialise(file: File, fill: impl FnOnce(&WriteTransaction) -> Filled) -> Filled {
     let backend = redb::backends::FileBackend::new(file)?;
     let mut builder = Database::builder();
     let database =
         builder.set_cache_size(CACHE_BYTES).create_with_file_format_v3(true).create_with_backend(backend)?;
     let write = database.begin_write()?;
-    {
-        write.open_table(RECORDS)?;
-        let mut meta = write.open_table(META)?;
-        meta.insert(FORMAT, FORMAT_VERSION)?;
-        meta.insert(LAST_REVISION, 0)?;
-    }
+    fill(&write)?;
     // What closing adds saves the next open a scan, no more.
     Ok(write.commit()?)
 }
 
 pub(super) fn open_database(path: &Path) -> Result<Database> {
-    let opened = catch_unwind(|| {
-        let database = Database::builder().set_cache_size(CACHE_BYTES).open(path)?;
-        checked(database)
-    });
-    match opened {
+    if is_of_a_newer_line(path).map_err(|source| io_error("read", path, source))? {
+        renew(path)?;
+    }
+    opened(path, || Ok(Database::builder().set_cache_size(CACHE_BYTES).open(path)?))
+}
+
+/// What `open` opens, and all of it checked.
+fn opened(
+    path: &Path,
+    open: impl FnOnce() -> std::result::Result<Database, redb::Error>,
+) -> Result<Database> {
+    match catch_unwind(AssertUnwindSafe(|| checked(open()?))) {
         Ok(Ok(database)) => Ok(database),
         Ok(Err(error)) => Err(from_redb("open", path, error)),
         Err(_) => Err(StateError::Corrupt {
@@ -83,6 +100,61 @@ pub(super) fn open_database(path: &Path) -> Result<Database> {
             detail: "its pages contradict each other".to_owned(),
         }),
     }
+}
+
+/// redb from 3.0 on keeps no page for the header of a region, which 2.6 reads and cannot write to. Where their number is
+/// in the file: `DatabaseHeader` in redb's `header.rs`.
+fn is_of_a_newer_line(path: &Path) -> io::Result<bool> {
+    const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
+    const REGION_HEADER_PAGES: std::ops::Range<usize> = 16..20;
+    let mut head = [0; 20];
+    match File::open(path)?.read_exact(&mut head) {
+        Ok(()) => Ok(head.starts_with(MAGIC) && head[REGION_HEADER_PAGES] == [0; 4]),
+        // Too short for a store, which is said when it is opened.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts a copy that this line wrote in the place of the file, which is only read. A crash leaves one of the two.
+fn renew(path: &Path) -> Result<()> {
+    let image = std::fs::read(path).map_err(|source| io_error("read", path, source))?;
+    let from = opened(path, || {
+        let backend = redb::backends::InMemoryBackend::new();
+        backend.set_len(image.len() as u64)?;
+        backend.write(0, &image)?;
+        Ok(Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)?)
+    })?;
+    let written = write_anew(path, |into| copy(&from, into));
+    // It would write as it is dropped, and panic at that. So some 100 KiB are left, once in the life of a data directory.
+    std::mem::forget(from);
+    written?;
+    tracing::info!(path = %path.display(), "the state was written anew: it was of a newer database library");
+    Ok(())
+}
+
+fn copy(from: &Database, into: &WriteTransaction) -> Filled {
+    let from = from.begin_read()?;
+    copy_table(&from, into, RECORDS)?;
+    copy_table(&from, into, LEASES)?;
+    copy_table(&from, into, META)
+}
+
+fn copy_table<V: Value + 'static>(
+    from: &ReadTransaction,
+    into: &WriteTransaction,
+    table: TableDefinition<'_, &'static str, V>,
+) -> Filled {
+    let from = match from.open_table(table) {
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
+        from => from?,
+    };
+    let mut into = into.open_table(table)?;
+    for entry in from.iter()? {
+        let (key, value) = entry?;
+        into.insert(key.value(), value.value())?;
+    }
+    Ok(())
 }
 
 /// Reads and checks all pages. redb mends what it finds, also by going back to the transaction before: right after a

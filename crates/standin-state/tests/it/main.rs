@@ -4,5 +4,6 @@ mod contract;
 mod crash;
 mod damage;
 mod faulty;
+mod newer_line;
 mod typed;
 mod watching;
