@@ -30,6 +30,7 @@ pub mod primary;
 pub mod records;
 pub mod replica;
 pub mod service;
+mod spans;
 pub mod status;
 mod tasks;
 pub mod vm;

@@ -1,8 +1,24 @@
-//! Work that goes on although nobody waits for it any more.
+//! Work beside the work that begins it: in the same spans of the log, and where it must be, to its end although nobody
+//! waits for it any more.
 
 use standin_model::{Refusal, ReturnCode};
 use std::future::Future;
-use tracing::Instrument;
+use tokio::task::JoinHandle;
+use tracing::{Instrument, Span};
+
+/// A task of its own, in the spans of the log that this one is in.
+pub(crate) fn spawn<W>(work: W) -> JoinHandle<W::Output>
+where
+    W: Future<Output: Send + 'static> + Send + 'static,
+{
+    tokio::spawn(work.in_current_span())
+}
+
+/// The same on a thread that may block.
+pub(crate) fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    let span = Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work))
+}
 
 /// Carries `work` to its end, whatever becomes of the one who asked for it: a connection that closes drops its request
 /// at whatever it waits for, and what is stored, shown and begun must not come apart there.
@@ -14,7 +30,7 @@ where
     T: Send + 'static,
     W: Future<Output = Result<T, Refusal>> + Send + 'static,
 {
-    tokio::spawn(work.in_current_span()).await.unwrap_or_else(|defect| {
+    spawn(work).await.unwrap_or_else(|defect| {
         tracing::error!(error = %defect, "an operation ended by a defect");
         Err(Refusal::new(
             ReturnCode::Failed,

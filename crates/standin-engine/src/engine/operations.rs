@@ -11,6 +11,7 @@ use crate::primary::session::Session;
 use crate::records::{PrimaryRecord, ReplicaRecord};
 use crate::replica::failover::{self, Failover};
 use crate::replica::{ReplicaVm, overlay_vm};
+use crate::spans;
 use crate::tasks::to_its_end;
 use crate::vm::{Start, Started};
 use standin_hypervisor::PowerState;
@@ -21,6 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 /// How often hosts that are silent are asked again while a start waits for them.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
@@ -245,6 +247,7 @@ impl Engine {
     /// process: a restart of the daemon ends it, and its job says so.
     async fn start_later(self: &Arc<Self>, vm: VmId, start: Start, left: Duration) -> Result<JobId, Refusal> {
         let name = self.vms.record(vm).map(|record| record.name);
+        let about = spans::vm(vm, name.as_ref());
         let job = self.shared.jobs.begin(NewJob {
             job_type: JobType::StartVm,
             description: format!(
@@ -257,7 +260,7 @@ impl Engine {
         });
         let job = job.await?;
         let (id, engine, shutdown) = (job.id(), Arc::clone(self), self.shared.shutdown.clone());
-        self.tasks.spawn(async move {
+        let work = async move {
             let began = Instant::now();
             let result = loop {
                 tokio::select! {
@@ -272,7 +275,9 @@ impl Engine {
                 }
             };
             job.finish(result).await;
-        });
+        };
+        let span = spans::flow(&about, "start", id);
+        self.tasks.spawn(work.instrument(span));
         Ok(id)
     }
 

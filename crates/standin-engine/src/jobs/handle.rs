@@ -153,8 +153,11 @@ impl JobHandle {
         self.entry.record.send_modify(|record| ended = change(record));
         if let Err(refusal) = &ended {
             tracing::error!(job = %self.id, error = %refusal, "a job was ended twice");
+            return false;
         }
-        ended.is_ok()
+        let record = self.entry.record.borrow();
+        tracing::info!(job = %self.id, what = %record.description, state = %record.state, "a job has ended");
+        true
     }
 
     /// The worker is gone without a word: nobody waits here, so the writer keeps the end.

@@ -13,6 +13,7 @@ use super::worker::Worker;
 use crate::error::{WorkError, chain};
 use crate::messages::Opened;
 use crate::records::LastError;
+use crate::tasks;
 use crate::vm::VmRecord;
 use jiff::Timestamp;
 use standin_model::fence::{Claim, Fence, Reason};
@@ -99,7 +100,7 @@ impl Task {
         }
         let (tools, record) = (self.shared.tools.clone(), self.record.clone());
         let slots = Arc::clone(&self.shared.slots);
-        self.asking.question = Some(tokio::spawn(async move {
+        self.asking.question = Some(tasks::spawn(async move {
             // Never closed, so the only way this fails is a daemon that is going down.
             let Ok(_slot) = slots.acquire_owned().await else { return Err(WorkError::Cancelled) };
             let mut worker = Worker::new(tools);
@@ -111,7 +112,7 @@ impl Task {
     /// The answer to a question that this task asked by itself.
     pub(super) async fn answered(&mut self, said: &Said) {
         if let Err(error) = said {
-            tracing::info!(vm = %self.record.name, error = %chain(error), "the replica was asked how things stand");
+            tracing::info!(error = %chain(error), "the replica was asked how things stand");
         }
         self.replica_said(said).await;
         let wait = Backoff::default().wait(self.asking.silent.saturating_sub(1), rand::random());
@@ -233,7 +234,7 @@ impl Task {
         self.tracking_lost(&error).await;
         if self.record.state == S::WaitingToStartResynchronization {
             if let Err(refusal) = self.begin_resync().await {
-                tracing::error!(vm = %self.record.name, error = %refusal, "the resynchronization was not started");
+                tracing::error!(error = %refusal, "the resynchronization was not started");
             }
         }
     }

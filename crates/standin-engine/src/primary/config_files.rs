@@ -4,6 +4,7 @@
 use super::session::Session;
 use crate::error::WorkError;
 use crate::messages::{CONFIG_STREAM, ConfigFileInfo, MAX_CONFIG_FILE, Reply, Request};
+use crate::tasks;
 use bytes::Bytes;
 use standin_hypervisor::{VmConfig, VmDefinition};
 use standin_model::VmName;
@@ -101,7 +102,7 @@ impl Sender {
     ) -> Result<(), WorkError> {
         let paths: BTreeMap<String, PathBuf> = config.files.clone();
         let files = Arc::clone(&self.files);
-        let hashed = tokio::task::spawn_blocking(move || {
+        let hashed = tasks::on_thread(move || {
             paths.iter().map(|(role, path)| files.info(role, path).map_err(|e| (path.clone(), e))).collect()
         });
         let infos: Result<Vec<ConfigFileInfo>, (PathBuf, std::io::Error)> =

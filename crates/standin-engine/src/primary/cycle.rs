@@ -22,6 +22,7 @@ use super::worker::{
 use crate::error::WorkError;
 use crate::messages::{LayerKind, PointOffer, Request};
 use crate::records::PrimaryRecord;
+use crate::spans;
 use jiff::Timestamp;
 use standin_hypervisor::{Consistency, CutRequest, Mark, MarkStatus, View, ViewInfo};
 use standin_model::point::PointKind;
@@ -29,6 +30,7 @@ use standin_model::{Epoch, PointId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tracing::Instrument as _;
 
 /// A delta larger than this is first read from the live disks, so that the guest does not pay
 /// copy-before-write for it; the cut then has only what changed meanwhile. QEMU copies 64 KiB for each first
@@ -56,7 +58,17 @@ impl Worker {
         self.connect(&order.record).await?;
         self.tidy(&order.record).await?;
         let basis = self.basis(&order.record).await?;
-        let done = self.cycle_from(order, &basis, application).await;
+        let span = spans::point(basis.head.next());
+        let cycle = async {
+            let sealed = self.cycle_from(order, &basis, application).await?;
+            tracing::debug!(
+                changed_bytes = sealed.changed_bytes,
+                latency_ms = u64::try_from(sealed.latency.as_millis()).unwrap_or(u64::MAX),
+                "the replica has a recovery point"
+            );
+            Ok(sealed)
+        };
+        let done = cycle.instrument(span).await;
         if done.is_err() {
             self.keep_only(&order.record, basis.mark).await;
         }
@@ -288,7 +300,7 @@ async fn compare(
             Ok(theirs) if theirs == [*ours] => {}
             Ok(_) => differ.push(format!("disk {}", disk.name)),
             Err(error) => {
-                tracing::warn!(vm = %record.name, error = %crate::error::chain(&error), "which disk differs is not known");
+                tracing::warn!(error = %crate::error::chain(&error), "which disk differs is not known");
                 break;
             }
         }

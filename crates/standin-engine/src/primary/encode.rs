@@ -8,6 +8,7 @@
 use super::batches::Batch;
 use super::pass::{DiskPass, PassControl};
 use crate::error::WorkError;
+use crate::tasks;
 use bytes::Bytes;
 use standin_hypervisor::{DiskReader, Extent, LocalDisk};
 use standin_model::digest::is_zero_data;
@@ -29,7 +30,7 @@ pub(super) fn start(
 ) -> JoinHandle<Encoded> {
     let (reader, stream) = (Arc::clone(&disk.reader), disk.stream);
     let granule = control.granule;
-    tokio::spawn(async move {
+    tasks::spawn(async move {
         let mut read = Vec::with_capacity(batch.runs.len());
         for run in batch.runs {
             let data = match run.zero {
@@ -43,7 +44,7 @@ pub(super) fn start(
             return Ok((Vec::new(), end));
         }
         let encode = move || encode(stream, read, granule, compression);
-        let blocks = tokio::task::spawn_blocking(encode).await.map_err(|_| WorkError::Cancelled)??;
+        let blocks = tasks::on_thread(encode).await.map_err(|_| WorkError::Cancelled)??;
         Ok((blocks, end))
     })
 }
@@ -57,7 +58,7 @@ pub(super) fn start_local(
     compression: Compression,
 ) -> JoinHandle<Encoded> {
     let (local, pool, stream) = (Arc::clone(local), pool.clone(), disk.stream);
-    tokio::task::spawn_blocking(move || {
+    tasks::on_thread(move || {
         let mut read = Vec::with_capacity(batch.runs.len());
         for run in batch.runs {
             let data = match run.zero {

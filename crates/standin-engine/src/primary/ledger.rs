@@ -27,6 +27,7 @@ pub use super::book::Expected;
 use super::book::{Batch, Book, PAGE, Result, note_failure};
 use crate::messages::DiskShape;
 use crate::records::PrimaryRecord;
+use crate::tasks;
 use standin_model::digest::{BlockDigest, tree};
 use standin_model::{Epoch, VmName};
 use standin_store::Sent;
@@ -301,7 +302,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 async fn on_thread(work: impl FnOnce() + Send + 'static) {
-    if let Err(error) = tokio::task::spawn_blocking(work).await {
+    if let Err(error) = tasks::on_thread(work).await {
         tracing::error!(%error, "the digests of what is sent were given up by a defect");
     }
 }

@@ -15,6 +15,7 @@ use super::worker::{Worker, offer};
 use crate::error::{WorkError, chain};
 use crate::messages::Request;
 use crate::peers::Address;
+use crate::spans;
 use standin_model::settings::{RelationshipSettings, SettingsChange};
 use standin_model::{HostId, Refusal, ReturnCode, VmName};
 use std::time::Duration;
@@ -84,7 +85,7 @@ impl Task {
             // The replica does not take these settings; anything else is of the link, or of its state now.
             Ok(Err(error)) if error.is_lasting() => return Err(error.refusal()),
             Ok(Err(error)) => {
-                tracing::info!(vm = %self.record.name, error = %chain(&error), "the replica learns the settings later");
+                tracing::info!(error = %chain(&error), "the replica learns the settings later");
             }
             Err(_) => worker.hang_up(),
         }
@@ -119,7 +120,7 @@ impl Task {
             self.connect_anew();
             return Err(refusal);
         }
-        tracing::info!(vm = %self.record.name, from = %self.record.peer, to = %peer, "the replica has another address");
+        tracing::info!(from = %self.record.peer, to = %peer, "the replica has another address");
         self.record.peer = peer;
         if let Some((host, name)) = found {
             self.record.host = Some(host);
@@ -189,7 +190,8 @@ impl Task {
             self.record.name = before;
             return Err(refusal);
         }
-        tracing::info!(vm = %self.record.name, %before, "a VM that replicates was renamed");
+        spans::has_name(&self.record.name);
+        tracing::info!(%before, "a VM that replicates was renamed");
         match &mut self.worker {
             Some(worker) => worker.hang_up(),
             None => self.offer_again = true,

@@ -111,7 +111,7 @@ impl Task {
         if let Some(reason) = &sealed.freeze_error {
             self.record.statistics.current.application_consistent_failed();
             tracing::warn!(
-                vm = %self.record.name, %reason,
+                %reason,
                 "the guest could not be frozen; the recovery point is crash-consistent"
             );
         }
@@ -137,7 +137,7 @@ impl Task {
         }
         self.record.statistics.current.failed(matches!(error, WorkError::Link { .. }));
         tracing::warn!(
-            vm = %self.record.name, work = work.activity(), error = %chain(&error),
+            work = work.activity(), error = %chain(&error),
             after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX), "work failed"
         );
         self.schedule.failed(self.record.failures);
@@ -191,7 +191,7 @@ impl Task {
             && self.record.state == ReplicationState::WaitingToStartResynchronization
         {
             if let Err(refusal) = self.begin_resync().await {
-                tracing::error!(vm = %self.record.name, error = %refusal, "the resynchronization was not started");
+                tracing::error!(error = %refusal, "the resynchronization was not started");
             }
         }
     }

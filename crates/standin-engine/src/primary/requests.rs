@@ -254,7 +254,7 @@ impl Task {
         match tokio::time::timeout(GREETING, worker.head(&self.record)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
-                tracing::info!(vm = %self.record.name, error = %chain(&error), "the replica learns the network settings later");
+                tracing::info!(error = %chain(&error), "the replica learns the network settings later");
             }
             Err(_) => worker.hang_up(),
         }
@@ -270,7 +270,7 @@ impl Task {
         if let Some(worker) = &mut self.worker {
             // Each side removes for itself; the other one may be gone for good.
             if let Err(error) = worker.tell(&self.record, &Request::Remove).await {
-                tracing::warn!(vm = %self.record.name, error = %chain(&error), "the replica was not told");
+                tracing::warn!(error = %chain(&error), "the replica was not told");
             }
             worker.hang_up();
             worker.forget_tracking(&self.record).await;

@@ -19,6 +19,7 @@ use super::session::Session;
 use super::worker::{Order, Sealed, Worker, begun, control, disk_passes};
 use crate::error::WorkError;
 use crate::messages::{LayerKind, MAX_NODES, Reply, Request};
+use crate::tasks;
 use bytes::Bytes;
 use standin_hypervisor::{DiskReader, Extent, Mark};
 use standin_model::digest::{BlockDigest, digests, tree};
@@ -144,7 +145,7 @@ impl Comparison<'_> {
 
     fn start(&self, index: u64, group_bytes: u64) -> JoinHandle<Result<Group, WorkError>> {
         let (reader, granule) = (Arc::clone(&self.disk.reader), self.control.granule);
-        tokio::spawn(read_group(reader, granule, index, group_bytes))
+        tasks::spawn(read_group(reader, granule, index, group_bytes))
     }
 
     async fn send_difference(&mut self, group: &Group, group_bytes: u64) -> Result<(), WorkError> {
@@ -170,7 +171,7 @@ impl Comparison<'_> {
         let (stream, granule, compression) =
             (self.disk.stream, self.control.granule, self.control.compression);
         let encode = move || encode(stream, runs, granule, compression);
-        for block in tokio::task::spawn_blocking(encode).await.map_err(|_| WorkError::Cancelled)?? {
+        for block in tasks::on_thread(encode).await.map_err(|_| WorkError::Cancelled)?? {
             self.totals.add(&block);
             self.session.block(block).await?;
         }
@@ -204,7 +205,7 @@ async fn read_group(
         let leaves = digests(&data, step);
         Group { index, leaves, data: Some(Bytes::from(data)) }
     };
-    tokio::task::spawn_blocking(hash).await.map_err(|_| WorkError::Cancelled)
+    tasks::on_thread(hash).await.map_err(|_| WorkError::Cancelled)
 }
 
 pub(super) async fn nodes(

@@ -6,6 +6,7 @@
 use crate::error::WorkError;
 use crate::messages::{Offer, Opened, Reply, Request};
 use crate::peers::{self, Peers};
+use crate::tasks;
 use standin_model::HostId;
 use standin_model::fence::Claim;
 use standin_wire::block::EncodedBlock;
@@ -106,7 +107,7 @@ impl Session {
         let host_name = connection.peer().names.first().cloned().unwrap_or_else(|| peer.to_owned());
         let (sender, receiver) = connection.split();
         let (into, replies) = mpsc::channel(4);
-        let reader = tokio::spawn(read_replies(receiver, into));
+        let reader = tasks::spawn(read_replies(receiver, into));
         let opened = Opened {
             generation: Default::default(),
             claim: None,

@@ -14,6 +14,7 @@ use crate::error::chain;
 use crate::jobs::{JobHandle, Jobs};
 use crate::records::{self, PrimaryRecord, Tables};
 use crate::service::Service;
+use crate::spans;
 use crate::vm::VmRecord;
 use jiff::Timestamp;
 use standin_hypervisor::{PowerState, VmEvent};
@@ -26,6 +27,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 /// How often those who watch a job see its progress.
 const PROGRESS: Duration = Duration::from_millis(200);
@@ -123,7 +125,8 @@ pub fn spawn(shared: Shared, record: PrimaryRecord, worker: Option<Worker>) -> (
         fence,
         was_fenced: false,
     };
-    let ended = tokio::spawn(task.run(inbox));
+    let span = spans::sender(task.record.id(), &task.record.name);
+    let ended = tokio::spawn(task.run(inbox).instrument(span));
     (Handle { commands, snapshot: seen }, ended)
 }
 
@@ -171,7 +174,7 @@ impl Task {
         let waits = self.record.state == ReplicationState::WaitingToStartResynchronization;
         if waits && self.record.settings.auto_resync {
             if let Err(refusal) = self.begin_resync().await {
-                tracing::error!(vm = %self.record.name, error = %refusal, "the resynchronization was not started");
+                tracing::error!(error = %refusal, "the resynchronization was not started");
             }
         }
     }
@@ -201,7 +204,7 @@ impl Task {
         match self.save_or_refuse().await {
             Ok(()) => self.saved = (essence, Instant::now()),
             Err(refusal) => {
-                tracing::error!(vm = %self.record.name, error = %refusal, "the relationship could not be saved");
+                tracing::error!(error = %refusal, "the relationship could not be saved");
             }
         }
     }
@@ -219,12 +222,12 @@ impl Task {
                 self.vm_running = info.power != PowerState::Off;
                 // It may have been defined anew under another name.
                 if let Err(refusal) = self.renamed(info.name).await {
-                    tracing::error!(vm = %self.record.name, error = %refusal, "the VM's new name could not be saved");
+                    tracing::error!(error = %refusal, "the VM's new name could not be saved");
                 }
             }
             Err(error) => {
                 self.vm_running = false;
-                tracing::warn!(vm = %self.record.name, error = %chain(&error), "the VM cannot be looked at");
+                tracing::warn!(error = %chain(&error), "the VM cannot be looked at");
             }
         }
     }
@@ -256,7 +259,7 @@ impl Task {
         match state::transition(Side::Primary, self.record.state, event) {
             Ok(next) => self.record.state = next,
             Err(refusal) => {
-                tracing::error!(vm = %self.record.name, error = %refusal, "a state change was not possible");
+                tracing::error!(error = %refusal, "a state change was not possible");
             }
         }
     }

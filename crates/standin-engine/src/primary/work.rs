@@ -10,6 +10,7 @@ use super::task::Task;
 use super::worker::{Order, Sealed, Worker};
 use crate::error::WorkError;
 use crate::jobs::{JobHandle, Progress};
+use crate::tasks;
 use jiff::Timestamp;
 use standin_model::state::ReplicationState;
 use std::sync::Arc;
@@ -107,7 +108,7 @@ impl Task {
         let order =
             Order { record: self.record.clone(), progress: Arc::clone(&progress), cancel: cancel.clone() };
         let slots = Arc::clone(&self.shared.slots);
-        let task = tokio::spawn(async move {
+        let task = tasks::spawn(async move {
             // Never closed, so the only way this fails is a daemon that is going down.
             let Ok(_slot) = slots.acquire_owned().await else { return (worker, Err(WorkError::Cancelled)) };
             let result = carry_out(&mut worker, work, &order).await;

@@ -155,7 +155,7 @@ impl Worker {
             Err(error) => Err(error),
         };
         if let Err(error) = forgotten {
-            tracing::warn!(vm = %record.name, error = %crate::error::chain(&error), "dirty bitmaps are left");
+            tracing::warn!(error = %crate::error::chain(&error), "dirty bitmaps are left");
         }
     }
 
@@ -226,7 +226,7 @@ impl Worker {
     /// for the next cycle.
     pub(super) async fn keep_only(&mut self, record: &PrimaryRecord, mark: Mark) {
         if let Err(error) = self.retain(record, &[mark]).await {
-            tracing::warn!(vm = %record.name, error = %crate::error::chain(&error), "old marks are left");
+            tracing::warn!(error = %crate::error::chain(&error), "old marks are left");
             self.unclean = true;
         }
     }

@@ -15,6 +15,7 @@ use super::overlay_vm::{fill_overlays, serve_maps, start_vm, undo};
 use super::vm::ReplicaVm;
 use crate::jobs::JobHandle;
 use crate::records::FailoverRecord;
+use crate::tasks;
 use standin_hypervisor::PowerState;
 use standin_model::job::JobType;
 use standin_model::state::{Event, ReplicationState};
@@ -70,7 +71,7 @@ pub(super) async fn take_up(vm: &Arc<ReplicaVm>) -> Result<(), Refusal> {
 /// The other hosts are asked before the VM starts, and the daemon does not wait for them to come up.
 fn start_beside(vm: &Arc<ReplicaVm>, job: Option<JobHandle>) -> Result<(), Refusal> {
     let vm = Arc::clone(vm);
-    tokio::spawn(async move {
+    tasks::spawn(async move {
         if let Err(refusal) = end(job, start_vm(&vm).await).await {
             tracing::error!(vm = %vm.snapshot().name, %refusal, "a VM that failed over was not started");
         }

@@ -1,6 +1,7 @@
 //! Serves recovery points that have more layers than QEMU should open: read-only over NBD, from one map of all
 //! layers, as the backing of the failover's overlay.
 
+use crate::tasks;
 use async_trait::async_trait;
 use bytes::Bytes;
 use standin_hypervisor::NbdBacking;
@@ -61,7 +62,7 @@ impl Exports {
             })
             .collect();
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             let served = Server::serve(listener, exports, stopped).await;
             if let Err(error) = served {
                 tracing::error!(socket = %socket.display(), %error, "a recovery point is no longer served");
@@ -96,7 +97,7 @@ impl PointDisk {
         call: impl FnOnce(&PointReader, &DiskName) -> standin_store::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let (reader, disk) = (Arc::clone(&self.reader), self.disk.clone());
-        tokio::task::spawn_blocking(move || call(&reader, &disk))
+        tasks::on_thread(move || call(&reader, &disk))
             .await
             .map_err(io::Error::other)?
             .map_err(|error| io::Error::other(crate::error::chain(&error)))

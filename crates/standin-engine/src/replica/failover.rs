@@ -19,6 +19,8 @@ use super::overlay_vm::{make, start_vm, undo};
 use super::vm::{Locked, ReplicaVm};
 use crate::jobs::{JobHandle, NewJob};
 use crate::records::{FailoverRecord, ReplicaRecord};
+use crate::spans;
+use crate::tasks;
 use crate::tasks::to_its_end;
 use crate::vm::{Asserts, Sharing};
 use standin_model::fence::{KnownHost, Role};
@@ -27,6 +29,7 @@ use standin_model::state::{Event, Method};
 use standin_model::{JobId, PointId, RecoveryPoint, Refusal, ReturnCode};
 use std::sync::Arc;
 use std::time::Duration;
+use tracing::{Instrument as _, Span};
 
 /// How long what a primary is sending may take to be sealed or given up.
 const SESSION_PATIENCE: Duration = Duration::from_secs(120);
@@ -79,15 +82,23 @@ async fn begin(vm: Arc<ReplicaVm>, failover: Failover) -> Result<JobId, Refusal>
     });
     record.step(Event::StartFailover).await?;
     drop(record);
-    tokio::spawn(async move {
+    let span = flow(&vm, "failover", id);
+    let work = async move {
         let result = carry_out(&vm, point).await;
         let result = match result {
             Ok(()) if start => start_vm(&vm).await,
             other => other,
         };
         job.finish(result).await;
-    });
+    };
+    tasks::spawn(work.instrument(span));
     Ok(id)
+}
+
+/// What the log says of a flow beside its message.
+fn flow(vm: &ReplicaVm, kind: &'static str, job: JobId) -> Span {
+    let record = vm.snapshot();
+    spans::flow(&spans::receiver(record.id(), &record.name), kind, job)
 }
 
 /// The host that the VM is taken from.
@@ -201,7 +212,9 @@ async fn begin_revert(vm: Arc<ReplicaVm>) -> Result<JobId, Refusal> {
     let id = job.id();
     belongs_to(&mut record, id, true).await?;
     drop(record);
-    tokio::spawn(async move { job.finish(carry_out_revert(&vm).await).await });
+    let span = flow(&vm, "revert", id);
+    let work = async move { job.finish(carry_out_revert(&vm).await).await };
+    tasks::spawn(work.instrument(span));
     Ok(id)
 }
 
@@ -257,7 +270,9 @@ async fn begin_commit(vm: Arc<ReplicaVm>) -> Result<JobId, Refusal> {
     belongs_to(&mut record, job.id(), false).await?;
     drop(record);
     let id = job.id();
-    tokio::spawn(async move { job.finish(carry_out_commit(&vm).await).await });
+    let span = flow(&vm, "commit", id);
+    let work = async move { job.finish(carry_out_commit(&vm).await).await };
+    tasks::spawn(work.instrument(span));
     Ok(id)
 }
 

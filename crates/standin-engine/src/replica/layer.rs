@@ -3,6 +3,7 @@
 //! matter; a pass ends only when all of its blocks are written and agree with the sender's digest.
 
 use crate::primary::pass::add_to_digest;
+use crate::tasks;
 use standin_model::digest::DeltaDigest;
 use standin_model::{DiskName, Epoch, Refusal, ReturnCode};
 use standin_store::LayerWriter;
@@ -117,7 +118,7 @@ impl Layer {
         let permit = Arc::clone(&self.window).acquire_owned().await.map_err(|_| gone())?;
         self.shared.check()?;
         let shared = Arc::clone(&self.shared);
-        tokio::task::spawn_blocking(move || {
+        tasks::on_thread(move || {
             if let Err(refusal) = batch.blocks.into_iter().try_for_each(|block| shared.take(block)) {
                 shared.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(refusal);
             }
@@ -266,7 +267,7 @@ pub fn refusal_of(error: &standin_store::Error) -> Refusal {
 pub async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Refusal> {
-    tokio::task::spawn_blocking(call).await.unwrap_or_else(|_| {
+    tasks::on_thread(call).await.unwrap_or_else(|_| {
         Err(Refusal::new(
             ReturnCode::Failed,
             "a call of the store ended by a defect of standin",

@@ -15,6 +15,7 @@
 use super::layer::blocking;
 use super::vm::ReplicaVm;
 use crate::records::{FailoverRecord, NetworkRecord, ReplicaRecord};
+use crate::tasks;
 use jiff::Timestamp;
 use standin_hypervisor::{DiskDefinition, DiskFormat, Error, GuestNic, VmDefinition, nocloud};
 use standin_model::network::{AppliedNetwork, ApplyState, ApplyWay, NetworkSettings};
@@ -180,7 +181,7 @@ pub(super) async fn started(vm: &Arc<ReplicaVm>) {
         }
         (ApplyState::Pending, Some(ApplyWay::GuestAgent)) => {
             let vm = Arc::clone(vm);
-            tokio::spawn(async move { ask_agent(&vm, &failover, network).await });
+            tasks::spawn(async move { ask_agent(&vm, &failover, network).await });
         }
         _ => {}
     }

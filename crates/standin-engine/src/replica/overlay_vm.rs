@@ -15,6 +15,7 @@ use super::network;
 use super::vm::ReplicaVm;
 use crate::engine::inspect_refusal;
 use crate::messages::ConfigFileInfo;
+use crate::tasks;
 use crate::vm::{Start, Started};
 use standin_hypervisor::{DiskFormat, PowerState, VmDefinition};
 use standin_model::{RecoveryPoint, Refusal, ReturnCode, VmName};
@@ -203,7 +204,7 @@ pub(super) fn fill_overlays(vm: &Arc<ReplicaVm>) {
             continue;
         }
         let vm = Arc::clone(vm);
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             let rate = vm.shared.merge_bytes_per_s;
             if let Err(error) = vm.shared.hypervisor.flatten(vm.id(), &name, rate).await {
                 tracing::warn!(disk = %name, error = %crate::error::chain(&error),

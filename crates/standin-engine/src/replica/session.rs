@@ -14,6 +14,7 @@ use crate::messages::{
     Request,
 };
 use crate::records::LastError;
+use crate::spans;
 use jiff::Timestamp;
 use standin_model::point::PointKind;
 use standin_model::state::{Event, ReplicationState};
@@ -24,6 +25,7 @@ use standin_wire::{Connection, Frame, ReceivedBlock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tracing::{Instrument as _, Span};
 
 /// How long a primary may take to read a refusal before the connection is closed on it.
 const LAST_WORD: Duration = Duration::from_secs(5);
@@ -35,15 +37,20 @@ const LAST_WORD_AT_STOP: Duration = Duration::from_millis(300);
 pub async fn serve(host: Arc<ReplicaHost>, connection: Connection, first: Received) {
     let peer = Sender::of(&host.shared.peers, connection.peer(), connection.peer_hello()).await;
     let (sender, mut receiver) = connection.split();
-    let mut session = Session { host, peer, sender, open: None, layer: None, incoming: None };
+    let span = spans::session(&peer.identity.address);
+    let mut session =
+        Session { host, peer, sender, open: None, layer: None, incoming: None, span, of_layer: None };
     let last_word = session.run(first, &mut receiver).await;
     let vm = session.open.as_ref().map(|open| Arc::clone(&open.vm));
-    session.end().await;
+    let span = session.span();
+    session.end().instrument(span.clone()).await;
     let Err(refused) = last_word else { return };
     if let Some(vm) = vm.filter(|_| is_no_space(&refused.refusal)) {
         cannot_store(&vm, &refused.refusal).await;
     }
-    tracing::warn!(peer = %session.peer.identity.address, reason = %refused.refusal, "a session was ended");
+    span.in_scope(|| {
+        tracing::warn!(peer = %session.peer.identity.address, reason = %refused.refusal, "a session was ended");
+    });
     if session.reply(&Reply::Refused(refused)).await.is_ok() {
         // Closing with unread blocks in the socket would reset the connection and lose the refusal.
         let drain = async { while let Ok(Some(_)) = receiver.next().await {} };
@@ -69,6 +76,10 @@ struct Session {
     open: Option<Open>,
     layer: Option<Layer>,
     incoming: Option<Incoming>,
+    /// Whom the log is about: the peer, then the relationship.
+    span: Span,
+    /// The same with the recovery point, while its layer is received.
+    of_layer: Option<Span>,
 }
 
 struct Open {
@@ -83,6 +94,10 @@ impl Drop for Open {
 }
 
 impl Session {
+    fn span(&self) -> Span {
+        self.of_layer.as_ref().filter(|_| self.layer.is_some()).unwrap_or(&self.span).clone()
+    }
+
     /// Takes frames until the primary hangs up or something is refused.
     async fn run(
         &mut self,
@@ -91,6 +106,7 @@ impl Session {
     ) -> Result<(), RefusedReply> {
         let mut received = first;
         loop {
+            let span = self.span();
             match received {
                 Ok(Some(Frame::Control(control))) => {
                     let request = control.parse::<Request>().map_err(|error| {
@@ -100,17 +116,21 @@ impl Session {
                             error.remedy().to_string(),
                         ))
                     })?;
-                    if let Some(reply) = self.request(request).await? {
+                    if let Some(reply) = self.request(request).instrument(span.clone()).await? {
                         if let Err(error) = self.reply(&reply).await {
-                            tracing::info!(peer = %self.peer.identity.address, %error, "a reply could not be sent");
+                            let peer = self.peer.identity.address;
+                            span.in_scope(|| tracing::info!(%peer, %error, "a reply could not be sent"));
                             return Ok(());
                         }
                     }
                 }
-                Ok(Some(Frame::Block(block))) => self.block(block).await.map_err(plain)?,
+                Ok(Some(Frame::Block(block))) => self.block(block).instrument(span).await.map_err(plain)?,
                 Ok(None) => return Ok(()),
                 Err(error) => {
-                    tracing::info!(peer = %self.peer.identity.address, error = %crate::error::chain(&error), "a session broke");
+                    let error = crate::error::chain(&error);
+                    span.in_scope(
+                        || tracing::info!(peer = %self.peer.identity.address, error, "a session broke"),
+                    );
                     return Ok(());
                 }
             }
@@ -179,6 +199,8 @@ impl Session {
         admission::admit(&self.host, &vm, &self.peer, offer).await?;
         self.end().await;
         let active = vm.take_session().await;
+        let record = vm.snapshot();
+        self.span = spans::receiver(record.id(), &record.name);
         self.open = Some(Open { vm: Arc::clone(&vm), active });
         // A failover, a pause or a removal that was decided meanwhile did not see this session yet.
         let claim = admission::admit(&self.host, &vm, &self.peer, offer).await?;
@@ -265,6 +287,7 @@ impl Session {
         let disks = record.disks.iter().map(|disk| disk.name.clone()).collect();
         let layer = Layer::new(epoch, base, writer, disks);
         let watermarks = if base { layer.watermarks()? } else { BTreeMap::new() };
+        self.of_layer = Some(self.span.in_scope(|| spans::point(epoch)));
         self.layer = Some(layer);
         Ok(Reply::Begun { watermarks })
     }
@@ -318,6 +341,7 @@ impl Session {
         let sealed = blocking(move || writer.seal(request).map_err(|error| refusal_of(&error))).await?;
         let digest = sealed.point.map(|point| point.digest).unwrap_or_default();
         received(vm, epoch, point.as_ref(), written).await;
+        tracing::debug!(bytes = written, "a layer was sealed");
         self.host.upkeep(vm);
         Ok(Reply::Sealed { epoch, digest })
     }
@@ -422,7 +446,7 @@ async fn stores_again(vm: &ReplicaVm) {
     let full = |error: &mut LastError| error.remedy == NO_SPACE;
     if record.last_error.take_if(full).is_some() {
         if let Err(refusal) = record.save().await {
-            tracing::error!(vm = %record.name, %refusal, "the replica's record could not be saved");
+            tracing::error!(%refusal, "the replica's record could not be saved");
         }
         record.publish();
     }
@@ -453,14 +477,14 @@ async fn received(vm: &ReplicaVm, epoch: Epoch, point: Option<&PointOffer>, writ
         };
         if let Some(event) = event {
             if let Err(refusal) = record.step(event).await {
-                tracing::error!(vm = %record.name, %refusal, "the state after a recovery point was not stored");
+                tracing::error!(%refusal, "the state after a recovery point was not stored");
             }
         }
     }
     // The times are in the manifest too: most cycles need no write to the state store.
     if had_error {
         if let Err(refusal) = record.save().await {
-            tracing::error!(vm = %record.name, %refusal, "the replica's record could not be saved");
+            tracing::error!(%refusal, "the replica's record could not be saved");
         }
     }
     record.publish();

@@ -3,11 +3,13 @@
 
 use super::layer::{blocking, refusal_of};
 use super::vm::ReplicaVm;
+use crate::spans;
 use standin_store::{MergeBudget, MergeOutcome};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::Instrument as _;
 
 /// How often it looks without being woken: points also age while nothing arrives.
 const IDLE: Duration = Duration::from_secs(60);
@@ -37,7 +39,9 @@ pub fn start(vm: Arc<ReplicaVm>, shutdown: CancellationToken) -> Handle {
     let wake = Arc::new(Notify::new());
     let stop = shutdown.child_token();
     let handle = Handle { wake: Arc::clone(&wake), _stop: stop.clone().drop_guard() };
-    tokio::spawn(async move {
+    let record = vm.snapshot();
+    let span = spans::receiver(record.id(), &record.name);
+    let work = async move {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -55,7 +59,8 @@ pub fn start(vm: Arc<ReplicaVm>, shutdown: CancellationToken) -> Handle {
             }
             merge(&vm, &stop).await;
         }
-    });
+    };
+    tokio::spawn(work.instrument(span));
     handle
 }
 

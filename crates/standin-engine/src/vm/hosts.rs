@@ -295,7 +295,7 @@ impl Task {
                 "Remove that first: `standin unreplicate VM`.",
             ));
         }
-        tracing::warn!(vm = %record.name, vm_id = %self.vm, claim = %record.fence.claim,
+        tracing::warn!(claim = %record.fence.claim,
             "an operator has this host forget who may run a VM");
         self.erase().await
     }

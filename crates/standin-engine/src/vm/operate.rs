@@ -126,7 +126,7 @@ impl Task {
         }
         // Nothing reads its disks while it is stopped: a cut would let it go on.
         if let Err(refusal) = self.stop_sending().await {
-            tracing::error!(vm = %self.name(), %refusal, "the copy of a VM with the lower claim could not be stopped");
+            tracing::error!(%refusal, "the copy of a VM with the lower claim could not be stopped");
             return None;
         }
         let (done, word) = match both_run {
@@ -136,7 +136,7 @@ impl Task {
         match done {
             Ok(()) => Some(word.to_owned()),
             Err(refusal) => {
-                tracing::error!(vm = %self.name(), %refusal, "the copy of a VM with the lower claim could not be stopped");
+                tracing::error!(%refusal, "the copy of a VM with the lower claim could not be stopped");
                 None
             }
         }

@@ -7,6 +7,7 @@ use super::task::{Request, Task};
 use crate::inventory::Inventory;
 use crate::peers::{Address, Peers};
 use crate::records::Tables;
+use crate::spans;
 use async_trait::async_trait;
 use standin_hypervisor::{Hypervisor, VmEvent};
 use standin_model::fence::{Assertion, Fence, OverRunning, Place, Rules, WhenSilent};
@@ -19,6 +20,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 /// What becomes of the VM with the lower claim when two hosts meet that both run it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -136,7 +138,8 @@ impl Vms {
         let (inbox, requests) = mpsc::channel(64);
         let (publish, seen) = watch::channel(record.clone());
         let task = Task::new(Arc::clone(&self.context), vm, record, publish);
-        self.context.tasks.spawn(task.run(requests));
+        let span = spans::vm(vm, task.record.as_ref().map(|record| &record.name));
+        self.context.tasks.spawn(task.run(requests).instrument(span));
         Handle { inbox, seen }
     }
 

@@ -105,7 +105,7 @@ impl Task {
         take: bool,
     ) -> Result<(), Refusal> {
         if let Some(how) = asserted {
-            tracing::warn!(vm = %self.name(), vm_id = %self.vm, ?how, "a VM is started that no other host confirmed");
+            tracing::warn!(?how, "a VM is started that no other host confirmed");
         }
         let Some(mut changed) = self.record.clone() else { return Ok(()) };
         let me = self.me();

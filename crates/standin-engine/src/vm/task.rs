@@ -11,6 +11,7 @@ use super::registry::{Start, Started, VmContext};
 use crate::engine::hypervisor_refusal;
 use crate::peers::{ClaimFact, Presence};
 use crate::records;
+use crate::spans;
 use jiff::Timestamp;
 use standin_hypervisor::{PowerState, VmDefinition, VmInfo};
 use standin_model::fence::{Assertion, Claim, Fence, Heard, Learned, Meeting, Place, WhenSilent, meet};
@@ -173,6 +174,9 @@ impl Task {
         // The files first: a database that is lost, or restored from a backup, is then behind them and not before them.
         self.context.files.write(&changed).await?;
         records::put(&self.context.tables.vms, self.vm, &changed).await?;
+        if self.record.as_ref().is_none_or(|known| known.name != changed.name) {
+            spans::has_name(&changed.name);
+        }
         self.record = Some(changed);
         self.publish.send_replace(self.record.clone());
         Ok(())
@@ -276,8 +280,8 @@ impl Task {
         if matches!(learned, Learned::Nothing | Learned::Older) {
             return Ok(learned);
         }
-        let (vm, host) = (self.name(), told.name.as_str());
-        tracing::warn!(%vm, vm_id = %self.vm, %host, claim = %claim, ?learned, "another host has a newer claim on a VM");
+        let host = told.name.as_str();
+        tracing::warn!(%host, claim = %claim, ?learned, "another host has a newer claim on a VM");
         if changed.fence.claim.holder != self.me() {
             changed.fence.asserted = None;
         }
@@ -295,7 +299,7 @@ impl Task {
             return Ok(Learned::Nothing);
         }
         let Some(info) = self.inspect().await? else { return Ok(Learned::Nothing) };
-        tracing::warn!(vm = %info.name, vm_id = %self.vm, host = %told.name, %claim,
+        tracing::warn!(host = %told.name, %claim,
             "another host holds a VM of which this host has no record; it is kept that the VM lives there");
         let mut fence = Fence::new(claim);
         fence.hosts.insert(told.host, told.known(standin_model::fence::Role::Replica));
@@ -309,7 +313,7 @@ impl Task {
         let place = match self.place().await {
             Ok(place) => place,
             Err(refusal) => {
-                tracing::warn!(vm = %record.name, %refusal, "what other hosts say of a VM cannot be compared");
+                tracing::warn!(%refusal, "what other hosts say of a VM cannot be compared");
                 return;
             }
         };
@@ -329,12 +333,12 @@ impl Task {
         if let Some(alarm) = &mut changed.alarm {
             alarm.action = self.act_on(alarm.kind).await;
             let issue = alarm.issue(&self.name(), &self.host_name(alarm.host), changed.fence.claim);
-            tracing::error!(vm = %changed.name, vm_id = %self.vm, remedy = %issue.remedy, "{}", issue.message);
+            tracing::error!(remedy = %issue.remedy, "{}", issue.message);
         } else {
-            tracing::info!(vm = %changed.name, vm_id = %self.vm, "the hosts agree again on where this VM lives");
+            tracing::info!("the hosts agree again on where this VM lives");
         }
         if let Err(refusal) = self.change(changed).await {
-            tracing::error!(vm = %self.name(), %refusal, "what two hosts found could not be kept");
+            tracing::error!(%refusal, "what two hosts found could not be kept");
         }
         if let Ok(place) = self.place().await {
             self.announce(place);

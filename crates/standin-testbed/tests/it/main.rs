@@ -10,6 +10,7 @@ mod failover_network;
 mod first_copy;
 mod images;
 mod judged;
+mod log;
 mod management;
 mod names;
 mod network;
