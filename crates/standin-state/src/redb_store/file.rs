@@ -1,5 +1,7 @@
 //! Making and opening the file, and what redb's errors mean.
 
+#![expect(clippy::result_large_err, reason = "redb's own error, and only while a file is opened")]
+
 use crate::Result;
 use crate::error::StateError;
 use redb::{
