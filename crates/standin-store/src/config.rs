@@ -82,6 +82,18 @@ pub(crate) fn write(
     io.sync_dir(&layout.root().join("config"))
 }
 
+/// The files of a directory of a configuration.
+pub(crate) fn read(directory: &Path) -> Result<Vec<ConfigFile>> {
+    let listed = std::fs::read_dir(directory).map_err(|source| Error::io("read", directory, source))?;
+    let mut files = Vec::new();
+    for file in listed {
+        let file = file.map_err(|source| Error::io("read", directory, source))?;
+        let Ok(name) = file.file_name().into_string() else { continue };
+        files.push(ConfigFile { name, data: read_limited(&file.path(), MAX_FILE)? });
+    }
+    Ok(files)
+}
+
 fn entry(file: &ConfigFile) -> ConfigEntry {
     let digest = blake3::hash(&file.data).to_hex().to_string();
     ConfigEntry { name: file.name.clone(), size: file.data.len() as u64, digest }

@@ -34,6 +34,7 @@ mod direct;
 mod error;
 mod fault;
 mod io;
+mod keep;
 mod layer;
 mod layout;
 mod locations;

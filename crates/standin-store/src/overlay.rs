@@ -164,7 +164,7 @@ impl Replica {
         }
     }
 
-    fn find_overlay(&self, id: &str) -> Result<Overlay> {
+    pub(crate) fn find_overlay(&self, id: &str) -> Result<Overlay> {
         let found = self.overlays().into_iter().find(|overlay| overlay.id == id);
         found.ok_or_else(|| Error::UnknownOverlay { vm: self.vm(), id: id.chars().take(64).collect() })
     }

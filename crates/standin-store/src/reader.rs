@@ -140,6 +140,20 @@ impl PointReader {
         Ok(self.disk(disk)?.size)
     }
 
+    /// Lays an image over a disk: what it holds is read from it.
+    pub(crate) fn cover(&mut self, disk: &DiskName, image: Image) -> Result<()> {
+        let unknown = || self.replica.unknown_disk(disk);
+        let reader = self.disks.get_mut(disk).ok_or_else(unknown)?;
+        if image.size() != reader.size {
+            let (found, size) = (image.size(), reader.size);
+            let what = format!("its disk has {found} bytes, not {size}");
+            return Err(Error::corrupt(image.file().path(), what));
+        }
+        reader.layers.insert(0, image);
+        reader.windows = Mutex::default();
+        Ok(())
+    }
+
     fn disk(&self, disk: &DiskName) -> Result<&DiskReader> {
         self.disks.get(disk).ok_or_else(|| self.replica.unknown_disk(disk))
     }

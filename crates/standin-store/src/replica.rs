@@ -333,6 +333,14 @@ impl Replica {
         })
     }
 
+    /// Takes back every reason but that of work which is under way: somebody decided that the point may go.
+    ///
+    /// # Errors
+    /// [`Error::UnknownPoint`].
+    pub fn release(&self, id: PointId) -> Result<()> {
+        self.with_point(id, |point| point.pins.retain(|reason| reason == crate::keep::UNDER_WAY))
+    }
+
     fn with_point(&self, id: PointId, change: impl FnOnce(&mut Point)) -> Result<()> {
         self.update(|manifest| match manifest.points.iter_mut().find(|point| point.id == id) {
             Some(point) => {

@@ -6,6 +6,7 @@ mod campaign;
 mod crash;
 mod damage;
 mod full;
+mod keep;
 mod limits;
 mod manifests;
 mod qemu;
