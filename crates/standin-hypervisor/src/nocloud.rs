@@ -56,8 +56,8 @@ pub fn write(image: &Path, instance: &str, cards: &[GuestNic]) -> std::io::Resul
             file.flush()?;
         }
     }
-    // QEMU may run as another user.
-    Files::default().replace(image, disk.get_ref(), Mode::Everybody).map_err(|error| error.source)
+    // QEMU runs as the daemon's user, and nobody else needs to know how a guest is reached.
+    Files::default().replace(image, disk.get_ref(), Mode::Owner).map_err(|error| error.source)
 }
 
 /// The cards' settings in cloud-init's network configuration, version 2.
@@ -111,6 +111,7 @@ mod tests {
     use super::*;
     use std::fs;
     use std::io::Read as _;
+    use std::os::unix::fs::PermissionsExt as _;
 
     fn card() -> GuestNic {
         GuestNic {
@@ -131,6 +132,8 @@ mod tests {
         let image = dir.path().join("cidata.img");
         write(&image, "failover-1", &[card()]).expect("write");
         assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 1, "nothing else is left");
+        let mode = fs::metadata(&image).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "nobody else reads how the guest is reached");
         let file = fs::File::open(&image).expect("open");
         let volume = fatfs::FileSystem::new(ReadOnly(file), fatfs::FsOptions::new()).expect("a FAT");
         assert_eq!(volume.volume_label(), "cidata");

@@ -226,14 +226,24 @@ impl FakeHypervisor {
     /// On a name that is not allowed.
     #[track_caller]
     pub fn add_foreign(&self, qmp: impl Into<PathBuf>, name: &str, disks: &[(&str, u64)]) -> VmId {
+        let vm = VmId::random();
+        self.add_foreign_as(vm, qmp, name, disks);
+        vm
+    }
+
+    /// The same, of a given identity.
+    ///
+    /// # Panics
+    /// On a name that is not allowed.
+    #[track_caller]
+    pub fn add_foreign_as(&self, vm: VmId, qmp: impl Into<PathBuf>, name: &str, disks: &[(&str, u64)]) {
         let mut fake = build(name, disks);
-        let vm = fake.definition.uuid;
+        fake.definition.uuid = vm;
         let mut state = self.shared.lock();
         fake.power = PowerState::Running;
         fake.pid = Some(state.pid());
         fake.adopted = true;
         state.foreign.insert(qmp.into(), fake);
-        vm
     }
 
     /// The guest writes; every mark records it while the VM is on. While it is off the bytes change and nobody
