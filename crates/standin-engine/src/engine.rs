@@ -5,8 +5,10 @@
 //! begun in [`enable`], names are changed in [`rename`], hosts that are others now are told of in [`rebind`], and all
 //! else that is done to a VM is in [`operations`].
 
+mod defining;
 mod enable;
 mod operations;
+mod preflight;
 mod rebind;
 mod rename;
 
@@ -23,18 +25,18 @@ use crate::primary::{self, Command, Shared, Tools, Worker};
 use crate::records::{self, PrimaryRecord, Tables};
 use crate::replica::{HostShared, ReplicaHost, session};
 use crate::service::Service;
-use crate::vm::{self, ClaimFiles, Policy, Senders, VmAnswers, VmContext, Vms};
+use crate::vm::{self, ClaimFiles, NamedWitness, Policy, Senders, VmAnswers, VmContext, Vms, WitnessRecords};
 use async_trait::async_trait;
 use standin_durable::{DocumentError, Files};
 use standin_hypervisor::Hypervisor;
 use standin_model::fence::Place;
 use standin_model::state::{ReplicationState, after_restart};
 use standin_model::stats::Window;
-use standin_model::{HostId, Refusal, ReturnCode, VmId};
+use standin_model::{HostId, Refusal, RelationshipId, ReturnCode, VmId};
 use standin_state::{StateError, StateStore};
 use standin_store::Store;
 use standin_wire::{Connection, Frame, Hello};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -111,7 +113,7 @@ pub struct EngineConfig {
 pub struct Engine {
     hypervisor: Arc<dyn Hypervisor>,
     shared: Shared,
-    primaries: Mutex<HashMap<VmId, primary::Handle>>,
+    primaries: Mutex<BTreeMap<RelationshipId, primary::Handle>>,
     replicas: Arc<ReplicaHost>,
     tasks: TaskTracker,
     inventory: Arc<Inventory>,
@@ -195,6 +197,8 @@ impl Engine {
             tables: tables.clone(),
             files,
             peers: Arc::clone(&peers),
+            witness: config.policy.witness.clone().map(NamedWitness::new),
+            witnessing: WitnessRecords::new(tables.clone(), parts.files.clone(), config.runtime_dir.clone()),
             policy: config.policy,
             senders: OnceLock::new(),
             shutdown: shutdown.clone(),
@@ -247,6 +251,11 @@ impl Engine {
         // Only now: whoever calls is answered by what was taken up.
         peers.answer_with(Arc::new(VmAnswers(Arc::downgrade(&engine.vms))));
         engine.vms.keep_links();
+        engine.tasks.spawn(Arc::clone(&engine.vms).follow_witness());
+        for record in engine.vms.records().into_iter().filter(|record| record.given_up) {
+            let engine = Arc::clone(&engine);
+            engine.tasks.clone().spawn(async move { engine.give_up(record.vm).await });
+        }
         Ok(engine)
     }
 
@@ -277,33 +286,33 @@ impl Engine {
     }
 
     fn spawn_primary(self: &Arc<Self>, record: PrimaryRecord, worker: Option<Worker>) -> primary::Handle {
-        let vm = record.vm;
+        let id = record.id();
         let (handle, ended) = primary::task::spawn(self.shared.clone(), record, worker);
-        self.lock().insert(vm, handle.clone());
+        self.lock().insert(id, handle.clone());
         let engine = Arc::downgrade(self);
         let seen = handle.clone();
         self.tasks.spawn(async move {
             if ended.await.is_err() {
-                tracing::error!(%vm, "the task of a relationship ended by a defect");
+                tracing::error!(relationship = %id, "the task of a relationship ended by a defect");
             }
             if let Some(engine) = engine.upgrade() {
                 if seen.snapshot().removed {
-                    engine.forget_primary(vm, &seen);
+                    engine.forget_primary(id, &seen);
                 }
             }
         });
         handle
     }
 
-    /// Forgets a relationship that was removed, unless the VM has a new one already.
-    fn forget_primary(&self, vm: VmId, removed: &primary::Handle) {
+    /// Forgets a relationship that was removed, unless there is a new one in its place already.
+    fn forget_primary(&self, id: RelationshipId, removed: &primary::Handle) {
         let mut primaries = self.lock();
-        if primaries.get(&vm).is_some_and(|handle| handle.is(removed)) {
-            primaries.remove(&vm);
+        if primaries.get(&id).is_some_and(|handle| handle.is(removed)) {
+            primaries.remove(&id);
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, primary::Handle>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<RelationshipId, primary::Handle>> {
         self.primaries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -335,10 +344,10 @@ impl Engine {
         &self.replicas
     }
 
-    /// The relationship in which this host sends a VM.
+    /// The relationship in which this host sends a VM: the first one, where it sends it to several hosts.
     #[must_use]
     pub fn primary(&self, vm: VmId) -> Option<primary::Handle> {
-        self.lock().get(&vm).cloned()
+        self.lock().range(RelationshipId::all_of(vm)).next().map(|(_, handle)| handle.clone())
     }
 
     /// All relationships in which this host sends.
@@ -407,6 +416,21 @@ impl Senders for Engine {
         let Some(handle) = self.primary(vm) else { return true };
         // One that has just been removed sends nothing either.
         tokio::time::timeout(YIELD, handle.ask(Command::Yield)).await.is_ok()
+    }
+
+    async fn give_up(&self, vm: VmId) {
+        while self.vms.record(vm).is_some_and(|record| record.given_up) {
+            match self.give_up_copy(vm).await {
+                Ok(_) => return,
+                Err(refusal) => {
+                    tracing::warn!(%vm, %refusal, "what a copy wrote that was given up is not kept yet")
+                }
+            }
+            tokio::select! {
+                () = self.shared.shutdown.cancelled() => return,
+                () = tokio::time::sleep(YIELD) => {}
+            }
+        }
     }
 
     async fn ask_by_session(&self, vm: VmId) -> Place {

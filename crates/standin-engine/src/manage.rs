@@ -8,43 +8,13 @@ use crate::primary::{Command, Modification};
 use jiff::{SignedDuration, Timestamp};
 use standin_model::service::ServiceSettings;
 use standin_model::settings::RelationshipSettings;
-use standin_model::state::Side;
 use standin_model::stats::Monitor;
-use standin_model::{JobId, PointId, Refusal, ReturnCode, VmId, VmName};
+use standin_model::{JobId, PointId, Refusal, ReturnCode, VmId};
 
 /// How far ahead an initial replication can be planned: `StartTime` of `StartReplication`.
 pub const MAX_AHEAD: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 impl Engine {
-    /// Whether a VM may be defined by this name: no relationship of another VM has it. Two of one name could be told apart
-    /// only by their ids, and one of them could not run here after a failover. No I/O.
-    ///
-    /// # Errors
-    /// 32774 when another VM that this host sends or receives has the name, with that VM's id.
-    pub fn may_be_named(&self, vm: VmId, name: &VmName) -> Result<(), Refusal> {
-        // One that is already called so is not refused when it is defined anew.
-        if self.inventory().get(vm).is_some_and(|info| info.name == *name) {
-            return Ok(());
-        }
-        let taken = self.relationships().into_iter().find(|r| r.status.vm == *name && r.status.id != vm);
-        let Some(taken) = taken else { return Ok(()) };
-        let id = taken.status.id;
-        let remedy = match taken.side {
-            Side::Primary => format!(
-                "If this is that VM, write `uuid = \"{id}\"` into its definition. Else choose another name, or end that \
-                 replication with `standin unreplicate {id}`."
-            ),
-            _ => {
-                format!("Choose another name, or give that replica another one: `standin rename {id} NAME`.")
-            }
-        };
-        Err(Refusal::new(
-            ReturnCode::InUse,
-            format!("the VM {id}, which has a replication relationship on this host, is called {name}"),
-            remedy,
-        ))
-    }
-
     /// The settings of a relationship, on either side; `None` where this host has none of the VM. No I/O.
     #[must_use]
     pub fn settings(&self, vm: VmId) -> Option<RelationshipSettings> {
@@ -56,14 +26,23 @@ impl Engine {
 
     /// `ModifyReplicationSettings`, on the primary: interval, history and retention, application-consistent points,
     /// compression, automatic resynchronization, and the address of the replica. The replica learns what was agreed at
-    /// once, or when it can be reached again; an address is taken only if the same replica answers there.
+    /// once, or when it can be reached again; an address is taken only if the same replica answers there. What silence of
+    /// another host means for a start of the VM is this host's own, on either side.
     ///
     /// # Errors
     /// 32773 for a value out of range, or for the address of another host; 32770 for another granularity or set of
     /// disks; 32775 in the wrong state or on the replica; 32779 for an unknown VM, or when the host at the address does
     /// not have the replica; 32777 or 32772 when nobody answers there. Nothing changed then.
     pub async fn modify(&self, vm: VmId, wanted: impl Into<Modification>) -> Result<(), Refusal> {
-        self.ask(vm, Command::Modify(Box::new(wanted.into()))).await.map(|_| ())
+        let wanted = wanted.into();
+        let when_silent = wanted.when_silent;
+        if !wanted.is_of_this_host_alone() {
+            self.ask(vm, Command::Modify(Box::new(wanted))).await?;
+        }
+        match when_silent {
+            Some(when) => self.vms.set_when_silent(vm, when).await,
+            None => Ok(()),
+        }
     }
 
     /// `StartReplication`, on the primary: begins the initial replication, now or at a time at most [`MAX_AHEAD`]
@@ -116,6 +95,17 @@ impl Engine {
     pub async fn remove_point(&self, vm: VmId, point: PointId) -> Result<(), Refusal> {
         let replica = self.replica(vm).await?;
         replica.remove_point(point).await?;
+        self.replicas().upkeep(&replica);
+        Ok(())
+    }
+
+    /// Keeps a recovery point of a replica from retention, or lets it go. One that goes is dropped when no tier wants it.
+    ///
+    /// # Errors
+    /// 32779 for an unknown VM or point; 32775 on the primary; 32768 when it cannot be kept.
+    pub async fn pin_point(&self, vm: VmId, point: PointId, pinned: bool) -> Result<(), Refusal> {
+        let replica = self.replica(vm).await?;
+        replica.pin_point(point, pinned).await?;
         self.replicas().upkeep(&replica);
         Ok(())
     }

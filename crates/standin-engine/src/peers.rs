@@ -23,13 +23,16 @@
 
 mod book;
 mod calls;
+mod contact;
 mod dial;
+mod keep;
 mod link;
 mod silence;
 mod transport;
 
 pub use book::{Peer, host_id, host_of};
-pub use calls::{Answer, Body, Call, ClaimFact, Envelope, LINKS_SINCE, Presence};
+pub use calls::{Answer, Body, Call, ClaimFact, Envelope, LINKS_SINCE, Presence, Testimony};
+pub use contact::Contact;
 pub use silence::Silence;
 pub use transport::{TlsTransport, Transport};
 
@@ -37,8 +40,9 @@ use crate::error::WorkError;
 use crate::records::{PeerRecord, Tables};
 use async_trait::async_trait;
 use book::Book;
+use keep::{Kept, Wanted};
 use link::{Link, Service};
-use standin_model::{Backoff, HostId, Refusal};
+use standin_model::{HostId, Refusal};
 use standin_state::StateError;
 use standin_wire::{Connection, Hello, PeerIdentity};
 use std::collections::{BTreeMap, HashMap};
@@ -47,15 +51,13 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 /// How often a call is tried on another link when the one that it was made on ends.
 const TRIES: usize = 3;
-/// A link that held for so long was a good one: the next is tried at once.
-const STEADY: Duration = Duration::from_secs(60);
 
 /// Answers what other hosts ask. The engine's VM tasks do.
 ///
@@ -115,18 +117,12 @@ type Dialled = Result<Arc<Link>, Silence>;
 struct Hosts {
     entries: BTreeMap<HostId, Entry>,
     dialling: HashMap<Address, watch::Receiver<Option<Dialled>>>,
-    kept: HashMap<Address, Kept>,
+    kept: HashMap<Wanted, Kept>,
 }
 
 struct Entry {
     link: Option<Arc<Link>>,
     state: watch::Sender<LinkState>,
-}
-
-struct Kept {
-    /// How many want it.
-    count: usize,
-    stop: CancellationToken,
 }
 
 impl Entry {
@@ -255,60 +251,6 @@ impl Peers {
                 }
             }
         });
-    }
-
-    /// Holds a link with a host up: it is made again, with a growing wait, whenever it ends. Wanted several times, it is
-    /// held until it was forgotten as often.
-    pub fn keep(self: &Arc<Self>, address: Address) {
-        let mut hosts = self.lock();
-        let kept = hosts.kept.entry(address.clone()).or_insert_with(|| {
-            let stop = self.service.shutdown.child_token();
-            let (peers, stopped) = (Arc::clone(self), stop.clone());
-            self.service.tasks.spawn(async move {
-                tokio::select! {
-                    biased;
-                    () = stopped.cancelled() => {}
-                    () = peers.hold(&address) => {}
-                }
-            });
-            Kept { count: 0, stop }
-        });
-        kept.count += 1;
-    }
-
-    /// Ends one [`Peers::keep`]. The link stays while it is up: it costs nothing, and a call may need it.
-    pub fn forget(&self, address: &Address) {
-        let mut hosts = self.lock();
-        let Some(kept) = hosts.kept.get_mut(address) else { return };
-        kept.count -= 1;
-        if kept.count == 0 {
-            kept.stop.cancel();
-            hosts.kept.remove(address);
-        }
-    }
-
-    async fn hold(self: &Arc<Self>, address: &Address) {
-        let (mut attempt, mut known) = (0, None);
-        loop {
-            match self.link(address).await {
-                Ok(link) => {
-                    let since = Instant::now();
-                    known = None;
-                    link.ended().await;
-                    if since.elapsed() > STEADY {
-                        attempt = 0;
-                    }
-                }
-                Err(silence) if known.as_ref() == Some(&silence) => {}
-                Err(silence) => {
-                    tracing::info!(addresses = ?address.addresses, %silence, remedy = silence.remedy(), "no link");
-                    self.is_silent(address, &silence);
-                    known = Some(silence);
-                }
-            }
-            sleep(Backoff::default().wait(attempt, self.chance(address, attempt))).await;
-            attempt += 1;
-        }
     }
 
     /// Says why there is no link, to those who watch.

@@ -5,6 +5,8 @@
 //! | `relationship/<vm>/<index>` | [`RelationshipRecord`]: this host sends the VM, or receives it |
 //! | `vm/<vm>` | [`VmRecord`]: who may run it |
 //! | `peer/<host>` | [`PeerRecord`] |
+//! | `witnessed/<vm>` | [`WitnessRecord`]: a claim that others recorded with this host |
+//! | `witness/log` | [`WitnessLog`] |
 //! | `auth/<id>` | an authorization entry |
 //! | `job/<id>` | a job |
 //! | `service/settings` | [`ServiceRecord`] |
@@ -20,7 +22,7 @@ mod earlier;
 pub use earlier::take_up;
 
 use crate::messages::DiskShape;
-use crate::vm::VmRecord;
+use crate::vm::{VmRecord, WitnessLog, WitnessRecord};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -143,6 +145,9 @@ pub struct FailoverRecord {
     /// It is being reverted: what has begun to go must go, also after a restart.
     #[serde(default)]
     pub reverting: bool,
+    /// What its VM wrote becomes a recovery point before it is reverted.
+    #[serde(default)]
+    pub kept: Option<KeptCopy>,
     /// Start the VM when the failover is done.
     pub start: bool,
     /// What was asserted of the primary when it was begun.
@@ -156,6 +161,15 @@ pub struct FailoverRecord {
     /// The network settings; `None` before the VM is started, and without any.
     #[serde(default)]
     pub network: Option<NetworkRecord>,
+}
+
+/// The point that is made of a copy that is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptCopy {
+    /// Chosen when it was decided, so that a restart makes the same one.
+    pub point: PointId,
+    /// When it was decided.
+    pub at: Timestamp,
 }
 
 /// The replica's side of a relationship.
@@ -315,6 +329,10 @@ pub struct Tables {
     pub vms: Typed<VmRecord>,
     /// Other hosts.
     pub peers: Typed<PeerRecord>,
+    /// Claims that others recorded with this host.
+    pub witnessed: Typed<WitnessRecord>,
+    /// Which records those are.
+    pub witness_log: Typed<WitnessLog>,
     /// Authorization entries.
     pub entries: Typed<AuthorizationEntry>,
     /// Jobs.
@@ -331,6 +349,8 @@ impl Tables {
             relationships: Typed::new(Arc::clone(store), "relationship", &[]),
             vms: Typed::new(Arc::clone(store), "vm", &[]),
             peers: Typed::new(Arc::clone(store), "peer", &[]),
+            witnessed: Typed::new(Arc::clone(store), "witnessed", &[]),
+            witness_log: Typed::new(Arc::clone(store), "witness", &[]),
             entries: Typed::new(Arc::clone(store), "auth", &[]),
             jobs: Typed::new(Arc::clone(store), "job", &[]),
             service: Typed::new(Arc::clone(store), "service", &[]),

@@ -1,17 +1,18 @@
 //! What `status` shows: the record of a relationship, the hypervisor's facts and the health, as one view.
 
+mod fence;
+
 use crate::engine::Engine;
 use crate::primary::Snapshot;
 use crate::records::{LastError, ReplicaRecord};
 use jiff::Timestamp;
 use standin_hypervisor::{Accelerator, Mark, PowerState, VmInfo};
-use standin_model::fence::{Assertion, KnownHost, Role};
 use standin_model::health::{self, Health, Inputs};
 use standin_model::point::PointKind;
 use standin_model::state::{ReplicationMode, ReplicationState, Side};
 use standin_model::stats::Statistics;
 use standin_model::view::{DiskView, ErrorView, ProgressView, StatusView, VmView};
-use standin_model::{Generation, HostId, Refusal, ReturnCode, VmId};
+use standin_model::{Generation, Refusal, ReturnCode, VmId};
 use std::collections::BTreeMap;
 
 /// The words of a power state.
@@ -156,39 +157,6 @@ impl Engine {
         Ok(all)
     }
 
-    /// The claim on the VM, and what is amiss with it, in the view of the VM on this host.
-    pub(crate) fn with_fence(&self, mut view: StatusView) -> StatusView {
-        let Some(record) = self.vms.record(view.id) else { return view };
-        view.generation = record.fence.claim.number;
-        let host = |host: HostId| record.fence.hosts.get(&host).map(|known| known.name.clone());
-        let mut issues = Vec::new();
-        if let Some(alarm) = &record.alarm {
-            let name = host(alarm.host).unwrap_or_else(|| alarm.host.to_string());
-            issues.push(alarm.issue(view.vm.as_str(), &name, record.fence.claim));
-        }
-        issues.extend(self.lost_relationship(view.id).map(|host| without_its_record(&view, &host)));
-        if let Some(how) = record.fence.asserted.filter(|_| record.fence.held_by(self.vms.me())) {
-            issues.push(unconfirmed(how, view.vm.as_str()));
-        }
-        for issue in issues.into_iter().rev() {
-            if issue.severity > view.health {
-                view.health = issue.severity;
-                view.health_code = issue.severity.code();
-            }
-            view.health_issues.insert(0, issue);
-        }
-        view
-    }
-
-    /// The host that a VM replicated to, where this host's claim knows of a relationship and its database does not.
-    pub(crate) fn lost_relationship(&self, vm: VmId) -> Option<KnownHost> {
-        let record = self.vms.record(vm).filter(|record| !record.tombstone)?;
-        if self.role(vm).0 != ReplicationMode::None || !record.fence.held_by(self.vms.me()) {
-            return None;
-        }
-        record.fence.hosts.into_values().find(|known| known.role == Role::Replica)
-    }
-
     /// Bytes that the replica lacks now, from the newest mark.
     async fn pending(&self, snapshot: &Snapshot) -> Option<u64> {
         let record = &snapshot.record;
@@ -201,36 +169,6 @@ impl Engine {
             |mark: &Mark| mark.pass == 0 && record.acknowledged.is_some_and(|head| mark.epoch <= head);
         let usable = marks.iter().filter(|status| status.complete && newest(&status.mark));
         usable.max_by_key(|status| status.mark).map(|status| status.dirty_bytes)
-    }
-}
-
-/// A start that no other host confirmed.
-fn unconfirmed(how: Assertion, vm: &str) -> health::HealthIssue {
-    let why = match how {
-        Assertion::Silent => "somebody asserted that the other host is down",
-        Assertion::Forced => "somebody forced it",
-        Assertion::Waited => "the time to wait for a silent host was over",
-    };
-    health::HealthIssue {
-        severity: Health::Warning,
-        message: format!("VM {vm} was started without a confirmation of the other hosts: {why}"),
-        remedy: "Make sure that it runs nowhere else. This ends when the other host confirms it.".to_owned(),
-    }
-}
-
-/// A VM that was replicated looks like one that never was when the database is lost.
-fn without_its_record(view: &StatusView, host: &KnownHost) -> health::HealthIssue {
-    let (vm, name) = (&view.vm, &host.name);
-    let to = host.addresses.first().unwrap_or(name);
-    health::HealthIssue {
-        severity: Health::Critical,
-        message: format!(
-            "VM {vm} replicated to {name}, and this host has lost the record of it: nothing is sent any more"
-        ),
-        remedy: format!(
-            "`standin replicate {vm} --to {to}` goes on with the replica that is there, and every recovery point stays. To \
-             end the replication instead: `standin unreplicate {vm}`."
-        ),
     }
 }
 
@@ -307,6 +245,7 @@ pub(crate) fn primary_status(snapshot: &Snapshot, current: &Statistics, pending:
         power: snapshot.running.then(|| power(PowerState::Running).to_owned()),
         accelerator: None,
         generation: Generation::default(),
+        fence: None,
         points: 0,
         last_application_consistent_at: current.last_application_consistent_at,
         progress: snapshot
@@ -379,6 +318,7 @@ pub(crate) fn replica_status(
         power: None,
         accelerator: None,
         generation: Generation::default(),
+        fence: None,
         points: points.len() as u64,
         last_application_consistent_at: application,
         progress: None,
@@ -407,6 +347,7 @@ fn plain_status(info: &VmInfo) -> StatusView {
         power: None,
         accelerator: None,
         generation: Generation::default(),
+        fence: None,
         points: 0,
         last_application_consistent_at: None,
         progress: None,

@@ -15,8 +15,10 @@
 //! Called by the VM's task of the engine and by nobody else.
 
 mod reason;
+mod stance;
 
 pub use reason::Reason;
+pub use stance::{Stance, WitnessId, WitnessWord};
 
 use crate::ids::{Generation, HostId};
 use serde::{Deserialize, Serialize};
@@ -55,6 +57,12 @@ impl Claim {
     pub fn same_as(self, other: Self) -> bool {
         let unnamed = self.id.is_nil() || other.id.is_nil();
         self.number == other.number && self.holder == other.holder && (unnamed || self.id == other.id)
+    }
+
+    /// Of two claims of one number, the holder that is not `me`.
+    #[must_use]
+    pub fn other_than(self, me: HostId, rival: Self) -> HostId {
+        if self.holder == me { rival.holder } else { self.holder }
     }
 
     /// The claim after this one, of `holder`.
@@ -272,6 +280,8 @@ pub struct Rules {
     pub compare_claims: bool,
     /// Rule 2: a failover's VM is started only over a confirmed or asserted claim.
     pub confirm_failover: bool,
+    /// Rule 3: a failover is recorded with the witness before its VM is started.
+    pub record_with_witness: bool,
     /// Rule 3: a start asks every host that could run the VM.
     pub ask_before_start: bool,
     /// Rule 3: silence is not a "no".
@@ -289,6 +299,7 @@ impl Rules {
     pub const ALL: Self = Self {
         compare_claims: true,
         confirm_failover: true,
+        record_with_witness: true,
         ask_before_start: true,
         heed_silence: true,
         pause_lower: true,
@@ -333,6 +344,10 @@ pub struct RunFacts<'a> {
     pub waited: Duration,
     /// What silence means here.
     pub when_silent: WhenSilent,
+    /// What the witness said just now; `None` where this host names none.
+    pub witness: Option<WitnessWord>,
+    /// How other hosts decide about the VM, as they last told.
+    pub stances: &'a BTreeMap<HostId, Stance>,
     /// Which rules hold.
     pub rules: Rules,
 }
@@ -367,7 +382,11 @@ pub fn may_run(facts: &RunFacts<'_>) -> Run {
     if fence.claim.holder != facts.me {
         return if forced { FORCED } else { Run::Refuse(Reason::LivesElsewhere(fence.claim)) };
     }
-    match over_sources(facts, fence) {
+    let over_others = match over_sources(facts, fence) {
+        Run::Go { asserted, .. } => with_assertion(over_witness(facts, fence), asserted),
+        stopped => return stopped,
+    };
+    match over_others {
         Run::Go { asserted, .. } => with_assertion(over_replicas(facts, fence), asserted),
         stopped => stopped,
     }
@@ -417,6 +436,20 @@ fn over_sources(facts: &RunFacts<'_>, fence: &Fence) -> Run {
     Run::Go { asserted, take: false }
 }
 
+/// Rule 3: a host that the VM came from may start it on the word of the witness, which therefore knows this host's claim
+/// before the VM runs here. Without that, somebody has to assert that the other host is down.
+fn over_witness(facts: &RunFacts<'_>, fence: &Fence) -> Run {
+    let came_from_elsewhere = fence.hosts.values().any(|known| known.role == Role::Source);
+    let unrecorded = facts.witness.is_some_and(|witness| !witness.recorded);
+    if !facts.rules.record_with_witness || !came_from_elsewhere || !unrecorded {
+        return GO;
+    }
+    match facts.asserted.or(fence.asserted) {
+        Some(how) => Run::Go { asserted: Some(how), take: false },
+        None => Run::Refuse(Reason::WitnessSilent),
+    }
+}
+
 /// Rule 3: every host that received the VM from here could have failed over, on somebody's assertion, at any time.
 fn over_replicas(facts: &RunFacts<'_>, fence: &Fence) -> Run {
     if !facts.rules.ask_before_start {
@@ -430,7 +463,8 @@ fn over_replicas(facts: &RunFacts<'_>, fence: &Fence) -> Run {
     if let Some(runs) = words.iter().find(|heard| matches!(heard.place, Place::Runs | Place::Lives)) {
         return if forced { FORCED } else { Run::Refuse(Reason::RunsElsewhere(runs.host)) };
     }
-    match words.iter().find(|heard| heard.place == Place::Silent) {
+    let open = |heard: &&Heard| heard.place == Place::Silent && !is_vouched_for(facts, heard.host);
+    match words.iter().find(open) {
         Some(silent) if facts.rules.heed_silence => {
             if forced {
                 FORCED
@@ -440,6 +474,13 @@ fn over_replicas(facts: &RunFacts<'_>, fence: &Fence) -> Run {
         }
         _ => GO,
     }
+}
+
+/// The witness answers for a silent host that named it, from the very records that the host named: a failover there would
+/// be among them, and what is among them is in the fence already.
+fn is_vouched_for(facts: &RunFacts<'_>, host: HostId) -> bool {
+    let named = facts.stances.get(&host).and_then(|stance| stance.witness);
+    named.is_some_and(|named| facts.witness.is_some_and(|witness| witness.answers == Some(named)))
 }
 
 fn place_of(heard: &[Heard], host: HostId) -> Place {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::ops::RangeInclusive;
 use uuid::Uuid;
 
 macro_rules! uuid_id {
@@ -73,6 +74,14 @@ pub struct RelationshipId {
     pub vm: VmId,
     /// Which of its relationships.
     pub index: u32,
+}
+
+impl RelationshipId {
+    /// Every relationship of a VM, the first one first.
+    #[must_use]
+    pub fn all_of(vm: VmId) -> RangeInclusive<Self> {
+        Self { vm, index: 0 }..=Self { vm, index: u32::MAX }
+    }
 }
 
 impl fmt::Display for RelationshipId {

@@ -4,8 +4,13 @@
 //! Stability: a field keeps its name, type and unit; fields are added, never taken away or given another
 //! meaning. Absent values are `null`, not missing. Times are RFC 3339 in UTC, sizes are bytes, spans seconds.
 
+mod fence;
+
+pub use fence::{FenceHostView, FenceView, PreflightView, WitnessView};
+
 use crate::auth::AuthorizationEntry;
 use crate::codes::{Refusal, ReturnCode};
+use crate::fence::WhenSilent;
 use crate::health::{Health, HealthIssue};
 use crate::ids::{AuthId, Epoch, Generation, JobId, PointId, VmId};
 use crate::job::{JobRecord, JobState, JobType};
@@ -57,6 +62,9 @@ pub struct StatusView {
     pub accelerator: Option<String>,
     /// Rises at every failover.
     pub generation: Generation,
+    /// Who may run the VM; `null` for one that never replicated.
+    #[serde(default)]
+    pub fence: Option<FenceView>,
     /// Recovery points here.
     pub points: u64,
     /// Instant of the newest application-consistent point.
@@ -197,12 +205,24 @@ pub struct SettingsView {
     pub granularity_bytes: u32,
     /// The disks that replicate.
     pub disks: Vec<DiskName>,
+    /// What this host does at a start of the VM when another host that could run it does not answer: `refuse`, or
+    /// `start-after 2m`.
+    pub when_peer_is_silent: String,
+    /// That was set for this VM; else it is what the host is configured to.
+    pub when_peer_is_silent_set: bool,
 }
 
 impl SettingsView {
-    /// What was agreed of the VM that is called `vm` on this host.
+    /// What was agreed of the VM that is called `vm` on this host, and what silence of another host means: here, or only
+    /// for this VM.
     #[must_use]
-    pub fn new(vm: VmName, id: VmId, peer: Option<String>, settings: &RelationshipSettings) -> Self {
+    pub fn new(
+        vm: VmName,
+        id: VmId,
+        peer: Option<String>,
+        settings: &RelationshipSettings,
+        when_silent: (WhenSilent, bool),
+    ) -> Self {
         Self {
             vm,
             id,
@@ -218,6 +238,8 @@ impl SettingsView {
             scratch_reserve_bytes: settings.scratch_reserve,
             granularity_bytes: settings.granularity,
             disks: settings.disks.clone(),
+            when_peer_is_silent: when_silent.0.to_string(),
+            when_peer_is_silent_set: when_silent.1,
         }
     }
 }

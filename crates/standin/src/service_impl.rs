@@ -27,8 +27,10 @@ use standin_model::auth::AuthorizationEntry;
 use standin_model::fence::Assertion;
 use standin_model::network::{NetworkChange, NetworkView};
 use standin_model::stats::Window;
-use standin_model::view::{AuthView, CheckView, JobView, PointView, SettingsView, StatusView, VmView};
-use standin_model::{AuthId, HostId, JobId, Refusal, ReturnCode, VmId, VmName};
+use standin_model::view::{
+    AuthView, CheckView, JobView, PointView, PreflightView, SettingsView, StatusView, VmView,
+};
+use standin_model::{AuthId, HostId, JobId, PointId, Refusal, ReturnCode, VmId, VmName};
 use standin_state::{RedbStore, StateStore};
 use standin_store::{Store, StoreOptions};
 use standin_wire::{Hello, Identity, IdentityFiles, PkiDir};
@@ -220,7 +222,10 @@ impl EngineService {
             )
         };
         let found = self.engine.relationship(id).ok_or_else(none)?;
-        Ok(SettingsView::new(found.status.vm, id, found.status.peer, &found.settings))
+        let (vms, status) = (self.engine.vm_tasks(), found.status);
+        let set_here = vms.record(id).is_some_and(|record| record.when_silent.is_some());
+        let when_silent = (vms.stance(id).when_silent, set_here);
+        Ok(SettingsView::new(status.vm, id, status.peer, &found.settings, when_silent))
     }
 
     async fn view(&self, id: VmId) -> Result<VmView> {
@@ -266,16 +271,8 @@ impl Service for EngineService {
     }
 
     async fn define_vm(&self, definition: VmDefinition) -> Result<VmView> {
-        if let Some(replica) = self.engine.replicas().find(definition.uuid) {
-            return Err(Refusal::new(
-                ReturnCode::InUse,
-                format!("VM {} is a replica on this host", replica.snapshot().name),
-                "Give the new VM another UUID, or remove the replica first.",
-            ));
-        }
         let uuid = definition.uuid;
-        self.engine.may_be_named(uuid, &definition.name)?;
-        match self.engine.vm_tasks().define(definition).await {
+        match self.engine.define_vm(definition).await {
             Ok(id) => self.view(id).await,
             Err(refusal) => Err(self.named(uuid, refusal).await),
         }
@@ -393,6 +390,12 @@ impl Service for EngineService {
         Ok(points)
     }
 
+    async fn pin_point(&self, vm: &VmRef, point: PointId, pinned: bool) -> Result<Vec<PointView>> {
+        let id = self.id(vm).await?;
+        self.engine.pin_point(id, point, pinned).await?;
+        self.points(vm).await
+    }
+
     async fn suspend(&self, vm: &VmRef) -> Result<Outcome> {
         let id = self.id(vm).await?;
         self.engine.suspend(id).await.map(|()| Outcome::completed())
@@ -417,9 +420,15 @@ impl Service for EngineService {
         self.outcome(Some(job))
     }
 
+    async fn preflight(&self, vm: &VmRef, point: Option<PointId>) -> Result<PreflightView> {
+        let id = self.id(vm).await?;
+        self.engine.preflight(id, point).await
+    }
+
     async fn keep_copy(&self, vm: &VmRef, request: KeepRequest) -> Result<Outcome> {
         let id = self.id(vm).await?;
-        self.engine.keep_copy(id, request.here).await.map(|()| Outcome::completed())
+        let job = self.engine.keep_copy(id, request.here).await?;
+        self.outcome(job)
     }
 
     async fn forget_claim(&self, vm: &VmRef) -> Result<()> {

@@ -2,6 +2,7 @@
 //! parse with it; tables and progress bars print with it. JSON never passes through here: it has exact numbers.
 
 use jiff::{Timestamp, tz::TimeZone};
+use standin_model::fence::WhenSilent;
 use std::time::Duration;
 
 /// Powers of 1024 with the names that [`size`] prints.
@@ -55,6 +56,16 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .filter(|total| *total <= 10 * 365 * 86400)
         .map(Duration::from_secs)
         .ok_or_else(|| format!("{text:?} is longer than ten years"))
+}
+
+/// Reads `refuse`, or `start-after` and a time: what a host does at a start while another one is silent.
+pub(crate) fn when_silent(text: &str) -> Result<WhenSilent, String> {
+    if text == "refuse" {
+        return Ok(WhenSilent::Refuse);
+    }
+    let wait = text.strip_prefix("start-after").map(str::trim).filter(|wait| !wait.is_empty());
+    let wait = wait.ok_or_else(|| format!("{text:?} is unknown, use refuse, or start-after and a time"))?;
+    parse_duration(wait).map(WhenSilent::StartAfter)
 }
 
 /// Bytes for a person: exact below 1 KiB, otherwise three digits, as in `1.50 GiB`.

@@ -18,7 +18,6 @@ use standin_hypervisor::PowerState;
 use standin_model::fence::Assertion;
 use standin_model::state::ReplicationState;
 use standin_model::{JobId, JobType, Refusal, ReturnCode, VmId, VmName};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -151,7 +150,7 @@ impl Engine {
         handle.ask(Command::Remove).await?;
         self.vms.unshare(vm).await?;
         // Its task ends a moment later; whoever looks, or replicates the VM anew, must not meet it any more.
-        self.forget_primary(vm, &handle);
+        self.forget_primary(handle.snapshot().record.id(), &handle);
         Ok(())
     }
 
@@ -282,25 +281,26 @@ impl Engine {
     }
 
     /// Two hosts hold a VM by the same number: this one's copy is kept, or the other one's. The copy that is not kept is
-    /// stopped and stays where it is.
+    /// stopped. What a failover's copy wrote becomes a pinned recovery point on its host, and the failover is reverted: the
+    /// job of that, where it is this host. The disks of any other copy stay as they are.
     ///
     /// # Errors
     /// 32775 when only one host holds it.
-    pub async fn keep_copy(&self, vm: VmId, here: bool) -> Result<(), Refusal> {
-        self.vms.resolve_rivals(vm, here).await.map(|_| ())
+    pub async fn keep_copy(&self, vm: VmId, here: bool) -> Result<Option<JobId>, Refusal> {
+        self.vms.resolve_rivals(vm, here).await?;
+        if here { Ok(None) } else { self.give_up_copy(vm).await }
     }
 
-    /// Makes a running QEMU known, unless its VM lives elsewhere.
-    ///
-    /// # Errors
-    /// The hypervisor's reason, or as [`Engine::start_vm`].
-    pub async fn adopt_vm(
-        &self,
-        qmp: PathBuf,
-        name: Option<VmName>,
-        asserted: Option<Assertion>,
-    ) -> Result<VmId, Refusal> {
-        self.vms.adopt(qmp, name, Start { asserted, ..Start::default() }).await
+    /// The job that keeps what a failover's copy wrote; `None` where this host has none.
+    pub(super) async fn give_up_copy(&self, vm: VmId) -> Result<Option<JobId>, Refusal> {
+        let failed_over = |replica: &Arc<ReplicaVm>| replica.snapshot().state == ReplicationState::Recovered;
+        let job = match self.replicas.find(vm).filter(failed_over) {
+            Some(replica) => Some(failover::give_up(&replica).await?),
+            None => None,
+        };
+        // The job is found again after a restart.
+        self.vms.is_given_up(vm).await?;
+        Ok(job)
     }
 
     /// Forgets a VM that is off and does not replicate.

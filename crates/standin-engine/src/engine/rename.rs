@@ -42,9 +42,7 @@ impl Engine {
     async fn free_name(&self, vm: VmId, name: &VmName) -> Result<(), Refusal> {
         let names = self.hypervisor().names().await.map_err(|error| hypervisor_refusal(&error))?;
         let here = names.iter().find(|(id, known)| *id != vm && known == name).map(|(id, _)| *id);
-        let related = || self.relationships().into_iter().map(|one| one.status);
-        let related = || related().find(|one| one.id != vm && one.vm == *name).map(|one| one.id);
-        match here.or_else(related) {
+        match here.or_else(|| self.related(vm, name).map(|(owner, _)| owner)) {
             Some(owner) => Err(name_taken(name, owner)),
             None => Ok(()),
         }

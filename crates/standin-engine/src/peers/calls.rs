@@ -15,9 +15,10 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use standin_model::fence::{Claim, Place, WhenSilent};
+use standin_model::fence::{Claim, Place, Stance};
 use standin_model::{HostId, Refusal, VmId};
 use standin_wire::Control;
+use uuid::Uuid;
 
 /// The first protocol version that has links.
 pub const LINKS_SINCE: u16 = 2;
@@ -68,6 +69,15 @@ pub enum Call {
         /// The answerer's VM is paused first, if it runs.
         pause: bool,
     },
+    /// To a witness: what is the highest claim on this VM that was recorded with you, after this one was? Answered by
+    /// [`Answer::Witness`] when the claim is durable. Without a VM, only from which records it answers.
+    Witness {
+        /// Which VM.
+        vm: Option<VmId>,
+        /// The asker's claim, to be recorded.
+        #[serde(default)]
+        claim: Option<Claim>,
+    },
 }
 
 /// What a host answers.
@@ -80,6 +90,8 @@ pub enum Answer {
     Ask(Presence),
     /// To [`Call::Raise`].
     Raise(Presence),
+    /// To [`Call::Witness`].
+    Witness(Testimony),
     /// Not done, and nothing changed. To any call.
     Refused(Refusal),
 }
@@ -97,6 +109,18 @@ pub struct ClaimFact {
     /// the other one may never have heard that it ran.
     #[serde(default)]
     pub ran: bool,
+    /// How the teller decides about it.
+    #[serde(default)]
+    pub stance: Option<Stance>,
+}
+
+/// What a witness knows of a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Testimony {
+    /// Which records it answers from: others when some may have been lost.
+    pub records: Uuid,
+    /// The highest claim on the VM among them.
+    pub claim: Option<Claim>,
 }
 
 /// How a VM is with the host that answers.
@@ -109,8 +133,9 @@ pub struct Presence {
     /// What the hosts behind it say: those that received the VM from it.
     #[serde(default)]
     pub further: Vec<(HostId, Place)>,
-    /// What it does when another host is silent.
-    pub when_silent: WhenSilent,
+    /// How it decides about it.
+    #[serde(default)]
+    pub stance: Option<Stance>,
 }
 
 /// A message as it came in.
@@ -155,7 +180,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use standin_model::Generation;
-    use uuid::Uuid;
+    use standin_model::fence::WhenSilent;
 
     fn control(text: &str) -> Control {
         Control(Bytes::from(text.to_owned()))
@@ -174,7 +199,10 @@ mod tests {
             claim: Some(claim),
             place: Place::Runs,
             further: vec![(claim.holder, Place::NotHere)],
-            when_silent: WhenSilent::StartAfter(std::time::Duration::from_secs(120)),
+            stance: Some(Stance {
+                when_silent: WhenSilent::StartAfter(std::time::Duration::from_secs(120)),
+                witness: None,
+            }),
         };
         let answer = Answer::Raise(presence);
         let text =
@@ -190,7 +218,7 @@ mod tests {
         assert!(why.contains("unknown variant") && why.chars().count() <= 160, "{why}");
         let text = r#"{"id":2,"body":{"cancel":{}},"priority":9}"#;
         assert!(matches!(read(&control(text)), Ok(Received::Other)));
-        let text = r#"{"id":3,"body":{"answer":{"ask":{"claim":null,"place":"in_transit","when_silent":"refuse"}}}}"#;
+        let text = r#"{"id":3,"body":{"answer":{"ask":{"claim":null,"place":"in_transit"}}}}"#;
         assert!(matches!(read(&control(text)), Ok(Received::Answer(3, Err(_)))));
         assert!(read(&control(r#"{"body":{}}"#)).is_err());
         assert!(read(&control("dance")).is_err());

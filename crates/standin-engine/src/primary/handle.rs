@@ -3,6 +3,7 @@
 
 use crate::records::PrimaryRecord;
 use jiff::Timestamp;
+use standin_model::fence::WhenSilent;
 use standin_model::network::AdapterSettings;
 use standin_model::settings::SettingsChange;
 use standin_model::{JobId, Refusal, ReturnCode, VmName};
@@ -54,11 +55,21 @@ pub struct Modification {
     pub settings: SettingsChange,
     /// The `host:port` at which the same replica is found now.
     pub peer: Option<String>,
+    /// What this host does at a start of the VM when another host that could run it is silent; `Some(None)` for what the
+    /// host is configured to. Of this host alone, on either side of a relationship.
+    pub when_silent: Option<Option<WhenSilent>>,
+}
+
+impl Modification {
+    /// Nothing of it concerns the relationship.
+    pub(crate) fn is_of_this_host_alone(&self) -> bool {
+        self.when_silent.is_some() && *self == Self { when_silent: self.when_silent, ..Self::default() }
+    }
 }
 
 impl From<SettingsChange> for Modification {
     fn from(settings: SettingsChange) -> Self {
-        Self { settings, peer: None }
+        Self { settings, ..Self::default() }
     }
 }
 

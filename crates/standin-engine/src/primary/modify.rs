@@ -123,9 +123,11 @@ impl Task {
         tracing::info!(from = %self.record.peer, to = %peer, "the replica has another address");
         self.record.peer = peer;
         if let Some((host, name)) = found {
-            self.record.host = Some(host);
+            let before = self.record.host.replace(host);
             tools.vms.met_replica(&self.record, host, &name);
+            // The link with it was wanted before; from now on it is looked for here.
             tools.peers.keep(Address { host: Some(host), addresses: vec![self.record.peer.clone()] });
+            tools.peers.forget(&Address { host: Some(before.unwrap_or(host)), addresses: Vec::new() });
         }
         self.connect_anew();
         Ok(())

@@ -15,15 +15,16 @@
 //! Called by [`crate::engine`].
 
 use super::layer::{blocking, refusal_of};
-use super::overlay_vm::{make, start_vm, undo};
+use super::overlay_vm::{keep_copy, make, start_vm, undo};
 use super::vm::{Locked, ReplicaVm};
 use crate::jobs::{JobHandle, NewJob};
-use crate::records::{FailoverRecord, ReplicaRecord};
+use crate::records::{FailoverRecord, KeptCopy, ReplicaRecord};
 use crate::spans;
 use crate::tasks;
 use crate::tasks::to_its_end;
 use crate::vm::{Asserts, Sharing};
-use standin_model::fence::{KnownHost, Role};
+use jiff::Timestamp;
+use standin_model::fence::{KnownHost, Place, Role};
 use standin_model::job::JobType;
 use standin_model::state::{Event, Method};
 use standin_model::{JobId, PointId, RecoveryPoint, Refusal, ReturnCode};
@@ -45,6 +46,19 @@ pub struct Failover {
     pub asserts: Asserts,
 }
 
+/// What a failover would meet.
+#[derive(Debug, Clone)]
+pub struct Preflight {
+    /// The point that it would go to.
+    pub point: RecoveryPoint,
+    /// The host that the VM would be taken from.
+    pub from: Sharing,
+    /// What that says of the VM.
+    pub says: Place,
+    /// Why the VM would not be started unless somebody asserts something.
+    pub refusal: Option<Refusal>,
+}
+
 /// Fails over to a point, or to the latest. Returns the job once it is recorded; the rest goes on by itself.
 ///
 /// # Errors
@@ -61,7 +75,9 @@ async fn begin(vm: Arc<ReplicaVm>, failover: Failover) -> Result<JobId, Refusal>
     vm.is_free().await?;
     vm.allows(Method::InitiateFailover)?;
     choose(&vm, point)?;
-    let asserted = vm.shared.vms.before_failover(vm.id(), &source(&vm.snapshot()), start, asserts).await?;
+    let (vms, from) = (&vm.shared.vms, source(&vm.snapshot()));
+    let word = vms.ask_primary(vm.id(), &from).await;
+    let asserted = vms.before_failover(vm.id(), &from, &word, start, asserts)?;
     let mut record = vm.claim().await?;
     record.allow(Method::InitiateFailover)?;
     let chosen = choose(&vm, point)?;
@@ -74,6 +90,7 @@ async fn begin(vm: Arc<ReplicaVm>, failover: Failover) -> Result<JobId, Refusal>
         prior: record.state,
         job: Some(id),
         reverting: false,
+        kept: None,
         start,
         asserted,
         from: None,
@@ -99,6 +116,19 @@ async fn begin(vm: Arc<ReplicaVm>, failover: Failover) -> Result<JobId, Refusal>
 fn flow(vm: &ReplicaVm, kind: &'static str, job: JobId) -> Span {
     let record = vm.snapshot();
     spans::flow(&spans::receiver(record.id(), &record.name), kind, job)
+}
+
+/// What a failover would meet. Nothing is changed by it.
+///
+/// # Errors
+/// 32775 in the wrong state, 32779 for an unknown point, 32774 while a job works on the VM.
+pub async fn preflight(vm: &ReplicaVm, point: Option<PointId>) -> Result<Preflight, Refusal> {
+    vm.is_free().await?;
+    vm.allows(Method::InitiateFailover)?;
+    let (point, vms, from) = (choose(vm, point)?, &vm.shared.vms, source(&vm.snapshot()));
+    let word = vms.ask_primary(vm.id(), &from).await;
+    let refusal = vms.before_failover(vm.id(), &from, &word, true, Asserts::Nothing).err();
+    Ok(Preflight { point, from, says: word.place, refusal })
 }
 
 /// The host that the VM is taken from.
@@ -202,14 +232,28 @@ pub(super) async fn give_back(vm: &ReplicaVm, failover: &FailoverRecord) -> Resu
 /// 32775 unless failed over and not committed, 32774 and 32772 while the VM is held.
 pub async fn revert(vm: &Arc<ReplicaVm>) -> Result<JobId, Refusal> {
     let vm = Arc::clone(vm);
-    to_its_end(async move { begin_revert(vm).await }).await
+    to_its_end(async move { begin_revert(vm, false).await }).await
 }
 
-async fn begin_revert(vm: Arc<ReplicaVm>) -> Result<JobId, Refusal> {
+/// As [`revert`], of a copy that somebody decided against: what its VM wrote becomes a pinned recovery point first.
+///
+/// # Errors
+/// As [`revert`].
+pub async fn give_up(vm: &Arc<ReplicaVm>) -> Result<JobId, Refusal> {
+    let vm = Arc::clone(vm);
+    to_its_end(async move { begin_revert(vm, true).await }).await
+}
+
+async fn begin_revert(vm: Arc<ReplicaVm>, keep: bool) -> Result<JobId, Refusal> {
     let mut record = vm.claim().await?;
     record.allow(Method::RevertFailover)?;
-    let job = begin_job(&vm, &record, JobType::RevertFailover, "revert of the failover").await?;
+    let what =
+        if keep { "keeping of the copy, and revert of the failover" } else { "revert of the failover" };
+    let job = begin_job(&vm, &record, JobType::RevertFailover, what).await?;
     let id = job.id();
+    if let Some(failover) = record.failover.as_mut().filter(|failover| keep && failover.kept.is_none()) {
+        failover.kept = Some(KeptCopy { point: PointId::random(), at: Timestamp::now() });
+    }
     belongs_to(&mut record, id, true).await?;
     drop(record);
     let span = flow(&vm, "revert", id);
@@ -248,6 +292,9 @@ pub(super) async fn carry_out_revert(vm: &ReplicaVm) -> Result<(), Refusal> {
             "Look at `standin status`.",
         ));
     };
+    if let Some(kept) = failover.kept {
+        keep_copy(vm, &failover.overlay, kept).await?;
+    }
     undo(vm, &failover.overlay).await?;
     give_back(vm, &failover).await?;
     record.failover = None;

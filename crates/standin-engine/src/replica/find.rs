@@ -23,7 +23,7 @@ use standin_model::network::NetworkSettings;
 use standin_model::settings::RelationshipSettings;
 use standin_model::state::ReplicationState;
 use standin_model::stats::Monitor;
-use standin_model::{AuthId, PointKind, Refusal};
+use standin_model::{AuthId, PointKind, Refusal, RelationshipId};
 use standin_store::{Manifest, Purpose, Replica};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -37,7 +37,7 @@ impl ReplicaHost {
             }
             tracing::error!(vm = %record.name, location = %record.location.display(), "the disks of this replica \
                 are not in any storage location; mount the location and restart, or remove the replica");
-            self.lock_missing().insert(record.vm, record);
+            self.lock_missing().insert(record.id(), record);
             return;
         };
         let beside = self.beside_disks(&store);
@@ -59,7 +59,8 @@ impl ReplicaHost {
             if self.find(store.vm()).is_some() {
                 continue;
             }
-            let missing = self.lock_missing().remove(&store.vm());
+            let id = self.lock_missing().range(RelationshipId::all_of(store.vm())).next().map(|(id, _)| *id);
+            let missing = id.and_then(|id| self.lock_missing().remove(&id));
             if let Some(record) = missing {
                 self.take_up(record).await;
                 continue;
@@ -189,6 +190,7 @@ fn failover_of(manifest: &Manifest) -> Option<FailoverRecord> {
         prior: ReplicationState::Replicating,
         job: None,
         reverting: false,
+        kept: None,
         start: false,
         asserted: None,
         from: None,

@@ -17,10 +17,10 @@ use standin_durable::Files;
 use standin_hypervisor::Hypervisor;
 use standin_model::auth::AuthorizationEntry;
 use standin_model::state::{Event, ReplicationState};
-use standin_model::{Refusal, ReturnCode, VmId};
+use standin_model::{Refusal, RelationshipId, ReturnCode, VmId};
 use standin_state::StateError;
 use standin_store::{RemoveDisks, Store};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
@@ -64,9 +64,9 @@ pub struct HostShared {
 /// All replicas of this host.
 pub struct ReplicaHost {
     pub(super) shared: HostShared,
-    vms: Mutex<HashMap<VmId, Held>>,
+    vms: Mutex<BTreeMap<RelationshipId, Held>>,
     /// Replicas whose disks are in no storage location: one is not mounted, or somebody removed them.
-    missing: Mutex<BTreeMap<VmId, ReplicaRecord>>,
+    missing: Mutex<BTreeMap<RelationshipId, ReplicaRecord>>,
     /// Changed only under `changing`, once that is durable.
     pub(super) entries: watch::Sender<Vec<AuthorizationEntry>>,
     pub(super) changing: tokio::sync::Mutex<()>,
@@ -104,14 +104,14 @@ impl ReplicaHost {
     /// Takes a replica in and starts its upkeep.
     pub(super) fn insert(&self, vm: Arc<ReplicaVm>) -> Arc<ReplicaVm> {
         let upkeep = upkeep::start(Arc::clone(&vm), self.shared.shutdown.clone());
-        self.lock().insert(vm.id(), Held { vm: Arc::clone(&vm), upkeep });
+        self.lock().insert(vm.relationship(), Held { vm: Arc::clone(&vm), upkeep });
         vm
     }
 
     /// The replica of a VM.
     #[must_use]
     pub fn find(&self, vm: VmId) -> Option<Arc<ReplicaVm>> {
-        self.lock().get(&vm).map(|held| Arc::clone(&held.vm))
+        self.lock().range(RelationshipId::all_of(vm)).next().map(|(_, held)| Arc::clone(&held.vm))
     }
 
     /// All replicas, by name.
@@ -132,7 +132,7 @@ impl ReplicaHost {
     #[must_use]
     pub fn disks_missing(&self, vm: VmId) -> Option<Refusal> {
         let missing = self.lock_missing();
-        let record = missing.get(&vm)?;
+        let (_, record) = missing.range(RelationshipId::all_of(vm)).next()?;
         Some(Refusal::new(
             ReturnCode::NotAvailable,
             format!(
@@ -145,13 +145,13 @@ impl ReplicaHost {
         ))
     }
 
-    pub(super) fn lock_missing(&self) -> std::sync::MutexGuard<'_, BTreeMap<VmId, ReplicaRecord>> {
+    pub(super) fn lock_missing(&self) -> std::sync::MutexGuard<'_, BTreeMap<RelationshipId, ReplicaRecord>> {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A layer was sealed: there may be something to merge.
     pub(crate) fn upkeep(&self, vm: &ReplicaVm) {
-        if let Some(held) = self.lock().get(&vm.id()) {
+        if let Some(held) = self.lock().get(&vm.relationship()) {
             held.upkeep.wake();
         }
     }
@@ -193,19 +193,21 @@ impl ReplicaHost {
         // The fence stays: who ever shared the VM is told where it lives, also when nothing of the relationship is left.
         self.shared.vms.unshare(vm.id()).await?;
         records::delete(&self.shared.tables.relationships, record.id()).await?;
-        self.lock().remove(&vm.id());
+        self.lock().remove(&vm.relationship());
         self.shared.names.forget(vm.id());
         Ok(())
     }
 
     /// A replica without its disks: only the record is there to be removed.
     async fn forget_missing(&self, id: VmId) -> Result<(), Refusal> {
-        let Some(record) = self.lock_missing().get(&id).cloned() else { return Ok(()) };
+        let of_vm = RelationshipId::all_of(id);
+        let found = self.lock_missing().range(of_vm).next().map(|(_, record)| record.clone());
+        let Some(record) = found else { return Ok(()) };
         tracing::warn!(vm = %record.name, location = %record.location.display(),
             "a replica is removed whose disks were not there; if they come back, it is found again by its manifest");
         self.shared.vms.unshare(id).await?;
         records::delete(&self.shared.tables.relationships, record.id()).await?;
-        self.lock_missing().remove(&id);
+        self.lock_missing().remove(&record.id());
         self.shared.names.forget(id);
         Ok(())
     }
@@ -245,7 +247,7 @@ impl ReplicaHost {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, Held>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<RelationshipId, Held>> {
         self.vms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

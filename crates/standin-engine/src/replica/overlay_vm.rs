@@ -15,11 +15,12 @@ use super::network;
 use super::vm::ReplicaVm;
 use crate::engine::inspect_refusal;
 use crate::messages::ConfigFileInfo;
+use crate::records::KeptCopy;
 use crate::tasks;
 use crate::vm::{Start, Started};
-use standin_hypervisor::{DiskFormat, PowerState, VmDefinition};
-use standin_model::{RecoveryPoint, Refusal, ReturnCode, VmName};
-use standin_store::{Backing, Overlay, OverlayRequest, Purpose};
+use standin_hypervisor::{DiskFormat, PowerState, VmDefinition, VmInfo};
+use standin_model::{PointKind, RecoveryPoint, Refusal, ReturnCode, VmName};
+use standin_store::{Backing, NewPoint, Overlay, OverlayRequest, Purpose};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -214,21 +215,60 @@ pub(super) fn fill_overlays(vm: &Arc<ReplicaVm>) {
     }
 }
 
+/// Why a point that was made of a copy stays.
+const GIVEN_UP: &str = "a copy of the VM that was given up";
+
+/// Turns the VM off, and makes a pinned recovery point of what it wrote. The overlay stays; one that is gone was kept
+/// before.
+pub(super) async fn keep_copy(vm: &ReplicaVm, overlay: &str, kept: KeptCopy) -> Result<(), Refusal> {
+    let Some(made) = vm.store().overlays().into_iter().find(|known| known.id == overlay) else {
+        return Ok(());
+    };
+    if let Some(info) = own_vm(vm, Some(&made)).await? {
+        turn_off(vm, &info).await?;
+    }
+    let (store, id, name) = (vm.store().clone(), overlay.to_owned(), vm.snapshot().name);
+    let point = NewPoint { id: kept.point, created_at: kept.at, kind: PointKind::Standard };
+    let made =
+        blocking(move || store.keep_overlay(&id, point, GIVEN_UP).map_err(|error| refusal_of(&error))).await;
+    let point = made.map_err(|refusal| Refusal {
+        message: format!(
+            "what the copy of VM {name} wrote could not be made a recovery point: {}. The copy is left as it is",
+            refusal.message
+        ),
+        remedy: format!("{} Then go on with `standin failover {name} --revert`.", refusal.remedy),
+        ..refusal
+    })?;
+    tracing::warn!(vm = %name, point = %point.id, epoch = %point.epoch, "what a copy wrote that was given up is a recovery point");
+    Ok(())
+}
+
+/// The VM of a failover, if the hypervisor has it. One of the same id that the failover did not make is left.
+async fn own_vm(vm: &ReplicaVm, made: Option<&Overlay>) -> Result<Option<VmInfo>, Refusal> {
+    match vm.shared.hypervisor.inspect(vm.id()).await {
+        Ok(info) if made.is_some_and(|made| defining::is_made_by(made, &info)) => Ok(Some(info)),
+        Ok(info) => {
+            tracing::error!(vm = %info.name, "a VM of the replica's id is there that this failover did not make; it is left");
+            Ok(None)
+        }
+        Err(standin_hypervisor::Error::UnknownVm(_)) => Ok(None),
+        Err(error) => Err(inspect_refusal(&error)),
+    }
+}
+
+async fn turn_off(vm: &ReplicaVm, info: &VmInfo) -> Result<(), Refusal> {
+    match info.power {
+        PowerState::Off => Ok(()),
+        _ => vm.shared.vms.power_off(vm.id()).await,
+    }
+}
+
 /// Removes the VM, what serves its disks, and the overlay. Nothing of it that is not there is an error.
 pub(super) async fn undo(vm: &ReplicaVm, overlay: &str) -> Result<(), Refusal> {
     let made = vm.store().overlays().into_iter().find(|known| known.id == overlay);
-    match vm.shared.hypervisor.inspect(vm.id()).await {
-        Ok(info) if !made.is_some_and(|made| defining::is_made_by(&made, &info)) => {
-            tracing::error!(vm = %info.name, "a VM of the replica's id is there that this failover did not make; it is left");
-        }
-        Ok(info) => {
-            if info.power != PowerState::Off {
-                vm.shared.vms.power_off(vm.id()).await?;
-            }
-            vm.shared.vms.undefine(vm.id()).await?;
-        }
-        Err(standin_hypervisor::Error::UnknownVm(_)) => {}
-        Err(error) => return Err(inspect_refusal(&error)),
+    if let Some(info) = own_vm(vm, made.as_ref()).await? {
+        turn_off(vm, &info).await?;
+        vm.shared.vms.undefine(vm.id()).await?;
     }
     vm.exports.stop(overlay);
     let (store, overlay) = (vm.store().clone(), overlay.to_owned());

@@ -10,7 +10,7 @@ use crate::records::{self, LastError, ReplicaRecord};
 use crate::tasks::to_its_end;
 use jiff::Timestamp;
 use standin_model::state::{self, Event, Facts, Method, ReplicationState, Side};
-use standin_model::{PointId, Refusal, ReturnCode, VmId, VmName};
+use standin_model::{PointId, Refusal, RelationshipId, ReturnCode, VmId, VmName};
 use standin_store::Replica;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a method waits for what holds the VM. Everything that holds it for long is a job, which is told at once.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Why a point stays that somebody pinned.
+const PINNED_BY_HAND: &str = "an operator wants it";
 /// How long a job may take to close after its work is done: whoever follows the state asks before that.
 const SETTLING: Duration = Duration::from_secs(1);
 
@@ -94,6 +96,12 @@ impl ReplicaVm {
     #[must_use]
     pub fn id(&self) -> VmId {
         self.published.borrow().vm
+    }
+
+    /// Which relationship.
+    #[must_use]
+    pub fn relationship(&self) -> RelationshipId {
+        self.published.borrow().id()
     }
 
     /// The record, to be changed. Whoever holds it decides alone.
@@ -264,6 +272,19 @@ impl ReplicaVm {
         }
         let store = self.store.clone();
         blocking(move || store.remove_point(point).map_err(|error| super::layer::refusal_of(&error))).await
+    }
+
+    /// Keeps a point from retention, or lets it go, whatever it was kept for.
+    ///
+    /// # Errors
+    /// 32779 for an unknown one; 32768 when it cannot be kept.
+    pub async fn pin_point(&self, point: PointId, pinned: bool) -> Result<(), Refusal> {
+        let store = self.store.clone();
+        blocking(move || {
+            let done = if pinned { store.pin(point, PINNED_BY_HAND) } else { store.release(point) };
+            done.map_err(|error| super::layer::refusal_of(&error))
+        })
+        .await
     }
 
     /// Begins to count anew.

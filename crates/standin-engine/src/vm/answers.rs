@@ -5,8 +5,9 @@
 //! that proved its certificate, and a second host that is about to run the VM must hear where it lives.
 
 use super::alarm::AlarmKind;
+use super::learn::Told;
 use super::registry::{Vms, stopping};
-use super::task::{Request, Told};
+use super::task::Request;
 use crate::peers::{Answer, Answers, Call, ClaimFact, Peer, Presence};
 use async_trait::async_trait;
 use standin_model::fence::{Claim, Place};
@@ -19,7 +20,7 @@ const MAX_FACTS: usize = 1000;
 impl Told {
     fn by(peer: &Peer, claim: Option<Claim>, place: Option<Place>) -> Self {
         let (name, address) = (peer.name.clone(), peer.address.clone());
-        Self { host: peer.id, name, address, claim, place }
+        Self { host: peer.id, name, address, claim, place, stance: None }
     }
 }
 
@@ -34,14 +35,21 @@ impl Answers for VmAnswers {
             Call::Claims(facts) => vms.claims(peer, facts).await.map(Answer::Claims),
             Call::Ask { vm, claim, seen } => vms.asked(peer, vm, claim, &seen).await.map(Answer::Ask),
             Call::Raise { vm, claim, pause } => vms.raised(peer, vm, claim, pause).await.map(Answer::Raise),
+            Call::Witness { vm, claim } => {
+                vms.context.witnessing.testify(peer, vm, claim).await.map(Answer::Witness)
+            }
         };
         answered.unwrap_or_else(Answer::Refused)
     }
 
     async fn heard(&self, peer: &Peer, facts: Vec<ClaimFact>) {
         let Some(vms) = self.0.upgrade() else { return };
+        let told: Vec<VmId> = facts.iter().map(|fact| fact.vm).collect();
         if let Err(refusal) = vms.claims(peer, facts).await {
             tracing::warn!(host = %peer.name, %refusal, "what another host knows of VMs could not be kept");
+        }
+        for vm in told {
+            vms.knows_the_witness(vm, peer.id).await;
         }
     }
 
@@ -86,13 +94,12 @@ impl Vms {
     fn as_fact(&self, vm: VmId, claim: Claim, place: Place) -> ClaimFact {
         let alarm = self.record(vm).and_then(|record| record.alarm);
         let ran = alarm.is_some_and(|alarm| alarm.kind == AlarmKind::BothRanLower);
-        ClaimFact { vm, claim, place, ran }
+        ClaimFact { vm, claim, place, ran, stance: Some(self.stance(vm)) }
     }
 
     /// How the VM is here: from its task.
     pub(super) async fn presence(&self, vm: VmId) -> Result<Presence, Refusal> {
-        let told =
-            Box::new(Told { host: self.me(), name: String::new(), address: None, claim: None, place: None });
+        let told = Box::new(Told::nothing(self.me(), String::new()));
         self.ask(vm, |answer| Request::Told { told, answer }).await?
     }
 
@@ -102,7 +109,8 @@ impl Vms {
             let vm = fact.vm;
             // One that ran until it met this host counts as one that runs.
             let place = if fact.ran { Place::Runs } else { fact.place };
-            let told = Box::new(Told::by(peer, Some(fact.claim), Some(place)));
+            let told =
+                Box::new(Told { stance: fact.stance, ..Told::by(peer, Some(fact.claim), Some(place)) });
             let presence = self.ask(vm, |answer| Request::Told { told, answer }).await??;
             if let Some(fence) = self.fence(vm) {
                 ours.push(self.as_fact(vm, fence.told_to(peer.id), presence.place));

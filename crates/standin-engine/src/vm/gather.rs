@@ -1,7 +1,8 @@
 //! Asks every other host that could run a VM, all at once, and takes in what they say.
 
+use super::learn::Told;
 use super::registry::Vms;
-use super::task::{Request, Told};
+use super::task::Request;
 use crate::peers::{Answer, Call, Presence};
 use standin_model::fence::{Heard, Place, Role};
 use standin_model::{HostId, VmId};
@@ -76,6 +77,7 @@ impl Vms {
             };
             let place = self.take_in(vm, host, &presence).await;
             heard.push(Heard { host, place });
+            heard.extend(self.lives_elsewhere(vm, &presence));
             for (host, place) in presence.further {
                 if host != self.me() && heard.iter().all(|known| known.host != host) {
                     heard.push(Heard { host, place });
@@ -83,6 +85,12 @@ impl Vms {
             }
         }
         heard
+    }
+
+    /// A host without a record of a VM is told of a claim: the VM lives with its holder, which nobody here can ask.
+    fn lives_elsewhere(&self, vm: VmId, presence: &Presence) -> Option<Heard> {
+        let claim = presence.claim.filter(|claim| claim.holder != self.me() && self.fence(vm).is_none())?;
+        Some(Heard { host: claim.holder, place: Place::Lives })
     }
 
     async fn ask_by_session(&self, vm: VmId) -> Place {
@@ -94,7 +102,7 @@ impl Vms {
 
     /// A word counts when what came with it is kept.
     async fn take_in(&self, vm: VmId, host: HostId, presence: &Presence) -> Place {
-        let told = Box::new(Told::word(host, presence));
+        let told = Box::new(Told::word(host, self.title_of(host), presence));
         match self.ask(vm, |answer| Request::Told { told, answer }).await {
             Ok(Ok(_)) => presence.place,
             Ok(Err(refusal)) | Err(refusal) => {

@@ -1,13 +1,15 @@
 //! The hosts that share a VM: who comes to be one, by a relationship, and how the fence outlives that.
 
+use super::learn::Told;
 use super::record::VmRecord;
 use super::registry::Vms;
-use super::task::{Answer, Request, Task, Told};
+use super::task::{Answer, Request, Task};
 use crate::engine::hypervisor_refusal;
 use crate::peers::{self, Presence};
 use crate::records::PrimaryRecord;
 use standin_model::fence::{Claim, Fence, KnownHost, Learned, Role, WhenSilent};
 use standin_model::{HostId, Refusal, ReturnCode, VmId, VmName};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A host that comes to share a VM with this one.
@@ -27,16 +29,32 @@ impl VmRecord {
     /// A record of a VM that begins to be shared, or of which another host told.
     #[must_use]
     pub fn new(vm: VmId, name: VmName, fence: Fence) -> Self {
-        Self { vm, name, fence, alarm: None, tombstone: false, when_silent: None }
+        Self {
+            vm,
+            name,
+            fence,
+            alarm: None,
+            tombstone: false,
+            when_silent: None,
+            stances: BTreeMap::new(),
+            given_up: false,
+            promised: Vec::new(),
+            witnessed: BTreeMap::new(),
+        }
     }
 }
 
 impl Told {
+    /// A host that told nothing yet.
+    pub fn nothing(host: HostId, name: String) -> Self {
+        Self { host, name, address: None, claim: None, place: None, stance: None }
+    }
+
     /// What an answer to a call said.
     #[must_use]
-    pub fn word(host: HostId, presence: &Presence) -> Self {
+    pub fn word(host: HostId, name: String, presence: &Presence) -> Self {
         let (claim, place) = (presence.claim, Some(presence.place));
-        Self { host, name: host.to_string(), address: None, claim, place }
+        Self { host, name, address: None, claim, place, stance: presence.stance }
     }
 
     /// The teller as a host of the fence.
@@ -130,8 +148,7 @@ impl Vms {
 
     /// A session told a claim. Not waited for, as [`Vms::compared`]; whoever follows the record sees what it changed.
     pub(crate) fn told_claim(self: &Arc<Self>, vm: VmId, host: HostId, claim: Claim) {
-        let (name, address, place) = (host.to_string(), None, None);
-        let told = Box::new(Told { host, name, address, claim: Some(claim), place });
+        let told = Box::new(Told { claim: Some(claim), ..Told::nothing(host, self.title_of(host)) });
         self.post(vm, "the claim of another host", |answer| Request::Told { told, answer });
     }
 
@@ -166,6 +183,14 @@ impl Vms {
         self.ask(vm, |answer| Request::Resolve { keep: keep_here, answer }).await?
     }
 
+    /// What a copy wrote that was given up is being kept, or is nowhere but in its disks.
+    ///
+    /// # Errors
+    /// When that cannot be kept.
+    pub(crate) async fn is_given_up(&self, vm: VmId) -> Result<(), Refusal> {
+        self.ask(vm, |answer| Request::IsGivenUp { answer }).await?
+    }
+
     /// Forgets who may run a VM that no relationship has any more. Only an operator asks for it, by the VM's name.
     ///
     /// # Errors
@@ -198,7 +223,7 @@ impl Task {
             // A host of the version before states a number and no claim: that cannot rival one, only be newer or older.
             let states = !claim.id.is_nil() || claim.number != changed.fence.claim.number;
             let learned = match states {
-                true => changed.fence.learn(me, claim, self.context.policy.rules),
+                true => changed.learn(me, claim, self.context.policy.rules),
                 false => Learned::Nothing,
             };
             let holder = changed.fence.claim.holder;
@@ -222,6 +247,7 @@ impl Task {
         if self.record.as_ref() != Some(&changed) {
             self.change(changed).await?;
         }
+        self.give_up();
         Ok(claim)
     }
 
@@ -264,7 +290,11 @@ impl Task {
     pub(super) async fn set_when_silent(&mut self, when: Option<WhenSilent>) -> Result<(), Refusal> {
         let mut changed = self.record_or(None)?;
         changed.when_silent = when;
-        self.change(changed).await
+        self.change(changed).await?;
+        // Whoever is about to fail over is told what this host does meanwhile.
+        let place = self.place().await?;
+        self.announce(place);
+        Ok(())
     }
 
     pub(super) async fn compared(&mut self) -> Result<(), Refusal> {
@@ -283,7 +313,17 @@ impl Task {
         if let Some(known) = changed.fence.hosts.get_mut(&new) {
             known.name = name;
         }
+        if let Some(told) = changed.stances.remove(&old) {
+            changed.stances.entry(new).or_insert(told);
+        }
         self.change(changed).await
+    }
+
+    pub(super) async fn is_given_up(&mut self) -> Result<(), Refusal> {
+        match self.record.clone().filter(|record| record.given_up) {
+            Some(changed) => self.change(VmRecord { given_up: false, ..changed }).await,
+            None => Ok(()),
+        }
     }
 
     pub(super) async fn forget(&mut self) -> Result<(), Refusal> {

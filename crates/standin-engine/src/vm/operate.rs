@@ -66,16 +66,27 @@ impl Vms {
         done.map_err(|error| hypervisor_refusal(&error))
     }
 
-    /// Makes a running QEMU known, unless the VM lives elsewhere.
+    /// Makes a running QEMU known, unless the VM lives elsewhere, or `free` refuses the name that it has.
     ///
     /// # Errors
-    /// The hypervisor's reason, or the fence's; it is not known then.
-    pub async fn adopt(&self, qmp: PathBuf, name: Option<VmName>, start: Start) -> Result<VmId, Refusal> {
+    /// The hypervisor's reason, the fence's, or that of the name; it is not known then.
+    pub async fn adopt(
+        &self,
+        qmp: PathBuf,
+        name: Option<VmName>,
+        start: Start,
+        free: impl Fn(VmId, &VmName) -> Result<(), Refusal>,
+    ) -> Result<VmId, Refusal> {
         let adopted = self.context.hypervisor.adopt(qmp, name).await;
         let vm = adopted.map_err(|error| hypervisor_refusal(&error))?;
+        let known = self.context.hypervisor.inspect(vm).await.map_err(|error| hypervisor_refusal(&error))?;
+        if let Err(taken) = free(vm, &known.name) {
+            self.undefine(vm).await?;
+            return Err(taken);
+        }
         self.context.inventory.refresh(vm).await;
-        let (heard, _) = self.words(vm, start.asserted).await;
-        self.ask(vm, |answer| Request::Adopted { start, heard, answer }).await??;
+        let words = self.words(vm, start.asserted).await;
+        self.ask(vm, |answer| Request::Adopted { start, words, answer }).await??;
         Ok(vm)
     }
 }

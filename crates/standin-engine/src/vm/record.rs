@@ -3,11 +3,12 @@
 use super::alarm::Alarm;
 use super::claims::ClaimFiles;
 use crate::records::{self, Tables};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use standin_model::fence::{Fence, WhenSilent};
-use standin_model::{VmId, VmName};
+use standin_model::fence::{Claim, Fence, Stance, WhenSilent};
+use standin_model::{HostId, VmId, VmName};
 use standin_state::StateError;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// The record of a VM in the state store, and, without the alarm's details being needed, in its claim files.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +28,28 @@ pub struct VmRecord {
     /// What the silence of a replica means for a start of this VM; as the host is configured when it was never set.
     #[serde(default)]
     pub when_silent: Option<WhenSilent>,
+    /// How other hosts decide about it, as they last told.
+    #[serde(default)]
+    pub stances: BTreeMap<HostId, ToldStance>,
+    /// Somebody decided for the other one of two copies, and what this one wrote is not kept yet.
+    #[serde(default)]
+    pub given_up: bool,
+    /// Witnesses (`host:port`) with which a failover of this VM is recorded before its start: others count on it.
+    #[serde(default)]
+    pub promised: Vec<String>,
+    /// The last claim of this host that each of them is known to have recorded.
+    #[serde(default)]
+    pub witnessed: BTreeMap<String, Claim>,
+}
+
+/// How another host decides about a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToldStance {
+    /// What it told.
+    #[serde(flatten)]
+    pub stance: Stance,
+    /// When it told it first.
+    pub at: Timestamp,
 }
 
 /// The records that an earlier process left. Of the copies in the state store and in files the higher claim counts: any of
@@ -60,6 +83,17 @@ impl VmRecord {
             if self.fence.claim.number < other.fence.claim.number { (other, self) } else { (self, other) };
         for (host, known) in older.fence.hosts {
             newer.fence.hosts.entry(host).or_insert(known);
+        }
+        for address in older.promised {
+            if !newer.promised.contains(&address) {
+                newer.promised.push(address);
+            }
+        }
+        for (host, told) in older.stances {
+            let known = newer.stances.entry(host).or_insert(told);
+            if known.at < told.at {
+                *known = told;
+            }
         }
         newer
     }

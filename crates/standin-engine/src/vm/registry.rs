@@ -4,13 +4,14 @@
 use super::claims::ClaimFiles;
 use super::record::VmRecord;
 use super::task::{Request, Task};
+use super::witness::{NamedWitness, WitnessRecords};
 use crate::inventory::Inventory;
 use crate::peers::{Address, Peers};
 use crate::records::Tables;
 use crate::spans;
 use async_trait::async_trait;
 use standin_hypervisor::{Hypervisor, VmEvent};
-use standin_model::fence::{Assertion, Fence, OverRunning, Place, Rules, WhenSilent};
+use standin_model::fence::{Assertion, Fence, OverRunning, Place, Rules, Stance, WhenSilent};
 use standin_model::{HostId, Refusal, ReturnCode, VmId};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -43,6 +44,8 @@ pub struct Policy {
     pub over_running: OverRunning,
     /// Two hosts meet that both run it.
     pub both_run: WhenBothRun,
+    /// The `host:port` of a third host that answers for a silent one. It counts where both hosts of a VM name it.
+    pub witness: Option<String>,
     /// Turns a host off: program and arguments. `{host}` and `{vm}` in them are replaced.
     pub fence_command: Vec<String>,
     /// All of them, except in the proof that each is needed.
@@ -78,6 +81,10 @@ pub(crate) trait Senders: Send + Sync {
     /// `false` when it did not end in time.
     async fn yield_up(&self, vm: VmId) -> bool;
 
+    /// Somebody decided for the other one of two copies of the VM. Where this host's is a failover, what it wrote becomes a
+    /// recovery point, and the failover is reverted.
+    async fn give_up(&self, vm: VmId);
+
     /// Asks a replica of the version before, which has no link, by a session.
     async fn ask_by_session(&self, vm: VmId) -> Place;
 }
@@ -91,6 +98,8 @@ pub(crate) struct VmContext {
     pub files: ClaimFiles,
     pub peers: Arc<Peers>,
     pub policy: Policy,
+    pub witness: Option<NamedWitness>,
+    pub witnessing: WitnessRecords,
     pub senders: OnceLock<Weak<dyn Senders>>,
     pub shutdown: CancellationToken,
     pub tasks: TaskTracker,
@@ -99,6 +108,15 @@ pub(crate) struct VmContext {
 impl VmContext {
     pub fn senders(&self) -> Option<Arc<dyn Senders>> {
         self.senders.get().and_then(Weak::upgrade)
+    }
+
+    /// How this host decides about a VM.
+    pub fn stance(&self, record: Option<&VmRecord>) -> Stance {
+        let when_silent = record.and_then(|record| record.when_silent);
+        let promised =
+            |witness: &&NamedWitness| record.is_some_and(|record| record.promised.contains(&witness.address));
+        let witness = self.witness.as_ref().filter(promised).and_then(NamedWitness::seen);
+        Stance { when_silent: when_silent.unwrap_or(self.policy.when_silent), witness }
     }
 }
 
@@ -169,6 +187,11 @@ impl Vms {
         self.context.me
     }
 
+    /// What a host is called, for people.
+    pub(super) fn title_of(&self, host: HostId) -> String {
+        self.context.peers.name(host).unwrap_or_else(|| format!("host {host}"))
+    }
+
     /// The policy of this host.
     #[must_use]
     pub fn policy(&self) -> &Policy {
@@ -185,6 +208,12 @@ impl Vms {
     #[must_use]
     pub fn fence(&self, vm: VmId) -> Option<Fence> {
         self.record(vm).map(|record| record.fence)
+    }
+
+    /// How this host decides about a VM. No I/O.
+    #[must_use]
+    pub fn stance(&self, vm: VmId) -> Stance {
+        self.context.stance(self.record(vm).as_ref())
     }
 
     /// Follows the record of a VM.
@@ -246,7 +275,12 @@ impl Vms {
             return;
         }
         // A task that has ended went down with the daemon.
-        drop(self.handle(vm).inbox.send(Request::PowerChanged).await);
+        drop(self.send(vm, Request::PowerChanged).await);
+    }
+
+    /// Hands the task of a VM something that is not answered.
+    pub(super) async fn send(&self, vm: VmId, request: Request) -> Result<(), Refusal> {
+        self.handle(vm).inbox.send(request).await.map_err(|_| stopping())
     }
 
     /// Where the claim of a replica is kept beside its disks: its directory. Called whenever a replica is taken up or made.

@@ -7,23 +7,40 @@ use super::registry::{Start, Started, Vms};
 use super::task::{Request, Task};
 use crate::engine::hypervisor_refusal;
 use standin_hypervisor::{PowerState, StartOptions};
-use standin_model::fence::{Assertion, Heard, Place, Reason, Role, Run, RunFacts, may_run};
+use standin_model::fence::{Assertion, Heard, Place, Reason, Role, Run, RunFacts, WitnessId, may_run};
 use standin_model::{Refusal, ReturnCode, VmId};
+use std::sync::Arc;
+
+/// What every host that counts said just now.
+#[derive(Debug)]
+pub(super) struct Words {
+    /// One word of each host.
+    pub heard: Vec<Heard>,
+    /// How `fence_command` ended; `None` where it was not run.
+    pub fenced: Option<bool>,
+    /// From which records the witness of this host answered; `None` when it was not asked, or is silent.
+    pub witness: Option<WitnessId>,
+}
 
 impl Vms {
     /// Starts or resumes a VM, if it may run here.
     ///
     /// # Errors
     /// The fence's reason with the way out, or the hypervisor's.
-    pub async fn start(&self, vm: VmId, start: Start) -> Result<Started, Refusal> {
-        let (heard, fenced) = self.words(vm, start.asserted).await;
-        self.ask(vm, |answer| Request::Run { start, heard, fenced, answer }).await?
+    pub async fn start(self: &Arc<Self>, vm: VmId, start: Start) -> Result<Started, Refusal> {
+        let words = self.words(vm, start.asserted).await;
+        let started = self.ask(vm, |answer| Request::Run { start, words, answer }).await??;
+        // One that was forced has taken the next number.
+        self.record_later(vm);
+        Ok(started)
     }
 
     /// What every host that counts says just now. Where the VM came from another host, the claim is brought to that one
-    /// first; where it does not let go, `fence_command` is run.
-    pub(super) async fn words(&self, vm: VmId, asserted: Option<Assertion>) -> (Vec<Heard>, Option<bool>) {
-        let mut heard = self.gather(vm).await;
+    /// and to the witness first; where it does not let go, `fence_command` is run.
+    pub(super) async fn words(&self, vm: VmId, asserted: Option<Assertion>) -> Words {
+        let (mut heard, ()) = tokio::join!(self.gather(vm), self.record_with_witnesses(vm));
+        let silent = heard.iter().any(|heard| heard.place == Place::Silent);
+        let witness = if silent { self.hear_witness(vm).await } else { None };
         heard.extend(self.bring(vm, asserted).await);
         let sources = self.fence(vm).map(|fence| fence.hosts).unwrap_or_default();
         let open = |heard: &&Heard| {
@@ -31,25 +48,20 @@ impl Vms {
             source.is_some() && !matches!(heard.place, Place::NotHere | Place::Unknown)
         };
         let Some(unsettled) = heard.iter().find(open).filter(|_| asserted.is_none()) else {
-            return (heard, None);
+            return Words { heard, fenced: None, witness };
         };
         let name = sources.get(&unsettled.host).map(|known| known.name.clone()).unwrap_or_default();
         let fenced = self.run_fence_command(vm, &name).await;
-        (heard, fenced)
+        Words { heard, fenced, witness }
     }
 }
 
 impl Task {
     /// Decides, and starts.
-    pub(super) async fn begin(
-        &mut self,
-        start: Start,
-        heard: &[Heard],
-        fenced: Option<bool>,
-    ) -> Result<Started, Refusal> {
+    pub(super) async fn begin(&mut self, start: Start, words: &Words) -> Result<Started, Refusal> {
         // What was said a while ago, and by hosts that are silent now, counts no more.
-        self.last.extend(heard.iter().map(|heard| (heard.host, heard.place)));
-        let asserted = match self.decide(start, heard, fenced).await? {
+        self.last.extend(words.heard.iter().map(|heard| (heard.host, heard.place)));
+        let asserted = match self.decide(start, words).await? {
             Run::Wait(left) => return Ok(Started::Waits(left)),
             Run::Refuse(reason) => return Err(self.refusal(reason)),
             Run::Go { asserted, take } => {
@@ -63,23 +75,19 @@ impl Task {
         Ok(Started::Runs(asserted))
     }
 
-    pub(super) async fn decide(
-        &self,
-        start: Start,
-        heard: &[Heard],
-        fenced: Option<bool>,
-    ) -> Result<Run, Refusal> {
-        let when_silent = self.record.as_ref().and_then(|record| record.when_silent);
+    pub(super) async fn decide(&self, start: Start, words: &Words) -> Result<Run, Refusal> {
         let marked = self.record.is_none() && self.is_marked().await?;
         Ok(may_run(&RunFacts {
             me: self.me(),
             fence: self.fence(),
             marked,
-            heard,
+            heard: &words.heard,
             asserted: start.asserted,
-            fenced,
+            fenced: words.fenced,
             waited: start.waited,
-            when_silent: when_silent.unwrap_or(self.context.policy.when_silent),
+            when_silent: self.context.stance(self.record.as_ref()).when_silent,
+            witness: self.witness_word(words.witness),
+            stances: &self.stances(),
             rules: self.context.policy.rules,
         }))
     }
@@ -94,7 +102,10 @@ impl Task {
     }
 
     pub(super) fn refusal(&self, reason: Reason) -> Refusal {
-        let host = reason.host().map(|host| self.host_name(host)).unwrap_or_default();
+        let host = match reason {
+            Reason::WitnessSilent => self.deaf_witness(),
+            _ => reason.host().map(|host| self.host_name(host)).unwrap_or_default(),
+        };
         reason.refusal(&self.name(), &host)
     }
 
@@ -129,9 +140,9 @@ impl Task {
     }
 
     /// A QEMU that somebody else started was made known. One that must not run here is forgotten again.
-    pub(super) async fn adopted(&mut self, start: Start, heard: &[Heard]) -> Result<(), Refusal> {
+    pub(super) async fn adopted(&mut self, start: Start, words: &Words) -> Result<(), Refusal> {
         let on = self.inspect().await?.is_some_and(|info| info.power != PowerState::Off);
-        let decided = self.decide(start, heard, None).await?;
+        let decided = self.decide(start, words).await?;
         let refused = match decided {
             Run::Go { asserted, take } => return self.note_assertion(asserted, take).await,
             Run::Refuse(reason) => self.refusal(reason),

@@ -2,12 +2,15 @@
 //! taken from before it runs.
 
 use super::hosts::Sharing;
+use super::learn::Told;
 use super::registry::Vms;
-use super::task::{Request, Task, Told};
+use super::task::{Request, Task};
 use crate::peers::{Answer as PeerAnswer, Call, Presence};
-use standin_model::fence::{Assertion, Claim, Fence, Heard, OverRunning, Place, Reason, Role};
+use jiff::Timestamp;
+use standin_model::fence::{Assertion, Claim, Fence, Heard, OverRunning, Place, Reason, Role, WhenSilent};
 use standin_model::{HostId, Refusal, ReturnCode, VmId};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a host may take to accept a claim: it ends what it sends first.
@@ -31,37 +34,58 @@ pub enum Asserts {
     Forced,
 }
 
+/// What the host says that a failover would take the VM from.
+#[derive(Debug, Clone)]
+pub struct PrimaryWord {
+    /// Its own word.
+    pub place: Place,
+    /// What those say that it asked in turn.
+    further: Vec<Heard>,
+    /// A witness that would have to know of the failover and does not answer.
+    silent_witness: Option<String>,
+}
+
 impl Vms {
-    /// Before a failover begins: what the primary says, and what is asserted then.
+    /// Asks the host that sent the VM here.
+    pub async fn ask_primary(&self, vm: VmId, from: &Sharing) -> PrimaryWord {
+        let known = self.fence(vm).and_then(|fence| fence.hosts.get(&from.host).cloned());
+        let addresses = known.map(|known| known.addresses).unwrap_or_default();
+        let (heard, silent_witness) =
+            tokio::join!(self.ask_one(vm, from.host, addresses), self.silent_witness(vm));
+        let (own, further): (Vec<Heard>, Vec<Heard>) =
+            heard.into_iter().partition(|heard| heard.host == from.host);
+        let place = own.first().map_or(Place::Silent, |heard| heard.place);
+        PrimaryWord { place, further, silent_witness }
+    }
+
+    /// Before a failover begins: whether it may, after what the primary said, and what is asserted then. Changes nothing.
     ///
     /// # Errors
     /// 32775 when the VM has gone on to a third host, and nobody forces it. With a start also 32774 while the primary, or
-    /// a host that it names, runs the VM, and 32777 while it is silent and nobody asserts that it is down.
-    pub async fn before_failover(
+    /// a host that it names, runs the VM, and 32777 while it or the witness is silent and nobody asserts that it is down.
+    pub fn before_failover(
         &self,
         vm: VmId,
         from: &Sharing,
+        word: &PrimaryWord,
         start: bool,
         asserts: Asserts,
     ) -> Result<Option<Assertion>, Refusal> {
-        let known = self.fence(vm).and_then(|fence| fence.hosts.get(&from.host).cloned());
-        let addresses = known.map(|known| known.addresses).unwrap_or_default();
-        let heard = self.ask_one(vm, from.host, addresses).await;
-        let (place, further): (Vec<Heard>, Vec<Heard>) =
-            heard.into_iter().partition(|heard| heard.host == from.host);
-        let place = place.first().map_or(Place::Silent, |heard| heard.place);
         let refuse =
             |reason: Reason| Err(reason.refusal(from.name.as_str(), &self.title(from, reason.host())));
-        if asserts != Asserts::Forced {
-            if let Some(reason) = self.went_on(vm, from.host, &further) {
-                return refuse(reason);
-            }
+        let went_on = self.went_on(vm, from.host, &word.further);
+        if let Some(reason) = went_on.filter(|_| asserts != Asserts::Forced) {
+            return refuse(reason);
         }
-        match (place, asserts) {
+        match (word.place, asserts) {
             (Place::Silent, Asserts::IfSilent | Asserts::Down) => Ok(Some(Assertion::Silent)),
             (_, Asserts::Forced) => Ok(Some(Assertion::Forced)),
             (Place::Silent, Asserts::Nothing) if start && self.policy().fence_command.is_empty() => {
-                refuse(Reason::PrimarySilent(from.host))
+                let meanwhile = self.meanwhile(vm, from);
+                refuse(Reason::PrimarySilent(from.host)).map_err(|refusal| Refusal {
+                    message: format!("{}; {meanwhile}", refusal.message),
+                    ..refusal
+                })
             }
             (Place::Runs, _)
                 if start
@@ -70,8 +94,33 @@ impl Vms {
             {
                 refuse(Reason::PrimaryRuns(from.host))
             }
-            _ => Ok(None),
+            (_, asserts) => match word.silent_witness.as_ref().filter(|_| start) {
+                None => Ok(None),
+                Some(_) if asserts != Asserts::Nothing => Ok(Some(Assertion::Silent)),
+                Some(_) if !self.policy().rules.record_with_witness => Ok(None),
+                Some(witness) => Err(Reason::WitnessSilent.refusal(from.name.as_str(), witness)),
+            },
         }
+    }
+
+    /// What a host that is silent here does meanwhile with a start of the VM, as it last told.
+    fn meanwhile(&self, vm: VmId, from: &Sharing) -> String {
+        let host = &from.known.name;
+        let told = self.record(vm).and_then(|record| record.stances.get(&from.host).copied());
+        let Some(told) = told else {
+            return format!(
+                "what {host} does when this host does not answer it (when_peer_is_silent) was never told here"
+            );
+        };
+        let does = match told.stance.when_silent {
+            WhenSilent::Refuse => "is refused while this host does not answer it".to_owned(),
+            WhenSilent::StartAfter(wait) => {
+                format!("goes ahead when this host has not answered it for {} s", wait.as_secs())
+            }
+        };
+        let until = self.context.peers.contact(from.host).until.max(Some(told.at)).unwrap_or(told.at);
+        let ago = ago(Timestamp::now().duration_since(until).as_secs());
+        format!("a start of it on {host} {does} (when_peer_is_silent there, as of {ago} ago)")
     }
 
     /// The host that sent the VM here does not have it any more: a failover here would take it from a third one, which
@@ -88,10 +137,7 @@ impl Vms {
     /// What a host is called that a refusal is about.
     fn title(&self, from: &Sharing, host: Option<HostId>) -> String {
         let other = host.filter(|host| *host != from.host);
-        other.map_or_else(
-            || from.known.name.clone(),
-            |host| self.context.peers.name(host).unwrap_or_else(|| format!("host {host}")),
-        )
+        other.map_or_else(|| from.known.name.clone(), |host| self.title_of(host))
     }
 
     /// This host holds the VM from now on, taken from the host that sent it: by a failover that is complete. Nothing is
@@ -108,8 +154,10 @@ impl Vms {
     ///
     /// # Errors
     /// When the claim cannot be kept.
-    pub async fn give(&self, vm: VmId, to: HostId) -> Result<Claim, Refusal> {
-        self.ask(vm, |answer| Request::Give { to, answer }).await?
+    pub async fn give(self: &Arc<Self>, vm: VmId, to: HostId) -> Result<Claim, Refusal> {
+        let given = self.ask(vm, |answer| Request::Give { to, answer }).await??;
+        self.record_given(vm, given);
+        Ok(given)
     }
 
     /// Brings the claim of this host to every host that the VM came from, and hears whether it runs there.
@@ -134,7 +182,7 @@ impl Vms {
     }
 
     async fn was_brought(&self, vm: VmId, host: HostId, claim: Claim, presence: &Presence) -> Place {
-        let told = Told::word(host, presence);
+        let told = Told::word(host, self.title_of(host), presence);
         let accepted = presence.claim.is_some_and(|theirs| theirs.same_as(claim));
         let noted = async {
             // One that runs the VM all the same is held back by nothing: its later silence would be no "no".
@@ -177,6 +225,16 @@ impl Vms {
                 Some(false)
             }
         }
+    }
+}
+
+/// A span in its largest unit.
+fn ago(seconds: i64) -> String {
+    match seconds.max(0) {
+        seconds @ 0..=119 => format!("{seconds} s"),
+        seconds @ 120..=7199 => format!("{} min", seconds / 60),
+        seconds @ 7200..=172_799 => format!("{} h", seconds / 3600),
+        seconds => format!("{} days", seconds / 86400),
     }
 }
 
@@ -260,10 +318,12 @@ impl Task {
                 "`standin status` shows where it lives.",
             ));
         };
-        let (me, rival) = (self.me(), changed.fence.rival);
-        let other = rival.map_or(changed.fence.claim.holder, |rival| {
-            if rival.holder == me { changed.fence.claim.holder } else { rival.holder }
-        });
+        let me = self.me();
+        let other = changed
+            .fence
+            .rival
+            .map_or(changed.fence.claim.holder, |rival| rival.other_than(me, changed.fence.claim));
+        changed.given_up = !keep;
         let claim =
             if keep { changed.fence.take(me, Some(Assertion::Forced)) } else { changed.fence.give(other) };
         self.change(changed).await?;

@@ -4,61 +4,125 @@
 //! A shutdown that waits for the guest runs beside it ([`super::operate`]): it only ever makes a VM stop, and other hosts
 //! must be answered meanwhile.
 
-use super::alarm::{Alarm, AlarmKind};
+use super::alarm::AlarmKind;
 use super::hosts::Sharing;
+use super::learn::Told;
 use super::record::VmRecord;
 use super::registry::{Start, Started, VmContext};
+use super::run::Words;
 use crate::engine::hypervisor_refusal;
 use crate::peers::{ClaimFact, Presence};
 use crate::records;
 use crate::spans;
-use jiff::Timestamp;
 use standin_hypervisor::{PowerState, VmDefinition, VmInfo};
-use standin_model::fence::{Assertion, Claim, Fence, Heard, Learned, Meeting, Place, WhenSilent, meet};
+use standin_model::fence::{Assertion, Claim, Fence, Place, WhenSilent};
 use standin_model::{HostId, Refusal, ReturnCode, VmId, VmName};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
 
-/// What another host told of a VM.
-#[derive(Debug, Clone)]
-pub(super) struct Told {
-    /// Who.
-    pub host: HostId,
-    /// Its name.
-    pub name: String,
-    /// Where it can be reached, if that is known.
-    pub address: Option<String>,
-    /// The claim that it knows.
-    pub claim: Option<Claim>,
-    /// Where the VM is, seen from there.
-    pub place: Option<Place>,
-}
-
 /// What is asked of the task.
 pub(super) enum Request {
-    Run { start: Start, heard: Vec<Heard>, fenced: Option<bool>, answer: Answer<Started> },
-    Define { definition: Box<VmDefinition>, replace: bool, answer: Answer<()> },
-    Undefine { answer: Answer<()> },
-    PowerOff { answer: Answer<()> },
-    Pause { answer: Answer<()> },
-    Adopted { start: Start, heard: Vec<Heard>, answer: Answer<()> },
-    Share { sharing: Box<Sharing>, answer: Answer<Claim> },
-    Unshare { answer: Answer<()> },
-    Join { record: Box<VmRecord>, answer: Answer<()> },
-    Rename { name: VmName, answer: Answer<bool> },
-    WhenSilent { when: Option<WhenSilent>, answer: Answer<()> },
-    Take { from: Box<Sharing>, asserted: Option<Assertion>, answer: Answer<Claim> },
-    Give { to: HostId, answer: Answer<Claim> },
-    Told { told: Box<Told>, answer: Answer<Presence> },
-    Raised { told: Box<Told>, pause: bool, answer: Answer<Presence> },
-    Accepted { host: HostId, claim: Claim, answer: Answer<()> },
-    SameHost { old: HostId, new: HostId, name: String, answer: Answer<()> },
-    Compared { answer: Answer<()> },
-    Resolve { keep: bool, answer: Answer<Claim> },
-    Forget { answer: Answer<()> },
+    Run {
+        start: Start,
+        words: Words,
+        answer: Answer<Started>,
+    },
+    Define {
+        definition: Box<VmDefinition>,
+        replace: bool,
+        answer: Answer<()>,
+    },
+    Undefine {
+        answer: Answer<()>,
+    },
+    PowerOff {
+        answer: Answer<()>,
+    },
+    Pause {
+        answer: Answer<()>,
+    },
+    Adopted {
+        start: Start,
+        words: Words,
+        answer: Answer<()>,
+    },
+    Share {
+        sharing: Box<Sharing>,
+        answer: Answer<Claim>,
+    },
+    Unshare {
+        answer: Answer<()>,
+    },
+    Join {
+        record: Box<VmRecord>,
+        answer: Answer<()>,
+    },
+    Rename {
+        name: VmName,
+        answer: Answer<bool>,
+    },
+    WhenSilent {
+        when: Option<WhenSilent>,
+        answer: Answer<()>,
+    },
+    Take {
+        from: Box<Sharing>,
+        asserted: Option<Assertion>,
+        answer: Answer<Claim>,
+    },
+    Give {
+        to: HostId,
+        answer: Answer<Claim>,
+    },
+    Told {
+        told: Box<Told>,
+        answer: Answer<Presence>,
+    },
+    Raised {
+        told: Box<Told>,
+        pause: bool,
+        answer: Answer<Presence>,
+    },
+    Accepted {
+        host: HostId,
+        claim: Claim,
+        answer: Answer<()>,
+    },
+    SameHost {
+        old: HostId,
+        new: HostId,
+        name: String,
+        answer: Answer<()>,
+    },
+    Compared {
+        answer: Answer<()>,
+    },
+    Resolve {
+        keep: bool,
+        answer: Answer<Claim>,
+    },
+    Forget {
+        answer: Answer<()>,
+    },
+    /// See [`super::registry::Senders::give_up`].
+    IsGivenUp {
+        answer: Answer<()>,
+    },
+    /// A witness has recorded a claim of this host.
+    Witnessed {
+        address: String,
+        claim: Claim,
+        answer: Answer<()>,
+    },
+    /// A host that the VM came from has taken in which witness this host names.
+    KnowsTheWitness {
+        host: HostId,
+        answer: Answer<()>,
+    },
+    Announce,
     PowerChanged,
 }
 
@@ -70,6 +134,8 @@ pub(super) struct Task {
     publish: watch::Sender<Option<VmRecord>>,
     /// What each other host said last, since this daemon started.
     pub last: HashMap<HostId, Place>,
+    /// The hosts that have taken in, since this daemon started, which witness this host names.
+    pub know_witness: BTreeSet<HostId>,
 }
 
 impl Task {
@@ -79,7 +145,7 @@ impl Task {
         record: Option<VmRecord>,
         publish: watch::Sender<Option<VmRecord>>,
     ) -> Self {
-        Self { context, vm, record, publish, last: HashMap::new() }
+        Self { context, vm, record, publish, last: HashMap::new(), know_witness: BTreeSet::new() }
     }
 
     pub async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
@@ -99,18 +165,14 @@ impl Task {
     /// Whoever asked may have gone away; what was decided holds all the same.
     async fn request(&mut self, request: Request) {
         match request {
-            Request::Run { start, heard, fenced, answer } => {
-                drop(answer.send(self.begin(start, &heard, fenced).await));
-            }
+            Request::Run { start, words, answer } => drop(answer.send(self.begin(start, &words).await)),
             Request::Define { definition, replace, answer } => {
                 drop(answer.send(self.define(*definition, replace).await));
             }
             Request::Undefine { answer } => drop(answer.send(self.undefine().await)),
             Request::PowerOff { answer } => drop(answer.send(self.power_off().await)),
             Request::Pause { answer } => drop(answer.send(self.pause().await)),
-            Request::Adopted { start, heard, answer } => {
-                drop(answer.send(self.adopted(start, &heard).await));
-            }
+            Request::Adopted { start, words, answer } => drop(answer.send(self.adopted(start, &words).await)),
             Request::Share { sharing, answer } => drop(answer.send(self.share(*sharing).await)),
             Request::Unshare { answer } => drop(answer.send(self.unshare().await)),
             Request::Join { record, answer } => drop(answer.send(self.join(*record).await)),
@@ -129,11 +191,20 @@ impl Task {
             Request::Compared { answer } => drop(answer.send(self.compared().await)),
             Request::Resolve { keep, answer } => drop(answer.send(self.resolve(keep).await)),
             Request::Forget { answer } => drop(answer.send(self.forget().await)),
+            Request::IsGivenUp { answer } => drop(answer.send(self.is_given_up().await)),
+            Request::Witnessed { address, claim, answer } => {
+                drop(answer.send(self.was_witnessed(address, claim).await));
+            }
+            Request::KnowsTheWitness { host, answer } => {
+                drop(answer.send(self.knows_the_witness(host).await));
+            }
+            Request::Announce => {
+                self.promise_before_telling().await;
+                self.announce_as_it_is().await;
+            }
             Request::PowerChanged => {
                 self.look_at_meetings().await;
-                if let Ok(place) = self.place().await {
-                    self.announce(place);
-                }
+                self.announce_as_it_is().await;
             }
         }
     }
@@ -170,7 +241,8 @@ impl Task {
     }
 
     /// Changes the record, durably; without one on disk nothing has changed.
-    pub async fn change(&mut self, changed: VmRecord) -> Result<(), Refusal> {
+    pub async fn change(&mut self, mut changed: VmRecord) -> Result<(), Refusal> {
+        self.promise_witness(&mut changed);
         // The files first: a database that is lost, or restored from a backup, is then behind them and not before them.
         self.context.files.write(&changed).await?;
         records::put(&self.context.tables.vms, self.vm, &changed).await?;
@@ -211,8 +283,15 @@ impl Task {
         let Some(fence) = self.fence() else { return };
         for (host, known) in &fence.hosts {
             let claim = fence.told_to(*host);
-            let fact = ClaimFact { vm: self.vm, claim, place, ran: self.ran_unheld() };
+            let stance = Some(self.context.stance(self.record.as_ref()));
+            let fact = ClaimFact { vm: self.vm, claim, place, ran: self.ran_unheld(), stance };
             self.context.peers.announce(*host, &known.addresses, vec![fact]);
+        }
+    }
+
+    async fn announce_as_it_is(&self) {
+        if let Ok(place) = self.place().await {
+            self.announce(place);
         }
     }
 
@@ -241,131 +320,11 @@ impl Task {
     }
 
     pub async fn presence(&self) -> Result<Presence, Refusal> {
-        let when_silent = self.record.as_ref().and_then(|record| record.when_silent);
         Ok(Presence {
             claim: self.fence().map(|fence| fence.claim),
             place: self.place().await?,
             further: Vec::new(),
-            when_silent: when_silent.unwrap_or(self.context.policy.when_silent),
+            stance: Some(self.context.stance(self.record.as_ref())),
         })
-    }
-
-    /// Takes in what a host told: the claim, where the VM is, and what follows when both run it.
-    pub async fn told(&mut self, told: Told) -> Result<Presence, Refusal> {
-        if let Some(place) = told.place {
-            self.last.insert(told.host, place);
-        }
-        self.learn(&told).await?;
-        self.confirmed_by(&told).await?;
-        self.look_at_meetings().await;
-        self.presence().await
-    }
-
-    /// A start that nobody confirmed is confirmed when every host that shares the VM knows this claim, and runs nothing.
-    async fn confirmed_by(&mut self, told: &Told) -> Result<(), Refusal> {
-        let Some(mut changed) = self.record.clone() else { return Ok(()) };
-        let says_no = |host: &HostId| matches!(self.last.get(host), Some(Place::NotHere | Place::Unknown));
-        let knows = told.claim.is_some_and(|claim| claim.same_as(changed.fence.claim));
-        let confirmed = knows && changed.fence.held_by(self.me()) && changed.fence.hosts.keys().all(says_no);
-        if !confirmed || changed.fence.asserted.take().is_none() {
-            return Ok(());
-        }
-        self.change(changed).await
-    }
-
-    pub async fn learn(&mut self, told: &Told) -> Result<Learned, Refusal> {
-        let Some(claim) = told.claim else { return Ok(Learned::Nothing) };
-        let Some(mut changed) = self.record.clone() else { return self.first_heard(told, claim).await };
-        let learned = changed.fence.learn(self.me(), claim, self.context.policy.rules);
-        if matches!(learned, Learned::Nothing | Learned::Older) {
-            return Ok(learned);
-        }
-        let host = told.name.as_str();
-        tracing::warn!(%host, claim = %claim, ?learned, "another host has a newer claim on a VM");
-        if changed.fence.claim.holder != self.me() {
-            changed.fence.asserted = None;
-        }
-        self.change(changed).await?;
-        if matches!(learned, Learned::Lost(_) | Learned::Rival(_)) {
-            self.stop_sending().await?;
-        }
-        Ok(learned)
-    }
-
-    /// A host tells of a VM that this one has no record of: it was lost, or an older data directory was put back. Only
-    /// a holder's own word makes a record.
-    async fn first_heard(&mut self, told: &Told, claim: Claim) -> Result<Learned, Refusal> {
-        if claim.holder != told.host || !matches!(told.place, Some(Place::Runs | Place::Lives)) {
-            return Ok(Learned::Nothing);
-        }
-        let Some(info) = self.inspect().await? else { return Ok(Learned::Nothing) };
-        tracing::warn!(host = %told.name, %claim,
-            "another host holds a VM of which this host has no record; it is kept that the VM lives there");
-        let mut fence = Fence::new(claim);
-        fence.hosts.insert(told.host, told.known(standin_model::fence::Role::Replica));
-        self.change(VmRecord::new(self.vm, info.name, fence)).await?;
-        Ok(Learned::Newer(claim))
-    }
-
-    /// Judges what is known of the other hosts, acts where both run, and says it.
-    pub async fn look_at_meetings(&mut self) {
-        let Some(record) = self.record.clone() else { return };
-        let place = match self.place().await {
-            Ok(place) => place,
-            Err(refusal) => {
-                tracing::warn!(%refusal, "what other hosts say of a VM cannot be compared");
-                return;
-            }
-        };
-        let found = self.worst_meeting(&record.fence, place == Place::Runs);
-        let kind = found.and_then(|(meeting, _)| AlarmKind::of(meeting));
-        let known = record.alarm.as_ref().map(|alarm| (alarm.kind, alarm.host));
-        let now = kind.zip(found.map(|(_, host)| host));
-        // A copy that was paused for it stays an alarm until the claims are settled by a person.
-        let stays = known.is_some_and(|(kind, _)| kind == AlarmKind::BothRanLower)
-            && now.is_none()
-            && self.is_on().await;
-        if now == known || stays {
-            return;
-        }
-        let mut changed = record;
-        changed.alarm = now.map(|(kind, host)| Alarm { kind, host, at: Timestamp::now(), action: None });
-        if let Some(alarm) = &mut changed.alarm {
-            alarm.action = self.act_on(alarm.kind).await;
-            let issue = alarm.issue(&self.name(), &self.host_name(alarm.host), changed.fence.claim);
-            tracing::error!(remedy = %issue.remedy, "{}", issue.message);
-        } else {
-            tracing::info!("the hosts agree again on where this VM lives");
-        }
-        if let Err(refusal) = self.change(changed).await {
-            tracing::error!(%refusal, "what two hosts found could not be kept");
-        }
-        if let Ok(place) = self.place().await {
-            self.announce(place);
-        }
-    }
-
-    async fn is_on(&self) -> bool {
-        matches!(self.inspect().await, Ok(Some(info)) if info.power != PowerState::Off)
-    }
-
-    fn worst_meeting(&self, fence: &Fence, runs: bool) -> Option<(Meeting, HostId)> {
-        let rules = self.context.policy.rules;
-        if let Some(rival) = fence.rival {
-            return Some((Meeting::Rivals, rival.holder));
-        }
-        let met = self.last.iter().map(|(host, place)| (meet(self.me(), fence, runs, *place, rules), *host));
-        let rank = |meeting: &Meeting| match meeting {
-            Meeting::Fine => 0,
-            Meeting::RunsUnheld => 1,
-            Meeting::BothRunHigher => 2,
-            Meeting::BothRunLower => 3,
-            Meeting::Rivals => 4,
-        };
-        let unheard =
-            (runs && fence.claim.holder != self.me()).then_some((Meeting::RunsUnheld, fence.claim.holder));
-        met.chain(unheard)
-            .filter(|(meeting, _)| *meeting != Meeting::Fine)
-            .max_by_key(|(meeting, _)| rank(meeting))
     }
 }

@@ -9,7 +9,7 @@ use standin_model::{JobId, Refusal};
 use standin_store::CrashPoint;
 
 /// More steps than any of these flows has, on the disk and in the records.
-const STEPS: [i64; 2] = [40, 8];
+const STEPS: [i64; 2] = [80, 8];
 
 /// Where the daemon dies: after so many changes of the file system, or of the records.
 #[derive(Debug, Clone, Copy)]

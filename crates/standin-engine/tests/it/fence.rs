@@ -2,6 +2,11 @@
 //!
 //! The hosts are two engines with a link between them that can be cut; `a` is the primary, `b` the replica.
 
+mod kept;
+mod silence;
+mod third;
+mod witness;
+
 use crate::host::{End, Host};
 use crate::world::{World, keep_all, refused};
 use standin_engine::replica::failover::Failover;
@@ -263,6 +268,12 @@ async fn resuming_a_returned_primary_says_that_the_vm_lives_elsewhere() {
     world.comes_back().await;
     world.a.reaches(world.vm, S::Critical).await;
     let vm = world.vm;
+    // Critical is also a primary that has not reached its replica yet.
+    crate::host::until("it is told where the VM lives".to_owned(), || {
+        let fence = world.a.engine().vm_tasks().fence(vm)?;
+        (fence.claim.holder != world.a.engine().vm_tasks().me()).then_some(())
+    })
+    .await;
     let resumed = world.a.call(move |engine| async move { engine.resume(vm).await }).await;
     refused(resumed, ReturnCode::InvalidState);
     assert_eq!(world.a.state(vm), S::Critical);

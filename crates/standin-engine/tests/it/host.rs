@@ -243,6 +243,11 @@ impl Host {
         self.dir.join("claims")
     }
 
+    /// Where no backup reaches.
+    pub fn runtime_dir(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
     /// What its data directory holds now, disks aside.
     pub async fn backup(&self) -> Backup {
         let records = self.memory().list("").await.expect("readable");

@@ -12,7 +12,7 @@ use standin_model::service::AllowedAuthentication;
 use standin_model::settings::RelationshipSettings;
 use standin_model::state::ReplicationState as S;
 use standin_model::stats::Window;
-use standin_model::{JobId, PointKind, Refusal, ReturnCode, ServiceSettings, SettingsChange, VmId};
+use standin_model::{JobId, PointId, PointKind, Refusal, ReturnCode, ServiceSettings, SettingsChange, VmId};
 use standin_state::{MemoryStore, StateStore};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -139,6 +139,35 @@ async fn settings_change_while_a_copy_runs_and_while_the_replica_cannot_be_reach
     refused(asked.await, ReturnCode::FileNotFound);
     let asked = world.b.call(move |engine| async move { engine.modify(vm, faster).await });
     refused(asked.await, ReturnCode::InvalidState);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pinned_point_outlives_retention_until_it_is_unpinned() {
+    let latest_only = RelationshipSettings { history: 0, retention: None, ..settings() };
+    let world = World::replicating(latest_only).await;
+    let pin = |point: PointId, pinned: bool| {
+        let vm = world.vm;
+        world.b.call(move |engine| async move { engine.pin_point(vm, point, pinned).await })
+    };
+    let contents = world.contents();
+    let first = world.point().await;
+    pin(first.id, true).await.expect("pinned");
+    for round in 0..3 {
+        world.write("a", round * 8192, &random(8192, 700 + round));
+        world.point().await;
+    }
+    let replica = world.b.engine().replicas().find(world.vm).expect("a replica");
+    replica.apply_retention().await.expect("applied");
+    let left = world.points();
+    assert!(left.len() == 2 && left[0].id == first.id && left[0].pinned, "{left:?}");
+    world.equals(first.id, &contents);
+    pin(first.id, false).await.expect("unpinned");
+    replica.apply_retention().await.expect("applied");
+    assert_eq!(world.points().len(), 1);
+    refused(pin(first.id, true).await, ReturnCode::FileNotFound);
+    let (vm, point) = (world.vm, world.latest().id);
+    let on_primary = world.a.call(move |engine| async move { engine.pin_point(vm, point, true).await });
+    refused(on_primary.await, ReturnCode::InvalidState);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -89,6 +89,7 @@ async fn the_address_of_another_host_is_refused_by_its_name() {
     let wanted = Modification {
         peer: Some(there.clone()),
         settings: SettingsChange { interval_s: Some(7), ..SettingsChange::default() },
+        ..Modification::default()
     };
     let refusal = refused(world.modifies(wanted).await, ReturnCode::InvalidParameter);
     assert!(refusal.message.contains("other.example.org"), "{refusal}");

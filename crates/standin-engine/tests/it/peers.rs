@@ -88,6 +88,25 @@ async fn a_link_that_is_wanted_comes_back_after_a_cut_and_all_is_told_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_host_that_has_moved_is_held_at_its_new_address_alone() {
+    let world = World::new();
+    let (a, _b) = (world.host("a", 1), world.host("b", 2));
+    let at = |name: &str| Address { host: Some(id(2)), addresses: peer(name) };
+    a.peers.keep(at("nowhere"));
+    sleep(5 * SECOND).await;
+    a.peers.keep(at("b"));
+    hosts::up(&a, id(2)).await;
+    a.peers.forget(&at("nowhere"));
+    a.peers.forget(&at("b"));
+    world.network.cut("a", "b");
+    hosts::down(&a, id(2)).await;
+    sleep(60 * SECOND).await;
+    let dialled = a.dials();
+    sleep(600 * SECOND).await;
+    assert_eq!(a.dials(), dialled, "nobody wants it, at neither address");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cut_in_one_direction_is_silence_and_then_the_end_of_the_link() {
     for lost in [false, true] {
         let world = World::new();
@@ -210,7 +229,7 @@ async fn what_a_newer_host_says_is_refused_or_passed_over_and_ends_nothing() {
     let messages = [
         r#"{"id":1,"body":{"call":{"migrate":{"vm":"x"}}}}"#,
         r#"{"id":2,"body":{"cancel":{"id":1}}}"#,
-        r#"{"id":77,"body":{"answer":{"ask":{"claim":null,"place":"runs","when_silent":"refuse"}}}}"#,
+        r#"{"id":77,"body":{"answer":{"ask":{"claim":null,"place":"runs"}}}}"#,
         r#"{"id":3,"body":{"call":{"claims":[]}}}"#,
     ];
     for message in messages {

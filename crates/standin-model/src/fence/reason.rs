@@ -26,6 +26,8 @@ pub enum Reason {
     PrimaryRuns(HostId),
     /// At a failover: the primary does not answer, and nobody asserted that it is down.
     PrimarySilent(HostId),
+    /// At a failover: the witness does not know of it.
+    WitnessSilent,
 }
 
 impl Reason {
@@ -40,6 +42,7 @@ impl Reason {
             Self::MarkedImage => "marked_image",
             Self::PrimaryRuns(_) => "primary_runs",
             Self::PrimarySilent(_) => "primary_silent",
+            Self::WitnessSilent => "witness_silent",
         }
     }
 
@@ -52,11 +55,11 @@ impl Reason {
             | Self::Silent(host)
             | Self::PrimaryRuns(host)
             | Self::PrimarySilent(host) => Some(host),
-            Self::MarkedImage => None,
+            Self::MarkedImage | Self::WitnessSilent => None,
         }
     }
 
-    /// The refusal, for people. `vm` and `host` are names.
+    /// The refusal, for people. `vm` and `host` are names; `host` is the witness where the reason is of that.
     #[must_use]
     pub fn refusal(self, vm: &str, host: &str) -> Refusal {
         let (code, message, remedy) = match self {
@@ -119,6 +122,16 @@ impl Reason {
                 ReturnCode::NotAvailable,
                 format!("{host} does not answer, so nobody knows whether VM {vm} still runs there"),
                 "Make sure that it is down, then repeat this with `--yes`.".to_owned(),
+            ),
+            Self::WitnessSilent => (
+                ReturnCode::NotAvailable,
+                format!(
+                    "the witness {host} does not answer, so it would not know that VM {vm} runs here, and the host that \
+                     it came from may start it on the witness's word"
+                ),
+                "Connect the witness and try again. Or make sure that the host that the VM came from is down, then repeat \
+                 this with `--yes`."
+                    .to_owned(),
             ),
         };
         Refusal::new(code, message, remedy)

@@ -5,6 +5,7 @@ fn host(n: u128) -> HostId {
 }
 
 const ALL: Rules = Rules::ALL;
+static NONE: BTreeMap<HostId, Stance> = BTreeMap::new();
 
 /// A holds the VM, B is its replica.
 fn primary() -> Fence {
@@ -35,6 +36,8 @@ fn facts<'a>(me: u128, fence: Option<&'a Fence>, heard: &'a [Heard]) -> RunFacts
         fenced: None,
         waited: Duration::ZERO,
         when_silent: WhenSilent::Refuse,
+        witness: None,
+        stances: &NONE,
         rules: ALL,
     }
 }
@@ -227,4 +230,61 @@ fn every_refusal_names_the_vm_and_a_way_out() {
         assert!(refusal.message.contains("web") && !refusal.remedy.is_empty(), "{refusal:?}");
         assert!(reason.host().is_none() || refusal.message.contains("beta"), "{refusal:?}");
     }
+}
+
+fn witness(records: u128) -> WitnessId {
+    WitnessId { host: host(9), records: Uuid::from_u128(records) }
+}
+
+#[test]
+fn a_witness_answers_for_a_silent_host_that_named_the_very_records_it_answers_from() {
+    let fence = primary();
+    let word = |records: Option<u128>| Some(WitnessWord { answers: records.map(witness), recorded: true });
+    let named = |records: Option<u128>| {
+        let stance = Stance { when_silent: WhenSilent::Refuse, witness: records.map(witness) };
+        BTreeMap::from([(host(2), stance)])
+    };
+    let may = |named: &BTreeMap<HostId, Stance>, witness, heard: &[Heard]| {
+        may_run(&RunFacts { witness, stances: named, ..facts(1, Some(&fence), heard) })
+    };
+    assert_eq!(may(&named(Some(7)), word(Some(7)), &[]), GO);
+    let silent = Run::Refuse(Reason::Silent(host(2)));
+    assert_eq!(may(&named(Some(7)), word(Some(8)), &[]), silent, "it lost its records");
+    assert_eq!(may(&named(Some(7)), word(None), &[]), silent);
+    assert_eq!(may(&named(Some(7)), None, &[]), silent, "named there only");
+    assert_eq!(may(&named(None), word(Some(7)), &[]), silent, "named here only");
+    assert_eq!(may(&NONE, word(Some(7)), &[]), silent);
+    // What a host says itself counts more, and one behind it is not vouched for.
+    let runs = [Heard { host: host(2), place: Place::Runs }];
+    assert_eq!(may(&named(Some(7)), word(Some(7)), &runs), Run::Refuse(Reason::RunsElsewhere(host(2))));
+    let behind = [Heard { host: host(3), place: Place::Silent }];
+    assert_eq!(may(&named(Some(7)), word(Some(7)), &behind), Run::Refuse(Reason::Silent(host(3))));
+}
+
+#[test]
+fn a_failover_that_its_witness_does_not_know_needs_an_assertion() {
+    let fence = failed_over(true);
+    let heard = [Heard { host: host(1), place: Place::NotHere }];
+    let may = |recorded, asserted, rules| {
+        let witness = Some(WitnessWord { answers: None, recorded });
+        may_run(&RunFacts { witness, asserted, rules, ..facts(2, Some(&fence), &heard) })
+    };
+    assert_eq!(may(true, None, ALL), GO);
+    assert_eq!(may(false, None, ALL), Run::Refuse(Reason::WitnessSilent));
+    assert_eq!(may(false, DOWN, ALL), Run::Go { asserted: DOWN, take: false });
+    assert_eq!(may(false, None, Rules { record_with_witness: false, ..ALL }), GO);
+    let fenced = RunFacts {
+        fenced: Some(true),
+        witness: Some(WitnessWord { answers: None, recorded: false }),
+        ..facts(2, Some(&fence), &heard)
+    };
+    assert_eq!(
+        may_run(&fenced),
+        Run::Refuse(Reason::WitnessSilent),
+        "the host that was turned off comes back"
+    );
+    // A host from which nothing came has nothing to record.
+    let (own, quiet) = (primary(), [Heard { host: host(2), place: Place::NotHere }]);
+    let witness = Some(WitnessWord { answers: None, recorded: false });
+    assert_eq!(may_run(&RunFacts { witness, ..facts(1, Some(&own), &quiet) }), GO);
 }

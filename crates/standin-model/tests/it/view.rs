@@ -45,6 +45,7 @@ fn status_has_the_promised_fields_even_when_they_are_unknown() {
         power: None,
         accelerator: None,
         generation: Generation(1),
+        fence: None,
         points: 0,
         last_application_consistent_at: None,
         progress: Some(ProgressView::new(1, 4, 1)),

@@ -49,8 +49,7 @@ async fn define(tools: &Tools, call: &Call) -> Answer {
             "Leave VirtualSystemIdentifier null for a new VM.",
         ));
     }
-    tools.engine.may_be_named(definition.uuid, &definition.name)?;
-    let id = tools.engine.vm_tasks().define(definition).await?;
+    let id = tools.engine.define_vm(definition).await?;
     Ok(Done::with(Out::default().with("ResultingSystem", ids::system_path(id))))
 }
 

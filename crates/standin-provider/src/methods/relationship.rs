@@ -50,7 +50,7 @@ pub async fn modify(tools: &Tools, call: &Call) -> Answer {
     };
     let settings = change(&machine, data, &found.settings)?;
     let peer = moved_to(tools, data, found)?;
-    tools.engine.modify(machine.id, Modification { settings, peer }).await?;
+    tools.engine.modify(machine.id, Modification { settings, peer, when_silent: None }).await?;
     Ok(Done::default())
 }
 

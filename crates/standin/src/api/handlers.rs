@@ -9,8 +9,8 @@ use super::service::{Result, Service};
 use super::settings::{RenameRequest, SettingsRequest};
 use super::types::{
     AdoptRequest, AuthRequest, CheckRequest, ConnectionTestRequest, Done, FailoverRequest, HostView,
-    KeepRequest, NetworkRequest, Outcome, PeerView, PointRequest, RebindRequest, ReplicateRequest,
-    StartRequest, StartView, StopRequest, VmRef, WatchQuery, invalid,
+    KeepRequest, NetworkRequest, Outcome, PeerView, PinRequest, PointRequest, PreflightQuery, RebindRequest,
+    ReplicateRequest, StartRequest, StartView, StopRequest, VmRef, WatchQuery, invalid,
 };
 use axum::Json;
 use axum::extract::{FromRequestParts, Path, State};
@@ -19,8 +19,10 @@ use axum::response::{IntoResponse, Response};
 use standin_engine::replica::failover::Failover;
 use standin_model::network::NetworkView;
 use standin_model::settings::RelationshipSettings;
-use standin_model::view::{AuthView, CheckView, JobView, PointView, SettingsView, StatusView, VmView};
-use standin_model::{JobId, Refusal, ReturnCode};
+use standin_model::view::{
+    AuthView, CheckView, JobView, PointView, PreflightView, SettingsView, StatusView, VmView,
+};
+use standin_model::{JobId, PointId, Refusal, ReturnCode};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -329,16 +331,44 @@ pub(super) async fn failover(
     Target(vm): Target,
     Body(request): Body<FailoverRequest>,
 ) -> JobAnswer {
-    let point = match &request.point {
-        Some(text) => {
-            let points = context.ask(context.service.points(&vm)).await?;
-            select::point(text, &vm.to_string(), &points)?
-        }
-        None => None,
-    };
+    let point = find_point(&context, &vm, request.point.as_deref()).await?;
     let failover = Failover { point, start: request.start, asserts: request.asserts() };
     let go = move |service: Arc<dyn Service>| async move { service.failover(&vm, failover).await };
     Ok(Started(context.change(CHANGE_LIMIT, go).await?))
+}
+
+pub(super) async fn pin_point(
+    State(context): State<Context>,
+    Target(vm): Target,
+    Body(request): Body<PinRequest>,
+) -> Answer<Vec<PointView>> {
+    let points = context.ask(context.service.points(&vm)).await?;
+    let Some(point) = select::point(&request.point, &vm.to_string(), &points)? else {
+        return Err(
+            invalid("the latest point cannot be pinned by that word", "Name it by its epoch or id.").into()
+        );
+    };
+    let pin =
+        move |service: Arc<dyn Service>| async move { service.pin_point(&vm, point, request.pinned).await };
+    let mut points = context.change(CHANGE_LIMIT, pin).await?;
+    points.sort_by_key(|point| std::cmp::Reverse(point.epoch));
+    answer(points)
+}
+
+/// The point that a text means; `None` for the latest.
+async fn find_point(context: &Context, vm: &VmRef, text: Option<&str>) -> Result<Option<PointId>> {
+    let Some(text) = text else { return Ok(None) };
+    let points = context.ask(context.service.points(vm)).await?;
+    select::point(text, &vm.to_string(), &points)
+}
+
+pub(super) async fn preflight(
+    State(context): State<Context>,
+    Target(vm): Target,
+    Query(query): Query<PreflightQuery>,
+) -> Answer<PreflightView> {
+    let point = find_point(&context, &vm, query.point.as_deref()).await?;
+    answer(context.ask(context.service.preflight(&vm, point)).await?)
 }
 
 pub(super) async fn network(State(context): State<Context>, Target(vm): Target) -> Answer<NetworkView> {

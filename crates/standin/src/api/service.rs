@@ -17,8 +17,10 @@ use standin_engine::Modification;
 use standin_engine::replica::failover::Failover;
 use standin_hypervisor::definition::VmDefinition;
 use standin_model::network::{NetworkChange, NetworkView};
-use standin_model::view::{AuthView, CheckView, JobView, PointView, SettingsView, StatusView, VmView};
-use standin_model::{AuthId, HostId, JobId, Refusal, VmName};
+use standin_model::view::{
+    AuthView, CheckView, JobView, PointView, PreflightView, SettingsView, StatusView, VmView,
+};
+use standin_model::{AuthId, HostId, JobId, PointId, Refusal, VmName};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -87,6 +89,9 @@ pub trait Service: Send + Sync + 'static {
     /// The recovery points of a VM. Any order.
     async fn points(&self, vm: &VmRef) -> Result<Vec<PointView>>;
 
+    /// Keeps a recovery point from retention, or lets it go. Answers with the points, in any order.
+    async fn pin_point(&self, vm: &VmRef, point: PointId, pinned: bool) -> Result<Vec<PointView>>;
+
     /// Pauses replication.
     async fn suspend(&self, vm: &VmRef) -> Result<Outcome>;
 
@@ -98,6 +103,9 @@ pub trait Service: Send + Sync + 'static {
 
     /// Fails over to a point, `None` for the latest, and starts the VM if asked.
     async fn failover(&self, vm: &VmRef, failover: Failover) -> Result<Outcome>;
+
+    /// What a failover to a point, `None` for the latest, would meet. Changes nothing.
+    async fn preflight(&self, vm: &VmRef, point: Option<PointId>) -> Result<PreflightView>;
 
     /// Two hosts hold a VM by the same number: the copy of this host is kept, or that of the other.
     async fn keep_copy(&self, vm: &VmRef, request: KeepRequest) -> Result<Outcome>;

@@ -4,10 +4,11 @@
 use super::types::{PeerAddress, disk_names, invalid};
 use serde::{Deserialize, Serialize};
 use standin_engine::Modification;
+use standin_model::fence::WhenSilent;
 use standin_model::settings::SettingsChange;
 use standin_model::{Refusal, VmName};
 
-/// Body of `POST /v1/vms/{vm}/settings`, on the primary: what is left out stays as it is.
+/// Body of `POST /v1/vms/{vm}/settings`, on the primary but where it says otherwise: what is left out stays as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SettingsRequest {
@@ -38,6 +39,10 @@ pub struct SettingsRequest {
     /// Bytes that stay free where the old data of overwritten blocks is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scratch_reserve: Option<u64>,
+    /// What this host does at a start of the VM when another host that could run it does not answer: `refuse`,
+    /// `start-after 2m`, or `default` for what the host is configured to. On either side.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when_peer_is_silent: Option<String>,
     /// Bytes per bit of the dirty bitmaps. Refused unless it is as it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub granularity: Option<u64>,
@@ -72,8 +77,22 @@ impl SettingsRequest {
                 granularity: self.granularity.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX)),
                 disks: self.disks.map(disk_names).transpose()?,
             },
+            when_silent: self.when_peer_is_silent.as_deref().map(when_silent).transpose()?,
         })
     }
+}
+
+/// `None` for what the host is configured to.
+fn when_silent(text: &str) -> Result<Option<WhenSilent>, Refusal> {
+    if text == "default" {
+        return Ok(None);
+    }
+    crate::units::when_silent(text).map(Some).map_err(|why| {
+        invalid(
+            format!("when_peer_is_silent: {why}"),
+            "Write refuse, start-after and a time (as in \"start-after 2m\"), or default.",
+        )
+    })
 }
 
 /// Body of `POST /v1/vms/{vm}/rename`.
@@ -96,9 +115,19 @@ mod tests {
         let wanted = request.into_modification().unwrap();
         assert_eq!(wanted.peer.as_deref(), Some("b:28444"));
         assert_eq!(wanted.settings, SettingsChange { history: Some(3), ..SettingsChange::default() });
+        assert_eq!(wanted.when_silent, None);
+        let two = WhenSilent::StartAfter(std::time::Duration::from_secs(120));
+        for (text, when) in
+            [("default", None), ("refuse", Some(WhenSilent::Refuse)), ("start-after 2m", Some(two))]
+        {
+            let request =
+                SettingsRequest { when_peer_is_silent: Some(text.into()), ..SettingsRequest::default() };
+            assert_eq!(request.into_modification().unwrap().when_silent, Some(when), "{text}");
+        }
         for wrong in [
             SettingsRequest::default(),
             SettingsRequest { to: Some("a b".into()), ..SettingsRequest::default() },
+            SettingsRequest { when_peer_is_silent: Some("start-after".into()), ..SettingsRequest::default() },
             SettingsRequest { disks: Some(vec!["a/b".into()]), ..SettingsRequest::default() },
         ] {
             let refusal = wrong.into_modification().expect_err("accepted");

@@ -294,6 +294,16 @@ pub struct PointRequest {
     pub application_consistent: bool,
 }
 
+/// Body of `POST /v1/vms/{vm}/points/pin`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PinRequest {
+    /// A point's id, an unambiguous beginning of it, or its epoch.
+    pub point: String,
+    /// Retention does not drop it; else it may again.
+    pub pinned: bool,
+}
+
 /// Body of `POST /v1/vms/{vm}/failover`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -318,6 +328,15 @@ impl FailoverRequest {
             (false, false) => Asserts::Nothing,
         }
     }
+}
+
+/// Query of `GET /v1/vms/{vm}/failover`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PreflightQuery {
+    /// As in [`FailoverRequest`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub point: Option<String>,
 }
 
 /// Body of `POST /v1/store/check`.

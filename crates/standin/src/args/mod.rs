@@ -14,7 +14,7 @@ pub use admin::{
 };
 pub use cim::{Cim, CimVerb, Namespace};
 pub use network::Network;
-pub use replication::{Failover, Jobs, JobsVerb, Keep, Point, Replicate, Status, TargetVm, WaitingVm};
+pub use replication::{Failover, Jobs, JobsVerb, Keep, Point, Points, Replicate, Status, WaitingVm};
 pub use settings::{Rename, Set, Switch};
 pub use user::{Password, User, UserAdd, UserVerb};
 pub use vm::{Adopt, Start, Stop, Vm, VmVerb};
@@ -101,7 +101,7 @@ pub enum Verb {
     /// How the replication of every VM, or of one, is doing
     Status(Status),
     /// The recovery points of a VM, newest first
-    Points(TargetVm),
+    Points(Points),
     /// Pause the replication of a VM; changes are still recorded
     Suspend(WaitingVm),
     /// Go on with a paused replication, or try again one that is critical

@@ -18,6 +18,7 @@ Examples, all on the replica host:
   standin failover web --start             to the latest point, and start the VM
   standin failover web --start --yes       the same when the primary is known to be down
   standin failover web --point 41 --start  to the point of epoch 41
+  standin failover web --dry-run           only say what it would meet
   standin failover web --revert            throw that away and go on as before
   standin failover web --commit            keep it for good; other points go
 
@@ -25,13 +26,6 @@ With --start the primary is asked first. When it runs the VM, nothing is done wi
 somebody has to say that it is down: at the prompt, or by --yes.
 
 A failover is instant at any size of the disks. It can be reverted, and another point tried, until it is committed.";
-
-/// A verb about one VM that only asks.
-#[derive(Debug, ClapArgs)]
-pub struct TargetVm {
-    /// Name or UUID of the VM
-    pub vm: String,
-}
 
 /// A verb about one VM that starts a job.
 #[derive(Debug, ClapArgs)]
@@ -101,6 +95,19 @@ pub struct Point {
     pub wait: Wait,
 }
 
+/// `standin points`
+#[derive(Debug, ClapArgs)]
+pub struct Points {
+    /// Name or UUID of the VM
+    pub vm: String,
+    /// Keep this point until it is unpinned, whatever the retention: its epoch, its id, or the beginning of that
+    #[arg(long, value_name = "POINT", conflicts_with = "unpin")]
+    pub pin: Option<String>,
+    /// Let retention drop this point again
+    #[arg(long, value_name = "POINT")]
+    pub unpin: Option<String>,
+}
+
 /// `standin failover`
 #[derive(Debug, ClapArgs)]
 #[command(after_help = FAILOVER_HELP)]
@@ -119,13 +126,17 @@ pub struct Failover {
     /// The primary is fenced off: start although it says that it runs the VM
     #[arg(long)]
     pub force: bool,
+    /// Only say what the failover would meet: the point, what the primary answers, and what it does while it is silent
+    #[arg(long, conflicts_with_all = ["revert", "commit", "keep", "yes", "force"])]
+    pub dry_run: bool,
     /// Undo a failover that is not committed; what the VM wrote since is lost
     #[arg(long, conflicts_with_all = ["point", "start", "commit"])]
     pub revert: bool,
     /// Keep a failover for good; the other recovery points go
     #[arg(long, conflicts_with_all = ["point", "start"])]
     pub commit: bool,
-    /// After both hosts were forced to run the VM: keep this host's copy, or the other one's; the other copy is stopped
+    /// After both hosts were forced to run the VM: keep this host's copy, or the other one's; the other copy is stopped, and
+    /// what it wrote is kept as a pinned recovery point, or in its disks
     #[arg(long, value_name = "WHERE", conflicts_with_all = ["point", "start", "revert", "commit"])]
     pub keep: Option<Keep>,
     /// Whether to wait.

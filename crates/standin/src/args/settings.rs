@@ -10,6 +10,7 @@ Examples, on the primary host:
   standin set web --interval 30s --history 24
   standin set web --keep-all-for 0s                no longer keep every point
   standin set web --to 192.0.2.8                   the replica has another address now
+  standin set web --when-peer-is-silent \"start-after 2m\"
 
 What is not named stays as it is. An address is taken only if the host there is the replica's: it has the same name in \
 its certificate, and this VM's replica. The disks that replicate and the granularity cannot be changed in place.";
@@ -64,6 +65,10 @@ pub struct Set {
     /// Give a cycle up before less than this is free in the scratch directory
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub scratch_reserve: Option<u64>,
+    /// When another host that could run the VM does not answer a start here: refuse, "start-after 2m", or default for
+    /// what this host is configured to; on either host, for that host
+    #[arg(long, value_name = "WHAT")]
+    pub when_peer_is_silent: Option<String>,
     /// Cannot be changed; refused unless it is as it was
     #[arg(long, value_name = "SIZE", value_parser = parse_size, hide = true)]
     pub granularity: Option<u64>,

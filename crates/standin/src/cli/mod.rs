@@ -108,7 +108,7 @@ async fn verb_of_a_client(verb: Verb, session: &Session) -> Result<(), Failure> 
         Verb::Store(store) => admin::store(session, store.verb).await,
         Verb::Replicate(replicate) => replication::replicate(session, replicate).await,
         Verb::Status(status) => replication::status(session, status.vm).await,
-        Verb::Points(target) => replication::points(session, &target.vm).await,
+        Verb::Points(points) => replication::points(session, points).await,
         Verb::Suspend(verb) => replication::simple(session, verb, "suspend", "replication is paused").await,
         Verb::Resume(verb) => replication::simple(session, verb, "resume", "replication goes on").await,
         Verb::Unreplicate(verb) => {

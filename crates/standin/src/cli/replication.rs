@@ -2,12 +2,15 @@
 
 use super::vm::path;
 use super::{Session, wait};
-use crate::api::types::{FailoverRequest, KeepRequest, Outcome, PeerAddress, PointRequest, ReplicateRequest};
-use crate::args::{Failover, Keep, Point, Replicate, WaitingVm};
+use crate::api::client::segment;
+use crate::api::types::{
+    FailoverRequest, KeepRequest, Outcome, PeerAddress, PinRequest, PointRequest, ReplicateRequest,
+};
+use crate::args::{Failover, Keep, Point, Points, Replicate, WaitingVm};
 use crate::exit::Failure;
-use crate::output::table;
+use crate::output::{fence, table};
 use standin_model::ReturnCode;
-use standin_model::view::{PointView, StatusView};
+use standin_model::view::{PointView, PreflightView, StatusView};
 
 /// `standin replicate`
 pub(super) async fn replicate(session: &Session, args: Replicate) -> Result<(), Failure> {
@@ -54,8 +57,14 @@ pub(super) async fn status(session: &Session, vm: Option<String>) -> Result<(), 
 }
 
 /// `standin points VM`
-pub(super) async fn points(session: &Session, vm: &str) -> Result<(), Failure> {
-    let points: Vec<PointView> = session.client.get(&path(vm, "/points")).await?;
+pub(super) async fn points(session: &Session, args: Points) -> Result<(), Failure> {
+    let pinned = args.pin.is_some();
+    let points: Vec<PointView> = match args.pin.or(args.unpin) {
+        Some(point) => {
+            session.client.send(&path(&args.vm, "/points/pin"), &PinRequest { point, pinned }).await?
+        }
+        None => session.client.get(&path(&args.vm, "/points")).await?,
+    };
     session.style.print(&points, |points| table::points(session.look(), points))
 }
 
@@ -86,13 +95,20 @@ async fn begin_failover(session: &Session, args: &Failover) -> Result<Outcome, F
     let target = path(&args.vm, "/failover");
     match session.client.send(&target, &request).await {
         Err(Failure::Refused(refusal)) if refusal.code == ReturnCode::NotAvailable && session.style.asks => {
-            if !confirm(&format!("{}. Is it certainly down?", refusal.message))? {
+            if !confirm(&format!("{}. Is that other host certainly down?", refusal.message))? {
                 return Err(Failure::Refused(refusal));
             }
             session.client.send(&target, &FailoverRequest { yes: true, ..request }).await
         }
         other => other,
     }
+}
+
+/// `standin failover VM --dry-run`
+async fn preflight(session: &Session, args: &Failover) -> Result<(), Failure> {
+    let point = args.point.as_ref().map_or_else(String::new, |point| format!("?point={}", segment(point)));
+    let view: PreflightView = session.client.get(&path(&args.vm, &format!("/failover{point}"))).await?;
+    session.style.print(&view, |view| fence::preflight(session.look(), view))
 }
 
 /// A question on the terminal; anything but yes is no.
@@ -107,6 +123,9 @@ fn confirm(question: &str) -> Result<bool, Failure> {
 /// `standin failover VM`
 pub(super) async fn failover(session: &Session, args: Failover) -> Result<(), Failure> {
     let vm = &args.vm;
+    if args.dry_run {
+        return preflight(session, &args).await;
+    }
     let (outcome, done): (Outcome, String) = if args.revert {
         let outcome = session.client.post(&path(vm, "/failover/revert")).await?;
         (outcome, format!("{vm}: the failover is undone"))
@@ -118,9 +137,13 @@ pub(super) async fn failover(session: &Session, args: Failover) -> Result<(), Fa
         let outcome = session.client.send(&path(vm, "/failover/keep"), &request).await?;
         let (kept, other) =
             if request.here { ("this host", "the other") } else { ("the other host", "this") };
+        let kept = format!("{vm}: the copy of {kept} stays; the one of {other} is stopped");
         (
             outcome,
-            format!("{vm}: the copy of {kept} stays; the one of {other} is stopped, its disks are left"),
+            format!(
+                "{kept}. If that one was a failover, what it wrote is a pinned recovery point there (`standin points \
+                 {vm}`); else its disks are left, and `standin status {vm}` there says how to save them"
+            ),
         )
     } else {
         let outcome = begin_failover(session, &args).await?;

@@ -38,6 +38,7 @@ fn request(args: Set) -> Result<SettingsRequest, Failure> {
         compression: args.compression.map(is_on),
         auto_resync: args.auto_resync.map(is_on),
         scratch_reserve: args.scratch_reserve,
+        when_peer_is_silent: args.when_peer_is_silent,
         granularity: args.granularity,
         disks: args.disks,
     })

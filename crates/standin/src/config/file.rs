@@ -1,6 +1,7 @@
 //! The configuration file as it is written: every key optional, nothing checked but its type.
 
 use super::{Certificates, KvmUse, LogFormat};
+use crate::api::types::PeerAddress;
 use serde::Deserialize;
 use standin_access::AccessSettings;
 use standin_engine::vm::{Policy, WhenBothRun};
@@ -100,6 +101,7 @@ pub(super) struct Fence {
     pub when_peer_is_silent: Option<String>,
     pub start_over_running_primary: Option<String>,
     pub when_both_run: Option<String>,
+    pub witness: Option<String>,
     pub fence_command: Vec<String>,
 }
 
@@ -111,7 +113,9 @@ impl Fence {
         };
         let when_silent = match self.when_peer_is_silent.as_deref() {
             None => WhenSilent::default(),
-            Some(text) => when_silent(text).map_err(|why| format!("fence.when_peer_is_silent: {why}"))?,
+            Some(text) => {
+                crate::units::when_silent(text).map_err(|why| format!("fence.when_peer_is_silent: {why}"))?
+            }
         };
         let over_running = match self.start_over_running_primary.as_deref() {
             None | Some("refuse") => OverRunning::Refuse,
@@ -131,18 +135,11 @@ impl Fence {
         if fence_command.first().is_some_and(|program| !Path::new(program).is_absolute()) {
             return Err("fence.fence_command: write the absolute path of the program first".to_owned());
         }
-        Ok(Policy { when_silent, over_running, both_run, fence_command, ..Policy::default() })
+        let witness = self.witness.map(|text| text.parse::<PeerAddress>()).transpose();
+        let witness = witness.map_err(|refusal| format!("fence.witness: {refusal}"))?;
+        let witness = witness.map(|address| address.to_string());
+        Ok(Policy { when_silent, over_running, both_run, witness, fence_command, ..Policy::default() })
     }
-}
-
-/// `refuse`, or `start-after 2m`.
-pub(crate) fn when_silent(text: &str) -> Result<WhenSilent, String> {
-    if text == "refuse" {
-        return Ok(WhenSilent::Refuse);
-    }
-    let wait = text.strip_prefix("start-after").map(str::trim).filter(|wait| !wait.is_empty());
-    let wait = wait.ok_or_else(|| format!("{text:?} is unknown, use refuse, or start-after and a time"))?;
-    crate::units::parse_duration(wait).map(WhenSilent::StartAfter).map_err(|error| error.to_string())
 }
 
 /// `[monitoring]`

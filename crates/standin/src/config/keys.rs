@@ -33,7 +33,10 @@ pub(super) const KEYS: [(&str, &[&str]); 8] = [
     ("log", &["level", "format"]),
     ("limits", &["max_cycles", "merge_rate", "scratch_reserve", "shutdown_grace"]),
     ("qemu", &["binary", "kvm"]),
-    ("fence", &["when_peer_is_silent", "start_over_running_primary", "when_both_run", "fence_command"]),
+    (
+        "fence",
+        &["when_peer_is_silent", "start_over_running_primary", "when_both_run", "witness", "fence_command"],
+    ),
     ("monitoring", &["start", "interval"]),
     (
         "management",

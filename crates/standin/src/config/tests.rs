@@ -68,6 +68,7 @@ fn the_sample_changes_nothing_and_names_every_key() {
     defaults.certificates = sample.certificates.clone();
     defaults.network_map = sample.network_map.clone();
     defaults.policy.fence_command = sample.policy.fence_command.clone();
+    defaults.policy.witness = sample.policy.witness.clone();
     let management = sample.management.clone().unwrap();
     let examples = AccessSettings {
         certificate: management.certificate.clone(),
@@ -157,6 +158,16 @@ fn an_address_without_a_port_gets_the_default_one() {
     assert_eq!(parse("listen = '10.0.0.1'").unwrap().listen.to_string(), "10.0.0.1:28444");
     assert_eq!(parse("listen = '::1'").unwrap().listen.to_string(), "[::1]:28444");
     assert_eq!(parse("listen = '[::]:7000'").unwrap().listen.to_string(), "[::]:7000");
+}
+
+#[test]
+fn a_witness_is_named_by_its_address() {
+    let witness = |text: &str| parse(text).unwrap().policy.witness;
+    assert_eq!(witness(""), None);
+    assert_eq!(witness("[fence]\nwitness = 'gamma'").as_deref(), Some("gamma:28444"));
+    assert_eq!(witness("[fence]\nwitness = 'gamma:7000'").as_deref(), Some("gamma:7000"));
+    let text = complaint("[fence]\nwitness = 'a b'");
+    assert!(text.contains("fence.witness") && text.contains("HOST:PORT"), "{text}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What the verbs print: tables and sentences for people, exact JSON for programs, bars while a job runs.
 
+pub mod fence;
 pub mod network;
 pub mod progress;
 pub mod settings;

@@ -27,6 +27,8 @@ pub fn agreed(view: &SettingsView) -> String {
     text.line("automatic resynchronization", on_or_off(view.auto_resync));
     text.line("scratch reserve", units::size(view.scratch_reserve_bytes));
     text.line("granularity", units::size(u64::from(view.granularity_bytes)));
+    let by = if view.when_peer_is_silent_set { "this VM" } else { "this host" };
+    text.line("when another host is silent", format!("{} (set for {by})", view.when_peer_is_silent));
     let disks: Vec<_> = view.disks.iter().map(ToString::to_string).collect();
     text.line("disks", disks.join(", "));
     text.finish()

@@ -1,5 +1,6 @@
 //! Lists and details for people. Pure text; the views of `standin-model` in, lines out.
 
+use super::fence;
 use crate::api::types::PeerView;
 use crate::units;
 use comfy_table::presets::NOTHING;
@@ -210,6 +211,9 @@ pub fn status(look: Look, view: &StatusView) -> String {
     text.line("points", view.points);
     text.line("pending", view.pending_bytes.map_or_else(|| "-".to_owned(), units::size));
     text.line("generation", view.generation);
+    if let Some(known) = &view.fence {
+        fence::lines(look, &mut text, known);
+    }
     if let Some(p) = &view.progress {
         let left = p.remaining_s.map_or_else(String::new, |left| format!(", {} left", units::span(left)));
         let (done, total) = (units::size(p.bytes_done), units::size(p.bytes_total));

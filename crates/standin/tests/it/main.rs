@@ -6,6 +6,7 @@
 
 mod api;
 mod cli;
+mod fence;
 mod files;
 mod jobs;
 mod scripted;

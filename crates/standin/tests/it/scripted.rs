@@ -11,12 +11,14 @@ use standin_engine::Modification;
 use standin_engine::replica::failover::Failover;
 use standin_engine::vm::Asserts;
 use standin_hypervisor::definition::VmDefinition;
+use standin_model::fence::{Place, Role, WhenSilent};
 use standin_model::network::{
     AdapterId, AdapterSettings, AdapterView, AppliedNetwork, ApplyState, ApplyWay, NetworkChange,
     NetworkView, SettingsOrigin,
 };
 use standin_model::view::{
-    AuthView, CheckView, JobView, PointCheckView, PointView, SettingsView, StatusView, VmView,
+    AuthView, CheckView, ErrorView, FenceHostView, FenceView, JobView, PointCheckView, PointView,
+    PreflightView, SettingsView, StatusView, VmView, WitnessView,
 };
 use standin_model::{
     AuthId, Epoch, Generation, Health, HostId, JobId, JobRecord, JobState, JobType, PointId, PointKind,
@@ -209,11 +211,41 @@ pub fn status_view() -> StatusView {
         power: Some("running".to_owned()),
         accelerator: None,
         generation: Generation(1),
+        fence: Some(fence_view()),
         points: 3,
         last_application_consistent_at: None,
         progress: None,
         statistics: None,
         disks: Vec::new(),
+    }
+}
+
+fn silent_primary() -> FenceHostView {
+    FenceHostView {
+        host: "alpha".to_owned(),
+        role: Role::Source,
+        connected: false,
+        when_peer_is_silent: Some("start-after 2m".to_owned()),
+        heard_at: Some(at(0)),
+    }
+}
+
+fn witness_view() -> WitnessView {
+    WitnessView {
+        address: "gamma:28444".to_owned(),
+        answers: true,
+        counts_for: vec!["alpha".to_owned()],
+        knows: None,
+    }
+}
+
+/// Of a replica whose primary is silent.
+pub fn fence_view() -> FenceView {
+    FenceView {
+        when_peer_is_silent: "refuse".to_owned(),
+        set_for_vm: true,
+        hosts: vec![silent_primary()],
+        witness: Some(witness_view()),
     }
 }
 
@@ -225,7 +257,13 @@ pub fn settings_view() -> SettingsView {
         retention: Some(Policy::keep_all_for(3600, 24)),
         ..RelationshipSettings::default()
     };
-    SettingsView::new(web(), vm_id(), Some("replica:28444".to_owned()), &settings)
+    SettingsView::new(
+        web(),
+        vm_id(),
+        Some("replica:28444".to_owned()),
+        &settings,
+        (WhenSilent::Refuse, false),
+    )
 }
 
 /// Three points; the ids of the first two begin alike.
@@ -400,6 +438,11 @@ impl Service for Scripted {
         Ok(self.outcome(JobType::SendDelta))
     }
 
+    async fn pin_point(&self, vm: &VmRef, point: PointId, pinned: bool) -> Result<Vec<PointView>> {
+        self.note(format!("pin {vm} {point} {pinned}"))?;
+        self.points(vm).await
+    }
+
     async fn failover(&self, vm: &VmRef, failover: Failover) -> Result<Outcome> {
         let Failover { point, start, asserts } = failover;
         let point = point.map_or_else(|| "latest".to_owned(), |point| point.to_string());
@@ -409,6 +452,23 @@ impl Service for Scripted {
         };
         self.note(format!("failover {vm} {point} {start}{how}"))?;
         Ok(self.outcome(JobType::InitiateFailover))
+    }
+
+    async fn preflight(&self, vm: &VmRef, point: Option<PointId>) -> Result<PreflightView> {
+        let point = point.unwrap_or(point_ids()[2]);
+        self.note(format!("preflight {vm} {point}"))?;
+        let silent =
+            Refusal::new(ReturnCode::NotAvailable, "alpha does not answer", "Repeat this with `--yes`.");
+        Ok(PreflightView {
+            vm: web(),
+            id: vm_id(),
+            point,
+            epoch: Epoch(3),
+            point_at: at(30),
+            primary: silent_primary(),
+            primary_says: Place::Silent,
+            refusal: Some(ErrorView::new(silent, None)),
+        })
     }
 
     async fn keep_copy(&self, vm: &VmRef, request: KeepRequest) -> Result<Outcome> {
@@ -458,7 +518,10 @@ impl Service for Scripted {
 
     async fn modify(&self, vm: &VmRef, wanted: Modification) -> Result<SettingsView> {
         let settings = serde_json::to_string(&wanted.settings).expect("JSON");
-        self.note(format!("modify {vm} {:?}: {settings}", wanted.peer))?;
+        let silent =
+            wanted.when_silent.map(|when| when.map_or_else(|| "default".to_owned(), |when| when.to_string()));
+        let silent = silent.map_or_else(String::new, |when| format!(" {when}"));
+        self.note(format!("modify {vm} {:?}{silent}: {settings}", wanted.peer))?;
         Ok(settings_view())
     }
 

@@ -3,9 +3,11 @@
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use standin_engine::messages::Request;
-use standin_engine::peers::{Answer, Answers, Call, ClaimFact, Peer, Peers, Presence, Silence, Transport};
+use standin_engine::peers::{
+    Answer, Answers, Call, ClaimFact, Peer, Peers, Presence, Silence, Testimony, Transport,
+};
 use standin_engine::records::Tables;
-use standin_model::fence::{Claim, Place, WhenSilent};
+use standin_model::fence::{Claim, Place};
 use standin_model::{Generation, HostId, VmId};
 use standin_state::{MemoryStore, StateStore};
 use standin_wire::memory::{End, Network};
@@ -41,6 +43,7 @@ pub fn fact(vm: VmId, place: Place) -> ClaimFact {
         claim: Claim { number: Generation(1), holder: id(1), id: Uuid::from_u128(5) },
         place,
         ran: false,
+        stance: None,
     }
 }
 
@@ -254,7 +257,7 @@ impl Answers for Script {
             claim: None,
             place: self.places.lock().expect("places").pop_front().unwrap_or(Place::Unknown),
             further: Vec::new(),
-            when_silent: WhenSilent::Refuse,
+            stance: None,
         };
         match call {
             Call::Claims(facts) => {
@@ -263,6 +266,7 @@ impl Answers for Script {
             }
             Call::Ask { .. } => Answer::Ask(presence()),
             Call::Raise { .. } => Answer::Raise(presence()),
+            Call::Witness { .. } => Answer::Witness(Testimony { records: Uuid::nil(), claim: None }),
         }
     }
 

@@ -102,7 +102,7 @@ impl Order {
                 settings.recovery_server_enabled = enabled;
                 engine.modify_service_settings(settings).await.map(|()| None)
             }
-            What::Resolve { keep, .. } => engine.keep_copy(vm, keep).await.map(|()| None),
+            What::Resolve { keep, .. } => engine.keep_copy(vm, keep).await,
             What::Forget { .. } => vms.forget(vm).await.map(|()| None),
             What::StartAfter { seconds, .. } => {
                 let after = |seconds: u32| WhenSilent::StartAfter(Duration::from_secs(seconds.into()));

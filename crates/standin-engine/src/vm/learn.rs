@@ -1,0 +1,184 @@
+//! What other hosts tell of a VM, and what follows from it: the claim, how they decide, a confirmation of a start, and the
+//! alarm where both run it. Part of the VM's task, see [`super::task`].
+
+use super::alarm::{Alarm, AlarmKind};
+use super::record::{ToldStance, VmRecord};
+use super::task::Task;
+use crate::peers::Presence;
+use jiff::Timestamp;
+use standin_hypervisor::PowerState;
+use standin_model::fence::{Claim, Fence, Learned, Meeting, Place, Rules, Stance, meet};
+use standin_model::{HostId, Refusal};
+
+/// What another host told of a VM.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    /// Who.
+    pub host: HostId,
+    /// Its name.
+    pub name: String,
+    /// Where it can be reached, if that is known.
+    pub address: Option<String>,
+    /// The claim that it knows.
+    pub claim: Option<Claim>,
+    /// Where the VM is, seen from there.
+    pub place: Option<Place>,
+    /// How it decides about the VM.
+    pub stance: Option<Stance>,
+}
+
+impl VmRecord {
+    /// Takes in a claim that another host told.
+    pub(super) fn learn(&mut self, me: HostId, claim: Claim, rules: Rules) -> Learned {
+        let other = self.fence.rival.map(|rival| rival.other_than(me, self.fence.claim));
+        let learned = self.fence.learn(me, claim, rules);
+        // Two held it, and the other one has the next number: somebody decided for that one.
+        self.given_up |= matches!(learned, Learned::Lost(claim) if other == Some(claim.holder));
+        learned
+    }
+}
+
+impl Task {
+    /// Takes in what a host told: the claim, where the VM is, and what follows when both run it.
+    pub async fn told(&mut self, told: Told) -> Result<Presence, Refusal> {
+        if let Some(place) = told.place {
+            self.last.insert(told.host, place);
+        }
+        self.learn(&told).await?;
+        self.note_stance(&told).await?;
+        self.confirmed_by(&told).await?;
+        self.look_at_meetings().await;
+        self.presence().await
+    }
+
+    /// How a host that shares the VM decides about it: kept, because it counts when that host is silent.
+    async fn note_stance(&mut self, told: &Told) -> Result<(), Refusal> {
+        let Some(stance) = told.stance else { return Ok(()) };
+        let Some(mut changed) = self.record.clone() else { return Ok(()) };
+        let known = changed.stances.get(&told.host).is_some_and(|known| known.stance == stance);
+        if known || !changed.fence.hosts.contains_key(&told.host) {
+            return Ok(());
+        }
+        changed.stances.insert(told.host, ToldStance { stance, at: Timestamp::now() });
+        self.change(changed).await
+    }
+
+    /// A start that nobody confirmed is confirmed when every host that shares the VM knows this claim, and runs nothing.
+    async fn confirmed_by(&mut self, told: &Told) -> Result<(), Refusal> {
+        let Some(mut changed) = self.record.clone() else { return Ok(()) };
+        let says_no = |host: &HostId| matches!(self.last.get(host), Some(Place::NotHere | Place::Unknown));
+        let knows = told.claim.is_some_and(|claim| claim.same_as(changed.fence.claim));
+        let confirmed = knows && changed.fence.held_by(self.me()) && changed.fence.hosts.keys().all(says_no);
+        if !confirmed || changed.fence.asserted.take().is_none() {
+            return Ok(());
+        }
+        self.change(changed).await
+    }
+
+    pub async fn learn(&mut self, told: &Told) -> Result<Learned, Refusal> {
+        let Some(claim) = told.claim else { return Ok(Learned::Nothing) };
+        let Some(mut changed) = self.record.clone() else { return self.first_heard(told, claim).await };
+        let learned = changed.learn(self.me(), claim, self.context.policy.rules);
+        if matches!(learned, Learned::Nothing | Learned::Older) {
+            return Ok(learned);
+        }
+        let host = told.name.as_str();
+        tracing::warn!(%host, claim = %claim, ?learned, "another host has a newer claim on a VM");
+        if changed.fence.claim.holder != self.me() {
+            changed.fence.asserted = None;
+        }
+        self.change(changed).await?;
+        if matches!(learned, Learned::Lost(_) | Learned::Rival(_)) {
+            self.stop_sending().await?;
+        }
+        self.give_up();
+        Ok(learned)
+    }
+
+    /// Has what this copy wrote kept, where somebody decided for the other one. Not waited for: that stops the VM by this
+    /// task.
+    pub fn give_up(&self) {
+        let given_up = self.record.as_ref().is_some_and(|record| record.given_up);
+        if let Some(senders) = self.context.senders().filter(|_| given_up) {
+            let vm = self.vm;
+            self.context.tasks.spawn(async move { senders.give_up(vm).await });
+        }
+    }
+
+    /// A host tells of a VM that this one has no record of: it was lost, or an older data directory was put back. Only
+    /// a holder's own word makes a record.
+    async fn first_heard(&mut self, told: &Told, claim: Claim) -> Result<Learned, Refusal> {
+        if claim.holder != told.host || !matches!(told.place, Some(Place::Runs | Place::Lives)) {
+            return Ok(Learned::Nothing);
+        }
+        let Some(info) = self.inspect().await? else { return Ok(Learned::Nothing) };
+        tracing::warn!(host = %told.name, %claim,
+            "another host holds a VM of which this host has no record; it is kept that the VM lives there");
+        let mut fence = Fence::new(claim);
+        fence.hosts.insert(told.host, told.known(standin_model::fence::Role::Replica));
+        self.change(VmRecord::new(self.vm, info.name, fence)).await?;
+        Ok(Learned::Newer(claim))
+    }
+
+    /// Judges what is known of the other hosts, acts where both run, and says it.
+    pub async fn look_at_meetings(&mut self) {
+        let Some(record) = self.record.clone() else { return };
+        let place = match self.place().await {
+            Ok(place) => place,
+            Err(refusal) => {
+                tracing::warn!(%refusal, "what other hosts say of a VM cannot be compared");
+                return;
+            }
+        };
+        let found = self.worst_meeting(&record.fence, place == Place::Runs);
+        let kind = found.and_then(|(meeting, _)| AlarmKind::of(meeting));
+        let known = record.alarm.as_ref().map(|alarm| (alarm.kind, alarm.host));
+        let now = kind.zip(found.map(|(_, host)| host));
+        // A copy that was paused for it stays an alarm until the claims are settled by a person.
+        let stays = known.is_some_and(|(kind, _)| kind == AlarmKind::BothRanLower)
+            && now.is_none()
+            && self.is_on().await;
+        if now == known || stays {
+            return;
+        }
+        let mut changed = record;
+        changed.alarm = now.map(|(kind, host)| Alarm { kind, host, at: Timestamp::now(), action: None });
+        if let Some(alarm) = &mut changed.alarm {
+            alarm.action = self.act_on(alarm.kind).await;
+            let issue = alarm.issue(&self.name(), &self.host_name(alarm.host), changed.fence.claim);
+            tracing::error!(remedy = %issue.remedy, "{}", issue.message);
+        } else {
+            tracing::info!("the hosts agree again on where this VM lives");
+        }
+        if let Err(refusal) = self.change(changed).await {
+            tracing::error!(%refusal, "what two hosts found could not be kept");
+        }
+        if let Ok(place) = self.place().await {
+            self.announce(place);
+        }
+    }
+
+    async fn is_on(&self) -> bool {
+        matches!(self.inspect().await, Ok(Some(info)) if info.power != PowerState::Off)
+    }
+
+    fn worst_meeting(&self, fence: &Fence, runs: bool) -> Option<(Meeting, HostId)> {
+        let rules = self.context.policy.rules;
+        if let Some(rival) = fence.rival {
+            return Some((Meeting::Rivals, rival.holder));
+        }
+        let met = self.last.iter().map(|(host, place)| (meet(self.me(), fence, runs, *place, rules), *host));
+        let rank = |meeting: &Meeting| match meeting {
+            Meeting::Fine => 0,
+            Meeting::RunsUnheld => 1,
+            Meeting::BothRunHigher => 2,
+            Meeting::BothRunLower => 3,
+            Meeting::Rivals => 4,
+        };
+        let unheard =
+            (runs && fence.claim.holder != self.me()).then_some((Meeting::RunsUnheld, fence.claim.holder));
+        met.chain(unheard)
+            .filter(|(meeting, _)| *meeting != Meeting::Fine)
+            .max_by_key(|(meeting, _)| rank(meeting))
+    }
+}
