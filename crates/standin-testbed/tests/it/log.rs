@@ -3,8 +3,12 @@
 use crate::rig::{Rig, wait_state};
 
 /// Rooms of the engine in which there is nothing that is not about a VM.
-const ABOUT_A_VM: &[&str] =
-    &["standin_engine::primary", "standin_engine::replica::session", "standin_engine::vm::task"];
+const ABOUT_A_VM: &[&str] = &[
+    "standin_engine::primary",
+    "standin_engine::replica::session",
+    "standin_engine::vm::task",
+    "standin_engine::vm::learn",
+];
 
 /// The lines of those rooms.
 fn lines(log: &str) -> Vec<&str> {

@@ -136,7 +136,8 @@ impl Fence {
             return Err("fence.fence_command: write the absolute path of the program first".to_owned());
         }
         let witness = self.witness.map(|text| text.parse::<PeerAddress>()).transpose();
-        let witness = witness.map_err(|refusal| format!("fence.witness: {refusal}"))?;
+        let witness =
+            witness.map_err(|refusal| format!("fence.witness: {}. {}", refusal.message, refusal.remedy))?;
         let witness = witness.map(|address| address.to_string());
         Ok(Policy { when_silent, over_running, both_run, witness, fence_command, ..Policy::default() })
     }
