@@ -24,10 +24,12 @@
 
 mod authority;
 mod dir;
+mod export;
 mod names;
 
 pub use authority::{Authority, Issued};
 pub use dir::{PkiDir, Summary};
+pub use export::MAX_EXPORT;
 pub use names::{CertificateName, check_names};
 
 pub(crate) use authority::HostKey;
@@ -94,6 +96,12 @@ pub enum PkiError {
     /// The file of the tokens cannot be read or written.
     #[error(transparent)]
     Tokens(DocumentError),
+    /// A passphrase that cannot be used.
+    #[error("the passphrase cannot be used: {reason}")]
+    Passphrase {
+        /// Why.
+        reason: &'static str,
+    },
     /// A certificate, key or request that cannot be used.
     #[error("{what} cannot be used: {reason}")]
     Unusable {
@@ -139,6 +147,9 @@ impl PkiError {
             }
             Self::Tokens(_) => {
                 "Tokens that wait in it are void then; hosts that have enrolled are not touched by it."
+            }
+            Self::Passphrase { .. } => {
+                "Give the one that the export was made with; a new one needs at least 12 characters."
             }
             Self::Unusable { .. } => {
                 "Restore the file from a backup, or make a new one with `standin pki init --force` or `standin enroll TOKEN`."

@@ -178,7 +178,7 @@ impl PkiDir {
         self.summary()
     }
 
-    fn read_if_there(&self, name: &str) -> Result<String, PkiError> {
+    pub(crate) fn read_if_there(&self, name: &str) -> Result<String, PkiError> {
         if self.file(name).exists() { self.read(name) } else { Ok(String::new()) }
     }
 
@@ -204,13 +204,18 @@ impl PkiDir {
     /// # Errors
     /// [`PkiError::Unusable`] if there is none in it or one is not an authority.
     pub fn trust(&self, pem: &str) -> Result<usize, PkiError> {
+        let _lock = self.make_and_lock()?;
+        self.trust_locked(pem)
+    }
+
+    fn trust_locked(&self, pem: &str) -> Result<usize, PkiError> {
         let added = certificates(pem, "the authority to trust")?;
         roots_of(&added, "the authority to trust")?;
-        let _lock = self.make_and_lock()?;
         let mut trusted =
             if self.file("trusted.crt").exists() { self.read("trusted.crt")? } else { String::new() };
         let known = if trusted.is_empty() { Vec::new() } else { certificates(&trusted, "trusted.crt")? };
-        let fresh: Vec<_> = added.into_iter().filter(|der| !known.contains(der)).collect();
+        let mut fresh: Vec<_> = added.into_iter().filter(|der| !known.contains(der)).collect();
+        fresh.dedup();
         for der in &fresh {
             trusted.push_str(&pem_of(der));
         }
@@ -260,6 +265,30 @@ impl PkiDir {
         self.summary()
     }
 
+    /// Takes an authority that was another host's, and a certificate of it for this host. What this host trusted stays
+    /// trusted.
+    pub(crate) fn become_authority(
+        &self,
+        authority: &Authority,
+        key: String,
+        former: &str,
+        trusted: &str,
+        issued: &Issued,
+    ) -> Result<Summary, PkiError> {
+        let _lock = self.make_and_lock()?;
+        self.trust_locked(&format!("{}{trusted}", authority.certificate()))?;
+        if !former.is_empty() {
+            self.publish("former.crt", former)?;
+        }
+        match authority.cross() {
+            "" => self.files.remove(&self.file("cross.crt"))?,
+            cross => self.publish("cross.crt", cross)?,
+        }
+        self.install("ca", &Issued { certificate: authority.certificate().to_owned(), key })?;
+        self.install("host", issued)?;
+        self.summary()
+    }
+
     /// Reads a PEM file of the directory.
     pub(crate) fn read(&self, name: &str) -> Result<String, PkiError> {
         let path = self.file(name);
@@ -304,6 +333,11 @@ impl PkiDir {
         self.files.rename_durably(&self.file(&certificate), &self.file(&format!("{pair}.crt")))?;
         Ok(())
     }
+}
+
+/// Whether a text is certificates of authorities.
+pub(super) fn check_certificates(pem: &str, what: &str) -> Result<(), PkiError> {
+    roots_of(&certificates(pem, what)?, what).map(drop)
 }
 
 fn certificates(pem: &str, what: &str) -> Result<Vec<CertificateDer<'static>>, PkiError> {

@@ -296,3 +296,45 @@ fn tokens_with_nonsense_are_refused_before_anything_is_tried() {
         assert!(matches!(Token::parse(text), Err(TokenError(..))), "{text:.20}");
     }
 }
+
+#[tokio::test]
+async fn with_the_only_authority_gone_an_import_lets_new_hosts_in_and_old_ones_renew() {
+    let a = host();
+    let [(b, _b), (c, _c), (d, _d)] = [new_dir(), new_dir(), new_dir()];
+    enrol(&a, &b, &["host-b.example", "localhost"]).await.unwrap();
+    enrol(&a, &d, &["host-d.example", "localhost"]).await.unwrap();
+    let (export, authority) =
+        (a.dir.export("correct horse battery").unwrap(), a.dir.summary().unwrap().authority);
+    drop(a);
+    let summary = b.import(&export, "correct horse battery", &[], false).unwrap();
+    assert_eq!((summary.authority, summary.names), (authority, names(&["host-b.example", "localhost"])));
+    let b = Host::over(b);
+    enrol(&b, &c, &["host-c.example", "localhost"]).await.unwrap();
+    // The new one and one that enrolled with the old authority know each other.
+    let (c, other) = (c.identity().unwrap(), d.identity().unwrap());
+    assert_eq!(can_meet(&c, &b.identity).await, ["host-c.example", "localhost"]);
+    assert_eq!(can_meet(&c, &other).await, ["host-c.example", "localhost"]);
+    assert_eq!(can_meet(&other, &c).await, ["host-d.example", "localhost"]);
+    let (listener, address) = listener().await;
+    let (client, server) = tokio::join!(enroll::renew(&address, &d), serve_one(&listener, &b));
+    client.unwrap();
+    server.unwrap();
+}
+
+#[tokio::test]
+async fn without_an_export_a_new_authority_that_is_trusted_beside_the_old_one_lets_hosts_in_again() {
+    let a = host();
+    let [(b, _b), (d, _d)] = [new_dir(), new_dir()];
+    enrol(&a, &b, &["host-b.example", "localhost"]).await.unwrap();
+    enrol(&a, &d, &["host-d.example", "localhost"]).await.unwrap();
+    drop(a);
+    let old = std::fs::read_to_string(b.path().join("trusted.crt")).unwrap();
+    b.init(&names(&["host-b.example", "localhost"]), true).unwrap();
+    // Both trust both: `standin pki trust`.
+    b.trust(&old).unwrap();
+    d.trust(&std::fs::read_to_string(b.path().join("ca.crt")).unwrap()).unwrap();
+    let b = Host::over(b);
+    let other = d.identity().unwrap();
+    assert_eq!(can_meet(&other, &b.identity).await, ["host-d.example", "localhost"]);
+    assert_eq!(can_meet(&b.identity, &other).await, ["host-b.example", "localhost"]);
+}

@@ -148,3 +148,63 @@ fn an_authority_whose_key_belongs_to_another_is_refused() {
     let error = a.dir.authority().unwrap_err();
     assert!(error.to_string().contains("ca.key"), "{error}");
 }
+
+const PASSPHRASE: &str = "correct horse battery";
+
+#[test]
+fn an_exported_authority_opens_with_its_passphrase_only_and_shows_no_secret() {
+    let a = host();
+    let key = std::fs::read_to_string(a.dir.path().join("ca.key")).unwrap();
+    let text = a.dir.export(PASSPHRASE).unwrap();
+    let secret: Vec<&str> = key.lines().filter(|line| !line.starts_with('-')).collect();
+    assert!(!secret.is_empty() && secret.iter().all(|line| !text.contains(line)), "the key is in the file");
+    assert!(text.contains(&a.dir.summary().unwrap().authority), "people see whose authority it is");
+    let keep = tempfile::tempdir().unwrap();
+    let b = PkiDir::new(keep.path().join("pki"));
+    let refused =
+        |text: &str, passphrase: &str| b.import(text, passphrase, &names(&["b.example"]), false).unwrap_err();
+    assert!(matches!(refused(&text, "correct horse batterz"), PkiError::Passphrase { .. }));
+    assert!(matches!(a.dir.export("short").unwrap_err(), PkiError::Passphrase { .. }));
+    assert!(matches!(refused("rubbish", PASSPHRASE), PkiError::Unusable { .. }));
+    for (from, to) in
+        [("\"passes\": 3", "\"passes\": 2"), ("\"memory_kib\": 262144", "\"memory_kib\": 4000000000")]
+    {
+        assert!(text.contains(from), "{text}");
+        refused(&text.replace(from, to), PASSPHRASE);
+    }
+    assert!(!b.path().join("ca.key").exists(), "a refusal changed something");
+}
+
+#[test]
+fn an_import_takes_no_authority_away_unless_forced() {
+    let (a, b) = (host(), host());
+    let text = a.dir.export(PASSPHRASE).unwrap();
+    let before = contents(b.dir.path());
+    let error = b.dir.import(&text, PASSPHRASE, &[], false).unwrap_err();
+    assert!(matches!(error, PkiError::Exists { .. }), "{error}");
+    assert_eq!(contents(b.dir.path()), before);
+    let summary = b.dir.import(&text, PASSPHRASE, &[], true).unwrap();
+    assert_eq!(summary.authority, a.dir.summary().unwrap().authority);
+    // The same again is no loss: a host can import what it exported.
+    a.dir.import(&text, PASSPHRASE, &[], false).unwrap();
+    let mode = std::fs::metadata(b.dir.path().join("ca.key")).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+}
+
+#[test]
+fn an_import_that_dies_at_any_step_leaves_pairs_and_can_be_repeated() {
+    let a = host();
+    let text = a.dir.export(PASSPHRASE).unwrap();
+    let wanted = a.dir.summary().unwrap().authority;
+    // Every guess costs a second: some steps stand for all.
+    for step in [0, 3, 7, 11, 14, 17, 20, 24] {
+        let b = host();
+        let crash = Arc::new(Crash::at(step));
+        let dying = PkiDir::over(Files::with(crash), b.dir.path());
+        drop(dying.import(&text, PASSPHRASE, &[], true));
+        b.dir.identity().unwrap_or_else(|error| panic!("step {step}: {error}"));
+        b.dir.authority().unwrap_or_else(|error| panic!("step {step}: {error}"));
+        assert_eq!(b.dir.import(&text, PASSPHRASE, &[], true).unwrap().authority, wanted, "step {step}");
+        b.dir.identity().unwrap();
+    }
+}

@@ -16,7 +16,15 @@ pub fn names(list: &[&str]) -> Vec<String> {
 pub struct Host {
     pub dir: PkiDir,
     pub identity: Identity,
-    _keep: TempDir,
+    _keep: Option<TempDir>,
+}
+
+impl Host {
+    /// A host whose files the caller keeps.
+    pub fn over(dir: PkiDir) -> Self {
+        let identity = dir.identity().unwrap();
+        Self { dir, identity, _keep: None }
+    }
 }
 
 pub fn host() -> Host {
@@ -24,7 +32,7 @@ pub fn host() -> Host {
     let dir = PkiDir::new(keep.path().join("pki"));
     dir.init(&names(&["host-a.example", "localhost", "127.0.0.1"]), false).unwrap();
     let identity = dir.identity().unwrap();
-    Host { dir, identity, _keep: keep }
+    Host { dir, identity, _keep: Some(keep) }
 }
 
 /// An identity whose certificate `issue` chose, from files as an operator would write them.
