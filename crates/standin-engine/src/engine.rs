@@ -189,6 +189,10 @@ impl Engine {
         for replica in parts.store.list() {
             files.beside(replica.vm(), replica.directory().to_owned());
         }
+        // One that cannot be opened still says who may run its VM.
+        for replica in parts.store.unreadable() {
+            files.beside(replica.vm, replica.directory);
+        }
         let records = vm::recover(&tables, &files).await?;
         let context = VmContext {
             me: parts.host_id,

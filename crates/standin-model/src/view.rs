@@ -393,6 +393,78 @@ pub struct CheckView {
     pub problems: Vec<String>,
 }
 
+/// What a directory of a replica is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DirectoryKind {
+    /// The replica of a VM.
+    Replica,
+    /// A copy of a replica that is in another directory.
+    Copy,
+    /// What was kept of a replica that another one replaced, or whose replication was removed.
+    Kept,
+    /// It cannot be opened.
+    Unreadable,
+    /// Its first copy never ended.
+    Unfinished,
+}
+
+impl DirectoryKind {
+    /// The word for it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Replica => "replica",
+            Self::Copy => "copy",
+            Self::Kept => "kept",
+            Self::Unreadable => "unreadable",
+            Self::Unfinished => "unfinished",
+        }
+    }
+}
+
+/// `standin store list`: a directory of a replica on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectoryView {
+    /// Where it is.
+    pub path: String,
+    /// Name of the VM on this host; of what is no replica, in the name of the directory.
+    pub vm: VmName,
+    /// Identity of the VM.
+    pub id: VmId,
+    /// What it is.
+    pub kind: DirectoryKind,
+    /// The host that replicated the VM, where that is known.
+    pub host: Option<String>,
+    /// How many recovery points it has; 0 where that cannot be read.
+    pub points: u64,
+    /// The instant of the newest one.
+    pub newest_point_at: Option<Timestamp>,
+    /// Bytes that it takes on its file system.
+    pub size_bytes: u64,
+    /// A VM of this host has disks in it.
+    pub in_use: bool,
+    /// Why it cannot be opened.
+    pub problem: Option<String>,
+    /// What can be done with it, a sentence; empty for a replica that is well.
+    pub remedy: String,
+}
+
+/// `standin store repair`: what was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairView {
+    /// Name of the VM.
+    pub vm: VmName,
+    /// Identity of the VM.
+    pub id: VmId,
+    /// Recovery points that are offered again, each proven.
+    pub points: u64,
+    /// What is not offered or could not be used, and why, a sentence each.
+    pub left_out: Vec<String>,
+    /// Files that no recovery point needs, under their new names.
+    pub set_aside: Vec<String>,
+}
+
 /// The verdict on one recovery point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PointCheckView {

@@ -13,7 +13,7 @@ use super::admission::takes_nothing;
 use super::host::ReplicaHost;
 use super::reattach::older_disks;
 use super::vm::ReplicaVm;
-use super::{after_restart, beside};
+use super::{after_restart, beside, storage};
 use crate::error::chain;
 use crate::messages::DiskShape;
 use crate::records::{self, FailoverRecord, LastError, ReplicaRecord};
@@ -35,9 +35,11 @@ impl ReplicaHost {
             if record.state == ReplicationState::Disabled {
                 return self.finish_removal(&record).await;
             }
-            tracing::error!(vm = %record.name, location = %record.location.display(), "the disks of this replica \
-                are not in any storage location; mount the location and restart, or remove the replica");
-            self.lock_missing().insert(record.id(), record);
+            let (id, vm, name) = (record.id(), record.vm, record.name.clone());
+            self.lock_missing().insert(id, record);
+            if let Some(refusal) = self.disks_missing(vm) {
+                tracing::error!(vm = %name, %refusal, "this replica cannot be used");
+            }
             return;
         };
         let beside = self.beside_disks(&store);
@@ -74,7 +76,7 @@ impl ReplicaHost {
     }
 
     /// The record beside the disks; a version before kept it in the manifest.
-    fn beside_disks(&self, store: &Replica) -> Option<ReplicaRecord> {
+    pub(super) fn beside_disks(&self, store: &Replica) -> Option<ReplicaRecord> {
         let found = beside::read(&self.shared.files, store.directory()).unwrap_or_else(|error| {
             tracing::error!(vm = %store.manifest().name, error = %chain(&error), "the record beside a replica cannot be read");
             None
@@ -85,7 +87,7 @@ impl ReplicaHost {
 
     /// What the manifest and the claim say of a replica of which nothing else is left: its primary tells the rest when it
     /// sends again.
-    fn by_manifest(&self, store: &Replica) -> ReplicaRecord {
+    pub(super) fn by_manifest(&self, store: &Replica) -> ReplicaRecord {
         let manifest = store.manifest();
         let fence = self.shared.vms.fence(store.vm());
         let taken = fence.as_ref().is_some_and(|fence| fence.claim.holder == self.shared.vms.me());
@@ -134,7 +136,7 @@ impl ReplicaHost {
     }
 
     /// Takes a replica in as its record has it. `kept` says that the record lies where it belongs, in both places.
-    async fn restore(self: &Arc<Self>, store: Replica, mut record: ReplicaRecord, kept: bool) {
+    pub(super) async fn restore(self: &Arc<Self>, store: Replica, mut record: ReplicaRecord, kept: bool) {
         if record.state == ReplicationState::Disabled {
             return self.finish_removal(&record).await;
         }
@@ -156,10 +158,14 @@ impl ReplicaHost {
         if unnamed {
             record.replica = Uuid::new_v4();
         }
+        let moved = storage::follow(&store, &mut record);
         let vm = ReplicaVm::new(self.shared.clone(), store, record);
-        let stored = if unnamed || !kept { vm.lock().await.save().await } else { Ok(()) };
+        let stored = if unnamed || moved || !kept { vm.lock().await.save().await } else { Ok(()) };
         if let Err(refusal) = stored {
             tracing::error!(vm = %vm.snapshot().name, %refusal, "the record of a replica could not be stored");
+        }
+        if let Err(refusal) = storage::bring_vm(&vm).await {
+            tracing::error!(vm = %vm.snapshot().name, %refusal, "a VM that failed over is not where its storage is");
         }
         if let Err(refusal) = after_restart::take_up(&vm).await {
             tracing::error!(vm = %vm.snapshot().name, %refusal, "a failover could not be taken up again");

@@ -3,6 +3,7 @@
 
 use super::layer::refusal_of;
 use super::local_name::{self, LocalNames};
+use super::storage;
 use super::upkeep;
 use super::vm::ReplicaVm;
 use crate::inventory::Inventory;
@@ -65,7 +66,8 @@ pub struct HostShared {
 pub struct ReplicaHost {
     pub(super) shared: HostShared,
     vms: Mutex<BTreeMap<RelationshipId, Held>>,
-    /// Replicas whose disks are in no storage location: one is not mounted, or somebody removed them.
+    /// Replicas whose disks are in no storage location, because one is not mounted or somebody removed them, and replicas
+    /// that cannot be opened.
     missing: Mutex<BTreeMap<RelationshipId, ReplicaRecord>>,
     /// Changed only under `changing`, once that is durable.
     pub(super) entries: watch::Sender<Vec<AuthorizationEntry>>,
@@ -97,6 +99,7 @@ impl ReplicaHost {
             host.take_up(record).await;
         }
         host.find_again().await;
+        host.note_unreadable();
         local_name::settle(&host).await;
         Ok(host)
     }
@@ -133,6 +136,10 @@ impl ReplicaHost {
     pub fn disks_missing(&self, vm: VmId) -> Option<Refusal> {
         let missing = self.lock_missing();
         let (_, record) = missing.range(RelationshipId::all_of(vm)).next()?;
+        let unreadable = self.shared.store.unreadable().into_iter().find(|unreadable| unreadable.vm == vm);
+        if let Some(unreadable) = unreadable {
+            return Some(storage::cannot_be_opened(&record.name, &unreadable));
+        }
         Some(Refusal::new(
             ReturnCode::NotAvailable,
             format!(

@@ -17,6 +17,7 @@ pub(crate) mod overlay_vm;
 mod reattach;
 mod sender;
 pub mod session;
+mod storage;
 mod upkeep;
 pub mod vm;
 

@@ -141,6 +141,25 @@ fn carry_files(
     Ok(())
 }
 
+/// The definition of a failover's VM after the replica's directory was moved: every file in it is named at the new place.
+pub(super) fn moved(mut definition: VmDefinition, from: &Path, to: &Path) -> VmDefinition {
+    let there = |path: &Path| path.strip_prefix(from).ok().map(|inner| to.join(inner));
+    for disk in &mut definition.disks {
+        if let Some(path) = there(&disk.file) {
+            disk.file = path;
+        }
+    }
+    let carried: Vec<_> = definition
+        .carried_files()
+        .into_iter()
+        .filter_map(|(role, path)| Some((role, there(path)?)))
+        .collect();
+    for (role, path) in carried {
+        definition.set_carried_file(role, path);
+    }
+    definition
+}
+
 /// Where the overlay's files are.
 fn disk_directory(overlay: &Overlay) -> Result<&Path, Refusal> {
     overlay.disks.values().next().and_then(|disk| disk.path.parent()).ok_or_else(|| {

@@ -14,12 +14,12 @@ use standin_nbd::{Client, Target};
 use std::time::{Duration, Instant};
 
 impl World {
-    async fn fail_over(&self, point: Option<PointId>, start: bool) -> Result<JobId, Refusal> {
+    pub async fn fail_over(&self, point: Option<PointId>, start: bool) -> Result<JobId, Refusal> {
         let vm = self.vm;
         self.b.call(move |engine| async move { engine.failover(vm, to(point, start)).await }).await
     }
 
-    async fn failed_over(&self, point: Option<PointId>, start: bool) {
+    pub async fn failed_over(&self, point: Option<PointId>, start: bool) {
         let job = self.fail_over(point, start).await.expect("begun");
         self.done_on_replica(job).await;
         assert_eq!(self.b.state(self.vm), S::Recovered);
@@ -39,7 +39,7 @@ impl World {
     }
 
     /// The replica VM stands on overlays of the point, whose contents are the point's.
-    async fn stands_on(&self, point: &RecoveryPoint) {
+    pub async fn stands_on(&self, point: &RecoveryPoint) {
         let info = self.b.fake.inspect(self.vm).await.expect("the replica VM is defined");
         assert_eq!(info.name.as_str(), "web");
         let replica = self.b.engine().replicas().find(self.vm).expect("a replica");

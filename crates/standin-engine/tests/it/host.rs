@@ -61,6 +61,8 @@ pub struct Host {
     state: State,
     /// How the store works after the next start.
     pub store: StoreOptions,
+    /// Where its replicas are after the next start, below its directory; the first takes new ones.
+    pub storage: Vec<&'static str>,
     /// How it decides who may run a VM, after the next start.
     pub policy: Policy,
     /// How VMs that fail over to it are connected after the next start.
@@ -105,6 +107,7 @@ impl Host {
             identity,
             state,
             store: StoreOptions::default(),
+            storage: vec!["replicas"],
             policy: Policy::default(),
             networks: SiteNetworks::default(),
             records_left: Arc::new(AtomicI64::new(i64::MAX)),
@@ -152,10 +155,12 @@ impl Host {
         let (left, crash) = (Arc::clone(&self.records_left), self.store.crash.clone());
         let error = Arc::clone(&self.records_error);
         let state = Arc::new(Mortal { inner: state, dead, left, error, crash });
-        let options = StoreOptions { locations: vec![make("replicas")], ..self.store.clone() };
+        let locations = self.storage.iter().map(|name| make(name)).collect();
+        let options = StoreOptions { locations, ..self.store.clone() };
         let store = until("the locks of the replicas", || {
             let store = Store::open(options.clone()).expect("the store opens");
-            store.problems().is_empty().then_some(store)
+            let held = store.problems().iter().any(|problem| problem.message.contains("held by another"));
+            (!held).then_some(store)
         })
         .await;
         let hello = Hello::new(self.name, "standin test").of(self.id, 0);

@@ -17,6 +17,7 @@ mod network;
 mod peers;
 mod resync;
 mod sim;
+mod storage;
 mod upkeep;
 mod wayback;
 mod world;
