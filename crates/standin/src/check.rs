@@ -1,10 +1,11 @@
-//! `store check` as a job: verifies replicas on a blocking thread and keeps the verdicts as long as the job.
+//! `store check` and `store repair` as jobs: both read whole replicas, and what they found is kept as long as the job.
 
 use crate::api::service::Result;
 use standin_engine::jobs::{self, JobHandle, Jobs, NewJob};
+use standin_engine::replica::ReplicaHost;
 use standin_engine::replica::layer::refusal_of;
 use standin_model::job::JobType;
-use standin_model::view::{CheckView, PointCheckView};
+use standin_model::view::{CheckView, PointCheckView, RepairView};
 use standin_model::{JobId, Refusal, ReturnCode, VmId, VmName};
 use standin_store::{ReplicaReport, Store};
 use std::collections::HashMap;
@@ -16,11 +17,12 @@ pub(crate) struct Checks {
     store: Store,
     jobs: Arc<Jobs>,
     results: Arc<Mutex<HashMap<JobId, Vec<CheckView>>>>,
+    repairs: Arc<Mutex<HashMap<JobId, RepairView>>>,
 }
 
 impl Checks {
     pub(crate) fn new(store: Store, jobs: Arc<Jobs>) -> Self {
-        Self { store, jobs, results: Arc::default() }
+        Self { store, jobs, results: Arc::default(), repairs: Arc::default() }
     }
 
     /// Starts the check of one replica or of all.
@@ -55,17 +57,73 @@ impl Checks {
         Ok(id)
     }
 
-    /// The verdicts of a check that has ended.
-    pub(crate) fn result(&self, job: JobId) -> Result<Vec<CheckView>> {
-        let found = self.results.lock().unwrap_or_else(PoisonError::into_inner).get(&job).cloned();
-        found.ok_or_else(|| match self.jobs.watch(job) {
+    /// Starts the repair of a replica whose manifest is lost.
+    pub(crate) async fn repair(&self, replicas: Arc<ReplicaHost>, vm: VmId) -> Result<JobId> {
+        let missing = replicas.missing().into_iter().find(|record| record.vm == vm);
+        let name = match (missing, replicas.find(vm)) {
+            (Some(record), _) => record.name,
+            (None, Some(replica)) => replica.snapshot().name,
+            (None, None) => return Err(standin_engine::replica::vm::no_replica(&vm.to_string())),
+        };
+        let new = NewJob {
+            job_type: JobType::CheckStore,
+            vm: Some((vm, name.clone())),
+            description: format!("repair of the replica of {name}"),
+            cancellable: false,
+        };
+        let job = self.jobs.begin(new).await?;
+        let (id, jobs, repairs) = (job.id(), Arc::clone(&self.jobs), Arc::clone(&self.repairs));
+        let job = Arc::new(job);
+        let shown = Arc::clone(&job);
+        tokio::spawn(async move {
+            let repaired = replicas
+                .repair(vm, move |done, total| {
+                    shown.progress().done.store(done, Ordering::Relaxed);
+                    shown.progress().total.store(total, Ordering::Relaxed);
+                    shown.publish();
+                })
+                .await;
+            let ended = repaired.map(|found| {
+                let view = RepairView {
+                    vm: name,
+                    id: vm,
+                    points: found.points as u64,
+                    left_out: found.left_out,
+                    set_aside: found.set_aside.iter().map(|path| path.display().to_string()).collect(),
+                };
+                let mut repairs = repairs.lock().unwrap_or_else(PoisonError::into_inner);
+                repairs.retain(|known, _| jobs.watch(*known).is_some());
+                repairs.insert(id, view);
+            });
+            // What showed the progress went with the repair.
+            if let Some(job) = Arc::into_inner(job) {
+                job.finish(ended).await;
+            }
+        });
+        Ok(id)
+    }
+
+    /// What a repair that has ended well found.
+    pub(crate) fn repaired(&self, job: JobId) -> Result<RepairView> {
+        let found = self.repairs.lock().unwrap_or_else(PoisonError::into_inner).get(&job).cloned();
+        found.ok_or_else(|| self.nothing_of(job))
+    }
+
+    fn nothing_of(&self, job: JobId) -> Refusal {
+        match self.jobs.watch(job) {
             None => jobs::unknown(job),
             Some(_) => Refusal::new(
                 ReturnCode::InvalidState,
                 format!("job {job} has no verdict"),
-                "Wait for the end of the check (`standin jobs --watch`), or start it again.",
+                "Wait for its end (`standin jobs --watch`), or start it again.",
             ),
-        })
+        }
+    }
+
+    /// The verdicts of a check that has ended.
+    pub(crate) fn result(&self, job: JobId) -> Result<Vec<CheckView>> {
+        let found = self.results.lock().unwrap_or_else(PoisonError::into_inner).get(&job).cloned();
+        found.ok_or_else(|| self.nothing_of(job))
     }
 }
 

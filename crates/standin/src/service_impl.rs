@@ -23,17 +23,20 @@ use standin_engine::{
 };
 use standin_hypervisor::definition::VmDefinition;
 use standin_hypervisor::qemu::{self, QemuDriver, QemuOptions};
+use standin_hypervisor::{Hypervisor, PowerState};
 use standin_model::auth::AuthorizationEntry;
 use standin_model::fence::Assertion;
 use standin_model::network::{NetworkChange, NetworkView};
 use standin_model::stats::Window;
 use standin_model::view::{
-    AuthView, CheckView, JobView, PointView, PreflightView, SettingsView, StatusView, VmView,
+    AuthView, CheckView, DirectoryKind, DirectoryView, JobView, PointView, PreflightView, RepairView,
+    SettingsView, StatusView, VmView,
 };
 use standin_model::{AuthId, HostId, JobId, PointId, Refusal, ReturnCode, VmId, VmName};
 use standin_state::{RedbStore, StateStore};
 use standin_store::{Store, StoreOptions};
 use standin_wire::{Hello, Identity, IdentityFiles, PkiDir};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -64,7 +67,7 @@ pub async fn build_service(config: Config) -> anyhow::Result<Arc<dyn Service>> {
     })
     .await
     .context("the QEMU driver cannot be started")?;
-    let store = open_store(&config, &state).await?;
+    let store = open_store(&config, &state, &driver).await?;
     let log_dir = config.data_dir.join("log");
     std::fs::create_dir_all(&log_dir).with_context(|| format!("cannot make {}", log_dir.display()))?;
     let engine = Engine::open(Parts {
@@ -143,17 +146,28 @@ async fn qemu_version(config: &Config) -> Option<String> {
     text.lines().next().map(str::to_owned)
 }
 
-/// Opens the storage locations: the default one, and those that authorization entries name.
-async fn open_store(config: &Config, state: &Arc<dyn StateStore>) -> anyhow::Result<Store> {
+/// Opens the storage locations: the default one, those that authorization entries name, and those where a replica was the
+/// last time, if they are still there.
+async fn open_store(
+    config: &Config,
+    state: &Arc<dyn StateStore>,
+    driver: &QemuDriver,
+) -> anyhow::Result<Store> {
     let tables = standin_engine::records::Tables::new(state);
     let entries = standin_engine::records::list(&tables.entries).await.context("the state cannot be read")?;
+    let replicas = standin_engine::records::receivers(&tables).await.context("the state cannot be read")?;
     let mut locations = vec![config.replica_storage.clone()];
-    for entry in entries {
-        if !locations.contains(&entry.storage_location) {
-            locations.push(entry.storage_location);
+    let known = entries.into_iter().map(|entry| entry.storage_location);
+    let former = replicas.into_iter().map(|record| record.location).filter(|location| location.is_dir());
+    for location in known.chain(former) {
+        if !locations.contains(&location) {
+            locations.push(location);
         }
     }
-    let store = Store::open(StoreOptions { locations, ..StoreOptions::default() })
+    let vms = driver.list().await.context("the VMs of this host cannot be listed")?;
+    let running = vms.into_iter().filter(|info| info.power != PowerState::Off);
+    let in_use = running.flat_map(|info| info.definition.disks).map(|disk| disk.file).collect();
+    let store = Store::open(StoreOptions { locations, in_use, ..StoreOptions::default() })
         .context("the replicas of this host cannot be opened")?;
     for problem in store.problems() {
         tracing::error!(path = %problem.path.display(), "{}", problem.message);
@@ -501,6 +515,32 @@ impl Service for EngineService {
             }
         }
         Ok(views)
+    }
+
+    async fn store_list(&self) -> Result<Vec<DirectoryView>> {
+        self.engine.replicas().directories().await
+    }
+
+    async fn store_repair(&self, vm: &VmRef) -> Result<Outcome> {
+        let id = self.id(vm).await?;
+        let job = self.checks.repair(Arc::clone(self.engine.replicas()), id).await?;
+        self.outcome(Some(job))
+    }
+
+    async fn store_repair_result(&self, job: JobId) -> Result<RepairView> {
+        self.checks.repaired(job)
+    }
+
+    async fn store_adopt(&self, directory: PathBuf) -> Result<DirectoryView> {
+        let replicas = self.engine.replicas();
+        let vm = replicas.adopt(directory).await?;
+        let found = replicas.directories().await?.into_iter();
+        let mut adopted = found.filter(|one| one.kind == DirectoryKind::Replica && one.vm == vm);
+        adopted.next().ok_or_else(|| standin_engine::replica::vm::no_replica(vm.as_str()))
+    }
+
+    async fn store_remove(&self, directory: PathBuf) -> Result<()> {
+        self.engine.replicas().remove_directory(directory).await
     }
 
     async fn jobs(&self) -> Result<Vec<JobView>> {

@@ -11,6 +11,7 @@ mod first_copy;
 mod images;
 mod judged;
 mod log;
+mod losses;
 mod management;
 mod names;
 mod network;

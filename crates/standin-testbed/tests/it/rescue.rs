@@ -27,7 +27,8 @@ struct Page {
 
 /// Lines of the page that are set as code, with those joined that go on.
 fn commands(page: &str) -> Vec<String> {
-    let joined = page.replace("\\\n", " ");
+    let (_, by_hand) = page.split_once("\n## By hand\n").unwrap();
+    let joined = by_hand.replace("\\\n", " ");
     let code = joined.lines().filter_map(|line| line.strip_prefix("    "));
     let starts = ["qemu-img ", "qemu-system-x86_64 ", "cp "];
     code.filter(|line| starts.iter().any(|start| line.starts_with(start))).map(str::to_owned).collect()

@@ -8,8 +8,8 @@ use super::select;
 use super::service::{Result, Service};
 use super::settings::{RenameRequest, SettingsRequest};
 use super::types::{
-    AdoptRequest, AuthRequest, CheckRequest, ConnectionTestRequest, Done, FailoverRequest, HostView,
-    KeepRequest, NetworkRequest, Outcome, PeerView, PinRequest, PointRequest, PreflightQuery, RebindRequest,
+    AdoptRequest, AuthRequest, ConnectionTestRequest, Done, FailoverRequest, HostView, KeepRequest,
+    NetworkRequest, Outcome, PeerView, PinRequest, PointRequest, PreflightQuery, RebindRequest,
     ReplicateRequest, StartRequest, StartView, StopRequest, VmRef, WatchQuery, invalid,
 };
 use axum::Json;
@@ -19,9 +19,7 @@ use axum::response::{IntoResponse, Response};
 use standin_engine::replica::failover::Failover;
 use standin_model::network::NetworkView;
 use standin_model::settings::RelationshipSettings;
-use standin_model::view::{
-    AuthView, CheckView, JobView, PointView, PreflightView, SettingsView, StatusView, VmView,
-};
+use standin_model::view::{AuthView, JobView, PointView, PreflightView, SettingsView, StatusView, VmView};
 use standin_model::{JobId, PointId, Refusal, ReturnCode};
 use std::future::Future;
 use std::path::PathBuf;
@@ -33,7 +31,7 @@ use tokio_util::task::TaskTracker;
 /// How long a question may take.
 const ASK_LIMIT: Duration = Duration::from_secs(30);
 /// How long a client waits for a change; the change itself goes on.
-const CHANGE_LIMIT: Duration = Duration::from_secs(120);
+pub(super) const CHANGE_LIMIT: Duration = Duration::from_secs(120);
 /// The longest time that a guest can be given to shut down.
 const MAX_STOP: Duration = Duration::from_secs(3600);
 /// A watched job is looked at no more often than this, however fast it moves.
@@ -50,7 +48,7 @@ pub(super) struct Context {
 
 impl Context {
     /// Waits for the answer to a question.
-    async fn ask<T>(&self, question: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(super) async fn ask<T>(&self, question: impl Future<Output = Result<T>>) -> Result<T> {
         match tokio::time::timeout(ASK_LIMIT, question).await {
             Ok(answer) => answer,
             Err(_) => Err(late(ASK_LIMIT, "Try again; if it stays so, look at the daemon's log.")),
@@ -58,7 +56,11 @@ impl Context {
     }
 
     /// Runs a change to its end and waits for that, at most for `limit`.
-    async fn change<T, F>(&self, limit: Duration, change: impl FnOnce(Arc<dyn Service>) -> F) -> Result<T>
+    pub(super) async fn change<T, F>(
+        &self,
+        limit: Duration,
+        change: impl FnOnce(Arc<dyn Service>) -> F,
+    ) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
@@ -100,7 +102,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
 }
 
 /// The `{id}` of a path.
-pub(super) struct Id(String);
+pub(super) struct Id(pub(super) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = Response;
@@ -117,7 +119,7 @@ async fn path_text<S: Send + Sync>(parts: &mut Parts, state: &S) -> std::result:
 }
 
 /// `return_code` 0 is HTTP 200, a job is 202.
-pub(super) struct Started(Outcome);
+pub(super) struct Started(pub(super) Outcome);
 
 impl IntoResponse for Started {
     fn into_response(self) -> Response {
@@ -126,7 +128,7 @@ impl IntoResponse for Started {
     }
 }
 
-type JobAnswer = std::result::Result<Started, Refused>;
+pub(super) type JobAnswer = std::result::Result<Started, Refused>;
 
 pub(super) async fn host(State(context): State<Context>) -> Answer<HostView> {
     answer(context.ask(context.service.host_info()).await?)
@@ -225,7 +227,7 @@ pub(super) async fn adopt_vm(
     answer(context.change(CHANGE_LIMIT, |service| async move { service.adopt_vm(request).await }).await?)
 }
 
-fn relative(field: &str, path: &std::path::Path) -> Refusal {
+pub(super) fn relative(field: &str, path: &std::path::Path) -> Refusal {
     invalid(format!("{field} {} is not an absolute path", path.display()), "Write the path from /.")
 }
 
@@ -427,20 +429,6 @@ verb! {
     commit_failover;
 }
 
-pub(super) async fn store_check(
-    State(context): State<Context>,
-    Body(request): Body<CheckRequest>,
-) -> JobAnswer {
-    let vm: Option<VmRef> = request.vm.as_deref().map(str::parse).transpose()?;
-    let go = move |service: Arc<dyn Service>| async move { service.store_check(vm.as_ref()).await };
-    Ok(Started(context.change(CHANGE_LIMIT, go).await?))
-}
-
-pub(super) async fn store_check_result(State(context): State<Context>, Id(id): Id) -> Answer<Vec<CheckView>> {
-    let id = find_job(&context, &id).await?;
-    answer(context.ask(context.service.store_check_result(id)).await?)
-}
-
 pub(super) async fn jobs(State(context): State<Context>) -> Answer<Vec<JobView>> {
     answer(context.ask(context.service.jobs()).await?)
 }
@@ -456,7 +444,7 @@ pub(super) async fn cancel_job(State(context): State<Context>, Id(id): Id) -> An
 }
 
 /// A full id is taken as it is; the beginning of one is looked up.
-async fn find_job(context: &Context, text: &str) -> Result<JobId> {
+pub(super) async fn find_job(context: &Context, text: &str) -> Result<JobId> {
     if let Ok(id) = text.parse() {
         return Ok(id);
     }

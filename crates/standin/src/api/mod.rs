@@ -22,6 +22,9 @@
 //! | `GET /v1/jobs/{id}/watch` | the same, once it has moved on | `JobView` |
 //! | `DELETE /v1/jobs/{id}` | ask it to end | `JobView` |
 //! | `POST /v1/store/check`, `GET /v1/store/check/{job}` | verify replicas | [`types::Outcome`], `CheckView` |
+//! | `POST /v1/store/repair`, `GET /v1/store/repair/{job}` | build a lost manifest again | [`types::Outcome`], `RepairView` |
+//! | `GET /v1/store` | directories of replicas | `DirectoryView` |
+//! | `POST /v1/store/adopt`, `POST /v1/store/remove` | use one again, delete one | `DirectoryView`, [`types::Done`] |
 //!
 //! A refusal is a [`types::Problem`] with a fitting HTTP status. Names, ids and numbers are checked here, before
 //! the engine sees them. A request that changes something runs to its end even if the client goes away.
@@ -35,6 +38,7 @@ mod select;
 pub mod server;
 pub mod service;
 pub mod settings;
+mod storage;
 pub mod types;
 
 pub use service::Service;

@@ -6,6 +6,7 @@ use super::extract::problem;
 use super::handlers::{self as h, Context};
 use super::peer::{Admission, Peer, find_group};
 use super::service::Service;
+use super::storage;
 use super::types::invalid;
 use anyhow::{Context as _, Result, anyhow, bail};
 use axum::Router;
@@ -224,8 +225,13 @@ fn router(context: Context, admission: Admission) -> Router {
         .route("/jobs", get(h::jobs))
         .route("/jobs/{id}", get(h::job).delete(h::cancel_job))
         .route("/jobs/{id}/watch", get(h::watch_job))
-        .route("/store/check", post(h::store_check))
-        .route("/store/check/{id}", get(h::store_check_result));
+        .route("/store", get(storage::list))
+        .route("/store/check", post(storage::check))
+        .route("/store/check/{id}", get(storage::check_result))
+        .route("/store/repair", post(storage::repair))
+        .route("/store/repair/{id}", get(storage::repair_result))
+        .route("/store/adopt", post(storage::adopt))
+        .route("/store/remove", post(storage::remove));
     Router::new()
         .nest("/v1", routes)
         .fallback(no_route)

@@ -18,9 +18,11 @@ use standin_engine::replica::failover::Failover;
 use standin_hypervisor::definition::VmDefinition;
 use standin_model::network::{NetworkChange, NetworkView};
 use standin_model::view::{
-    AuthView, CheckView, JobView, PointView, PreflightView, SettingsView, StatusView, VmView,
+    AuthView, CheckView, DirectoryView, JobView, PointView, PreflightView, RepairView, SettingsView,
+    StatusView, VmView,
 };
 use standin_model::{AuthId, HostId, JobId, PointId, Refusal, VmName};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -142,6 +144,21 @@ pub trait Service: Send + Sync + 'static {
 
     /// What a check that has ended found, while its job is remembered.
     async fn store_check_result(&self, job: JobId) -> Result<Vec<CheckView>>;
+
+    /// Every directory of a replica in the storage locations.
+    async fn store_list(&self) -> Result<Vec<DirectoryView>>;
+
+    /// Builds the manifest of a replica again, and proves its points.
+    async fn store_repair(&self, vm: &VmRef) -> Result<Outcome>;
+
+    /// What a repair that has ended found, while its job is remembered.
+    async fn store_repair_result(&self, job: JobId) -> Result<RepairView>;
+
+    /// Makes a directory that was kept a replica again. The path is absolute.
+    async fn store_adopt(&self, directory: PathBuf) -> Result<DirectoryView>;
+
+    /// Deletes a directory that nothing uses. The path is absolute.
+    async fn store_remove(&self, directory: PathBuf) -> Result<()>;
 
     /// Running jobs and those that ended in the last five minutes. Any order.
     async fn jobs(&self) -> Result<Vec<JobView>>;

@@ -347,6 +347,22 @@ pub struct CheckRequest {
     pub vm: Option<String>,
 }
 
+/// Body of `POST /v1/store/repair`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepairRequest {
+    /// The VM.
+    pub vm: String,
+}
+
+/// Body of `POST /v1/store/adopt` and `POST /v1/store/remove`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DirectoryRequest {
+    /// A directory of a replica, absolute.
+    pub directory: PathBuf,
+}
+
 /// Body of `POST /v1/connection-test`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,6 +1,5 @@
-//! The verbs that set a host up: `serve`, `pki`, `enroll`, `auth`, `store`.
+//! The verbs that set a host up: `serve`, `pki`, `enroll`, `auth`, `peer`.
 
-use super::Wait;
 use crate::units::parse_duration;
 use clap::{Args as ClapArgs, Subcommand};
 use std::path::PathBuf;
@@ -38,6 +37,53 @@ pub enum PkiVerb {
         #[arg(long, value_name = "HOST[:PORT]")]
         from: Option<String>,
     },
+    /// Write this host's certificate authority into an encrypted file, for the day on which this host is gone
+    #[command(after_help = EXPORT_HELP)]
+    Export(PkiExport),
+    /// Become the certificate authority that an encrypted file holds
+    #[command(after_help = IMPORT_HELP)]
+    Import(PkiImport),
+    /// Trust the hosts of another certificate authority beside those trusted already
+    Trust {
+        /// Its certificate, PEM
+        file: PathBuf,
+    },
+}
+
+const EXPORT_HELP: &str = "\
+Whoever has the file and its passphrase can let hosts in: keep the two apart, and both away from the hosts.
+  standin pki export /media/usb/standin-authority.json
+Without a terminal: --passphrase-file FILE takes the first line of it, `-` that of the standard input.";
+
+const IMPORT_HELP: &str = "\
+For the day on which the host that had the authority is gone. Certificates that it issued stay valid:
+  standin pki import /media/usb/standin-authority.json";
+
+/// `standin pki export`
+#[derive(Debug, ClapArgs)]
+pub struct PkiExport {
+    /// The file to make
+    pub file: PathBuf,
+    /// Take the passphrase from the first line of this file instead of asking for it
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+}
+
+/// `standin pki import`
+#[derive(Debug, ClapArgs)]
+pub struct PkiImport {
+    /// The file that `standin pki export` made
+    pub file: PathBuf,
+    /// Take the passphrase from the first line of this file instead of asking for it
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Where this host has no certificate yet: a name by which others reach it; may be repeated [default: the
+    /// configured host name]
+    #[arg(long = "name", value_name = "HOST")]
+    pub names: Vec<String>,
+    /// Replace another authority that this host has
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `standin pki init`
@@ -155,25 +201,4 @@ pub struct AuthAdd {
     /// Where replicas admitted by this entry are stored [default: the configured replica_storage]
     #[arg(long, value_name = "DIR")]
     pub storage: Option<PathBuf>,
-}
-
-/// `standin store`
-#[derive(Debug, ClapArgs)]
-pub struct Store {
-    /// What to do.
-    #[command(subcommand)]
-    pub verb: StoreVerb,
-}
-
-/// What to do with the replicas' disks.
-#[derive(Debug, Subcommand)]
-pub enum StoreVerb {
-    /// Read every block, verify every digest, and say which recovery points are good
-    Check {
-        /// Name or UUID of one VM [default: all replicas of this host]
-        vm: Option<String>,
-        /// Whether to wait.
-        #[command(flatten)]
-        wait: Wait,
-    },
 }

@@ -6,16 +6,18 @@ mod cim;
 mod network;
 mod replication;
 mod settings;
+mod store;
 mod user;
 mod vm;
 
 pub use admin::{
-    Auth, AuthAdd, AuthVerb, Enroll, Peer, PeerVerb, Pki, PkiInit, PkiVerb, Serve, Store, StoreVerb,
+    Auth, AuthAdd, AuthVerb, Enroll, Peer, PeerVerb, Pki, PkiExport, PkiImport, PkiInit, PkiVerb, Serve,
 };
 pub use cim::{Cim, CimVerb, Namespace};
 pub use network::Network;
 pub use replication::{Failover, Jobs, JobsVerb, Keep, Point, Points, Replicate, Status, WaitingVm};
 pub use settings::{Rename, Set, Switch};
+pub use store::{Store, StoreVerb};
 pub use user::{Password, User, UserAdd, UserVerb};
 pub use vm::{Adopt, Start, Stop, Vm, VmVerb};
 
@@ -205,6 +207,13 @@ mod tests {
             "standin resync web",
             "standin store check",
             "standin store check web",
+            "standin store list --json",
+            "standin store repair web --no-wait",
+            "standin store adopt /srv/replicas/web-6f2c.kept-17",
+            "standin store remove /srv/replicas/web-6f2c.kept-17 --yes",
+            "standin pki export /root/authority.json --passphrase-file -",
+            "standin pki import /root/authority.json --name b.example.org --force",
+            "standin pki trust other.crt",
             "standin cim mof",
             "standin cim mof --namespace interop",
         ] {

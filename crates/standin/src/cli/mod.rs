@@ -2,12 +2,15 @@
 //! ended. Which text goes where: results to the standard output, progress and complaints to the other one.
 
 mod admin;
+mod authority;
 mod cim;
 mod jobs;
 mod network;
 mod pki;
 mod replication;
+mod secret;
 mod settings;
+mod store;
 mod user;
 mod vm;
 mod wait;
@@ -92,6 +95,15 @@ fn dispatch(args: Args, style: Style) -> Result<(), Failure> {
     }
 }
 
+/// A question on the terminal; anything but yes is no.
+fn confirm(question: &str) -> Result<bool, Failure> {
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer);
+    read.map_err(|error| Failure::Local(anyhow::Error::new(error).context("cannot read the answer")))?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
 /// The verbs that are only clients: one thread is enough.
 fn ask(verb: Verb, socket: PathBuf, style: Style) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -105,7 +117,7 @@ async fn verb_of_a_client(verb: Verb, session: &Session) -> Result<(), Failure> 
         Verb::Vm(vm) => vm::run(session, vm.verb).await,
         Verb::Auth(auth) => admin::auth(session, auth.verb).await,
         Verb::Peer(peer) => admin::peer(session, peer.verb).await,
-        Verb::Store(store) => admin::store(session, store.verb).await,
+        Verb::Store(store) => store::run(session, store.verb).await,
         Verb::Replicate(replicate) => replication::replicate(session, replicate).await,
         Verb::Status(status) => replication::status(session, status.vm).await,
         Verb::Points(points) => replication::points(session, points).await,

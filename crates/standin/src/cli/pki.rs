@@ -1,6 +1,7 @@
 //! `standin pki ...` and `standin enroll`: the verbs that work on the certificate files of this host. They need
 //! no daemon; one that runs is told to take the files again.
 
+use super::authority;
 use crate::api::client::Client;
 use crate::api::types::{Done, PeerAddress, invalid};
 use crate::args::{Enroll, PkiInit, PkiVerb};
@@ -24,9 +25,9 @@ const ENROLLED_WITH: &str = "enrolled_with";
 
 /// This host's certificate, for people and programs.
 #[derive(Debug, Serialize)]
-struct PkiView {
+pub(super) struct PkiView {
     /// The names it is for.
-    names: Vec<String>,
+    pub(super) names: Vec<String>,
     /// SHA-256 of it.
     fingerprint: String,
     /// When it expires.
@@ -58,6 +59,9 @@ pub(super) fn pki(verb: PkiVerb, config: &Config, socket: PathBuf, style: Style)
         PkiVerb::Init(init) => self::init(&init, config, style),
         PkiVerb::Show => style.print(&shown(config)?, show),
         PkiVerb::Renew { from } => block_on(renew(from, config, socket, style)),
+        PkiVerb::Export(export) => authority::export(&export, config, style),
+        PkiVerb::Import(import) => block_on(authority::import(import, config, socket, style)),
+        PkiVerb::Trust { file } => block_on(authority::trust(&file, config, socket, style)),
     }
 }
 
@@ -77,7 +81,7 @@ fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failu
 }
 
 /// The built-in authority's directory, unless the operator's own certificates are configured.
-fn builtin(config: &Config) -> Result<PkiDir, Refusal> {
+pub(super) fn builtin(config: &Config) -> Result<PkiDir, Refusal> {
     match &config.certificates {
         Certificates::Builtin(path) => Ok(PkiDir::new(path)),
         Certificates::Own { certificate, .. } => Err(Refusal::new(
@@ -90,7 +94,7 @@ fn builtin(config: &Config) -> Result<PkiDir, Refusal> {
 
 /// The names of this host unless they are given: the configured one, and the address it listens on if that is
 /// one and not all of them.
-fn own_names(config: &Config) -> Vec<String> {
+pub(super) fn own_names(config: &Config) -> Vec<String> {
     let mut names = vec![config.host_name.clone()];
     if !config.listen.ip().is_unspecified() {
         names.push(config.listen.ip().to_string());
@@ -110,7 +114,7 @@ fn init(args: &PkiInit, config: &Config, style: Style) -> Result<(), Failure> {
     })
 }
 
-fn view(dir: &PkiDir, summary: Summary) -> PkiView {
+pub(super) fn view(dir: &PkiDir, summary: Summary) -> PkiView {
     PkiView {
         names: summary.names,
         fingerprint: summary.fingerprint,
@@ -284,7 +288,7 @@ fn remember(dir: &PkiDir, address: &str) -> Result<(), Failure> {
 }
 
 /// A daemon that runs takes the new files; one that does not will find them when it starts.
-async fn tell_daemon(socket: PathBuf) {
+pub(super) async fn tell_daemon(socket: PathBuf) {
     match Client::new(socket).post::<Done>("/v1/host/reload").await {
         Ok(_) | Err(Failure::NoDaemon(_)) => {}
         Err(failure) => eprintln!(
@@ -293,12 +297,12 @@ async fn tell_daemon(socket: PathBuf) {
     }
 }
 
-fn pki_failure(error: &PkiError) -> Failure {
+pub(super) fn pki_failure(error: &PkiError) -> Failure {
     let code = match error {
         PkiError::Exists { .. } | PkiError::NoAuthority { .. } | PkiError::OwnAuthority { .. } => {
             ReturnCode::InvalidState
         }
-        PkiError::Name { .. } => ReturnCode::InvalidParameter,
+        PkiError::Name { .. } | PkiError::Passphrase { .. } => ReturnCode::InvalidParameter,
         _ => return Failure::Local(anyhow::anyhow!("{}. {}", chain(error), error.remedy())),
     };
     Refusal::new(code, error.to_string(), error.remedy()).into()

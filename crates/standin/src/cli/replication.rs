@@ -1,7 +1,7 @@
 //! The verbs of replication.
 
 use super::vm::path;
-use super::{Session, wait};
+use super::{Session, confirm, wait};
 use crate::api::client::segment;
 use crate::api::types::{
     FailoverRequest, KeepRequest, Outcome, PeerAddress, PinRequest, PointRequest, ReplicateRequest,
@@ -109,15 +109,6 @@ async fn preflight(session: &Session, args: &Failover) -> Result<(), Failure> {
     let point = args.point.as_ref().map_or_else(String::new, |point| format!("?point={}", segment(point)));
     let view: PreflightView = session.client.get(&path(&args.vm, &format!("/failover{point}"))).await?;
     session.style.print(&view, |view| fence::preflight(session.look(), view))
-}
-
-/// A question on the terminal; anything but yes is no.
-fn confirm(question: &str) -> Result<bool, Failure> {
-    eprint!("{question} [y/N] ");
-    let mut answer = String::new();
-    let read = std::io::stdin().read_line(&mut answer);
-    read.map_err(|error| Failure::Local(anyhow::Error::new(error).context("cannot read the answer")))?;
-    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
 /// `standin failover VM`

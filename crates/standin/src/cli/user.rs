@@ -1,21 +1,17 @@
 //! `standin user ...`: the users of the management API. They are a file of this host, so that no daemon is needed;
 //! one that runs sees the change within a second.
 
+use super::secret;
 use crate::api::types::invalid;
 use crate::args::{Password, UserAdd, UserVerb};
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::output::Style;
-use anyhow::{Context, anyhow};
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
-use console::Term;
 use serde::Serialize;
 use standin_access::users::{NewUser, User, UsersError, UsersFile};
-use std::io::{BufRead as _, Read as _};
-
-/// The longest line that is taken for a password.
-const MAX_LINE: u64 = 4096;
+use std::path::Path;
 
 /// A user, for people and programs. Hashes are never shown.
 #[derive(Debug, Serialize)]
@@ -125,39 +121,16 @@ fn capital(text: &str) -> String {
 }
 
 fn read(how: Password, name: &str) -> Result<String, Failure> {
-    let password = if how.password_stdin { from_input()? } else { from_terminal(name)? };
+    let password = match how.password_stdin {
+        true => secret::from_file(Path::new("-"), "password")?,
+        false => {
+            secret::from_terminal("password", &format!("Password of {name}: "), true, "--password-stdin")?
+        }
+    };
     if password.is_empty() {
         return Err(Failure::Usage("the password is empty; give one".to_owned()));
     }
     Ok(password)
-}
-
-fn from_input() -> Result<String, Failure> {
-    let mut line = String::new();
-    std::io::stdin()
-        .lock()
-        .take(MAX_LINE)
-        .read_line(&mut line)
-        .context("the password cannot be read from the standard input")?;
-    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
-}
-
-fn from_terminal(name: &str) -> Result<String, Failure> {
-    let term = Term::stderr();
-    if !term.is_term() {
-        return Err(Failure::Usage(
-            "there is no terminal to ask for the password on; use --password-stdin".to_owned(),
-        ));
-    }
-    let ask = |prompt: String| {
-        term.write_str(&prompt).and_then(|()| term.read_secure_line()).context("the password cannot be read")
-    };
-    let password = ask(format!("Password of {name}: "))?;
-    if ask("The same again: ".to_owned())? == password {
-        Ok(password)
-    } else {
-        Err(Failure::Local(anyhow!("the two passwords are not the same; nothing was changed")))
-    }
 }
 
 fn table(users: &[UserView]) -> String {

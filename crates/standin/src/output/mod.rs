@@ -4,6 +4,7 @@ pub mod fence;
 pub mod network;
 pub mod progress;
 pub mod settings;
+pub mod store;
 pub mod table;
 
 use crate::exit::Failure;

@@ -10,4 +10,5 @@ mod fence;
 mod files;
 mod jobs;
 mod scripted;
+mod store;
 mod world;

@@ -17,14 +17,15 @@ use standin_model::network::{
     NetworkView, SettingsOrigin,
 };
 use standin_model::view::{
-    AuthView, CheckView, ErrorView, FenceHostView, FenceView, JobView, PointCheckView, PointView,
-    PreflightView, SettingsView, StatusView, VmView, WitnessView,
+    AuthView, CheckView, DirectoryKind, DirectoryView, ErrorView, FenceHostView, FenceView, JobView,
+    PointCheckView, PointView, PreflightView, RepairView, SettingsView, StatusView, VmView, WitnessView,
 };
 use standin_model::{
     AuthId, Epoch, Generation, Health, HostId, JobId, JobRecord, JobState, JobType, PointId, PointKind,
     Policy, Refusal, RelationshipSettings, ReplicationMode, ReplicationState, ReturnCode, VmId, VmName,
 };
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -511,6 +512,31 @@ impl Service for Scripted {
         Ok(self.outcome(JobType::ApplyChangeLog))
     }
 
+    async fn store_list(&self) -> Result<Vec<DirectoryView>> {
+        self.note("store list".to_owned())?;
+        Ok(vec![directory_view()])
+    }
+
+    async fn store_repair(&self, vm: &VmRef) -> Result<Outcome> {
+        self.note(format!("repair {vm}"))?;
+        Ok(self.outcome(JobType::CheckStore))
+    }
+
+    async fn store_repair_result(&self, job: JobId) -> Result<RepairView> {
+        self.sender(job)?;
+        let left_out = vec!["point 1 (epoch 1) is not offered: damaged".to_owned()];
+        Ok(RepairView { vm: web(), id: vm_id(), points: 2, left_out, set_aside: Vec::new() })
+    }
+
+    async fn store_adopt(&self, directory: PathBuf) -> Result<DirectoryView> {
+        self.note(format!("adopt {}", directory.display()))?;
+        Ok(directory_view())
+    }
+
+    async fn store_remove(&self, directory: PathBuf) -> Result<()> {
+        self.note(format!("remove {}", directory.display()))
+    }
+
     async fn settings(&self, vm: &VmRef) -> Result<SettingsView> {
         self.note(format!("settings {vm}"))?;
         Ok(settings_view())
@@ -571,5 +597,21 @@ impl Service for Scripted {
 
     async fn shutdown(&self) {
         self.asked.lock().expect("unpoisoned").push("shutdown".to_owned());
+    }
+}
+
+fn directory_view() -> DirectoryView {
+    DirectoryView {
+        path: "/srv/replicas/web.kept-17".to_owned(),
+        vm: web(),
+        id: vm_id(),
+        kind: DirectoryKind::Kept,
+        host: Some("alpha.example.org".to_owned()),
+        points: 12,
+        newest_point_at: Some(at(30)),
+        size_bytes: 3 << 20,
+        in_use: false,
+        problem: None,
+        remedy: "Make it a replica again with `standin store adopt /srv/replicas/web.kept-17`.".to_owned(),
     }
 }
