@@ -2,7 +2,8 @@
 //!
 //! A host that was dead finds its VMs off and the state of before: whether one of them runs on the replica by now is
 //! only known there. So each relationship asks once after the daemon has started, unless a piece of work does so by
-//! connecting, and again now and then while the replica runs in the VM's place, to see that end.
+//! connecting; when the link with the replica's host is up again, because what lies there may be older than what it
+//! acknowledged; and now and then while the replica runs in the VM's place, to see that end.
 //!
 //! Invariants: asking never runs beside work, because a new session ends the one before it; an answer of any kind is
 //! an answer, and only silence is tried again. Part of the task of a relationship, see [`super::task`].
@@ -12,6 +13,7 @@ use super::task::Task;
 use super::worker::Worker;
 use crate::error::{WorkError, chain};
 use crate::messages::Opened;
+use crate::peers::LinkState;
 use crate::records::LastError;
 use crate::tasks;
 use crate::vm::VmRecord;
@@ -21,11 +23,15 @@ use standin_model::state::{Event, ReplicationState};
 use standin_model::{Backoff, Generation, Refusal, VmName};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// How long a replica may take to say whether it has failed over.
 pub(super) const GREETING: Duration = Duration::from_secs(5);
+
+/// Until when the relationships with a host that is back have asked it, one after the other.
+const AFTER_MEETING: Duration = Duration::from_secs(2);
 
 type Said = Result<Opened, WorkError>;
 
@@ -39,6 +45,8 @@ pub(super) struct Asking {
     silent: u32,
     /// Not before this.
     next: Option<Instant>,
+    /// The hosts have met again: the replica is asked although work is to come.
+    met: bool,
 }
 
 impl Drop for Asking {
@@ -66,6 +74,12 @@ impl Asking {
     /// A piece of work has ended: whatever the replica said to it is an answer.
     pub(super) fn note<T>(&mut self, result: &Result<T, WorkError>) {
         self.answered |= matches!(result, Ok(_) | Err(WorkError::Refused { .. }));
+        self.met &= !self.answered;
+    }
+
+    /// A question is under way for which work waits: a session that came up after that of the work would end it.
+    pub(super) fn is_first(&self) -> bool {
+        self.met && self.question.is_some()
     }
 
     /// Waits for the answer to the question that is under way.
@@ -91,7 +105,18 @@ impl Task {
         // Without a point there is nothing that the replica could have failed over to.
         let wanted = record.last_point_at.is_some() && (!self.asking.answered || self.is_fenced());
         let free = self.running.is_none() && self.asking.question.is_none();
-        (wanted && free && !sends).then(|| self.asking.next.unwrap_or_else(Instant::now))
+        (wanted && free && (!sends || self.asking.met)).then(|| self.asking.next.unwrap_or_else(Instant::now))
+    }
+
+    /// The link with the replica's host is up again: the host may have been restarted, with older disks. What was due when
+    /// this process began asks by itself.
+    pub(super) fn met_again(&mut self) {
+        if !self.in_step {
+            return;
+        }
+        self.asking.ask_again();
+        self.asking.met = true;
+        self.asking.next = Some(Instant::now() + AFTER_MEETING.mul_f64(rand::random()));
     }
 
     pub(super) fn ask_if_due(&mut self) {
@@ -238,6 +263,17 @@ impl Task {
             }
         }
     }
+}
+
+/// Waits until the link with a host comes up again.
+pub(super) async fn comes_up(link: &mut Option<watch::Receiver<LinkState>>) {
+    let Some(link) = link else { return std::future::pending().await };
+    while link.changed().await.is_ok() {
+        if link.borrow_and_update().up {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Why nothing of a VM is sent, and what to do.

@@ -34,7 +34,9 @@ impl Task {
         let (worker, result) = done;
         let mut worker = worker.unwrap_or_else(|| Worker::new(self.shared.tools.clone()));
         if let Some((host, _)) = worker.host().filter(|_| result.is_ok()) {
-            self.record.host = Some(host);
+            if self.record.host.replace(host) != Some(host) {
+                self.link = Some(self.shared.tools.peers.watch(host));
+            }
         }
         if std::mem::take(&mut self.offer_again) {
             worker.hang_up();

@@ -5,13 +5,14 @@
 //! Called by [`crate::engine`] through [`Handle`]. What may be asked of it is in [`super::requests`], what it begins in
 //! [`super::work`], what the end of that changes in [`super::outcome`].
 
-use super::asking::Asking;
+use super::asking::{Asking, comes_up};
 use super::handle::{Answer, Command, Handle, Snapshot};
 use super::schedule::Schedule;
 use super::work::{Running, ended};
 use super::worker::{Tools, Worker};
 use crate::error::chain;
 use crate::jobs::{JobHandle, Jobs};
+use crate::peers::LinkState;
 use crate::records::{self, PrimaryRecord, Tables};
 use crate::service::Service;
 use crate::spans;
@@ -82,6 +83,8 @@ pub(super) struct Task {
     /// What a session is opened with changed while the worker was away: the next piece of work opens a new one.
     pub(super) offer_again: bool,
     pub(super) asking: Asking,
+    /// How the link with the replica's host is.
+    pub(super) link: Option<watch::Receiver<LinkState>>,
     /// Who may run the VM, and so who may send it.
     pub(super) fence: watch::Receiver<Option<VmRecord>>,
     /// As it was when it was looked at last.
@@ -106,6 +109,7 @@ pub fn spawn(shared: Shared, record: PrimaryRecord, worker: Option<Worker>) -> (
     let schedule = Schedule::new(Duration::from_secs(u64::from(record.settings.interval_s)));
     let never = (ReplicationState::Disabled, None, false, None);
     let fence = shared.tools.vms.watch(record.vm);
+    let link = record.host.map(|host| shared.tools.peers.watch(host));
     let task = Task {
         saved: (never, Instant::now()),
         unsaved: false,
@@ -122,6 +126,7 @@ pub fn spawn(shared: Shared, record: PrimaryRecord, worker: Option<Worker>) -> (
         removed: false,
         offer_again: false,
         asking: Asking::default(),
+        link,
         fence,
         was_fenced: false,
     };
@@ -161,6 +166,7 @@ impl Task {
                     drop(answer.send(decided));
                 }
                 Ok(()) = self.fence.changed() => self.look_at_fence().await,
+                () = comes_up(&mut self.link) => self.met_again(),
                 event = events.recv() => self.vm_event(event).await,
                 () = cancelled(idle) => self.was_cancelled(self.waiting_for()).await,
                 () = tokio::time::sleep_until(wake) => {}

@@ -58,7 +58,7 @@ pub(super) struct Running {
 impl Task {
     /// What should run now, if anything.
     fn due(&self) -> Option<Work> {
-        if !self.vm_running || self.running.is_some() || self.is_fenced() {
+        if !self.vm_running || self.running.is_some() || self.is_fenced() || self.asking.is_first() {
             return None;
         }
         let due = self.schedule.is_due();

@@ -133,6 +133,18 @@ async fn a_primary_whose_vm_is_off_notices_that_the_replica_lost_points() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn older_disks_of_the_replica_are_noticed_when_the_hosts_meet_again_and_not_at_the_next_cycle() {
+    let mut world = World::replicating(keep_all()).await;
+    let history = world.history(1).await;
+    let older = world.back_b_up().await;
+    world.history(2).await;
+    world.put_back(&older, true, true).await;
+    crate::host::until("a comparison", || world.was_compared().then_some(())).await;
+    world.goes_on().await;
+    world.all_fail_over(&history).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_older_database_of_the_replica_loses_nothing() {
     let mut world = World::replicating(keep_all()).await;
     let mut history = world.history(2).await;
