@@ -38,6 +38,9 @@ pub(super) fn from_redb(action: &'static str, path: &Path, error: redb::Error) -
         redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
             StateError::Corrupt { path, detail: source.to_string() }
         }
+        redb::Error::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
+            StateError::Corrupt { path, detail: "it ends before it should".to_owned() }
+        }
         redb::Error::Io(source) => StateError::Io { action, path, source },
         redb::Error::PreviousIo => StateError::Closed { path },
         redb::Error::DatabaseAlreadyOpen => StateError::InUse { path },

@@ -62,7 +62,10 @@ async fn a_cut_off_file_is_refused() {
     for part in 1..16 {
         std::fs::write(&path, &content[..content.len() * part / 16]).expect("writable");
         match read_all(&path).await {
-            Err(error) => is_told_what_to_do(&error),
+            Err(error) => {
+                assert!(matches!(error, StateError::Corrupt { .. }), "{part}: {error}");
+                is_told_what_to_do(&error);
+            }
             Ok(whole) => assert_eq!(whole, 60, "records are gone without a word"),
         }
         // What it says works.
