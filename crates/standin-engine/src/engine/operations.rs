@@ -6,6 +6,7 @@
 
 use super::{Engine, hypervisor_refusal, inspect_refusal, refuse};
 use crate::jobs::NewJob;
+use crate::overview::Relationship;
 use crate::primary::Command;
 use crate::primary::session::Session;
 use crate::records::{PrimaryRecord, ReplicaRecord};
@@ -16,7 +17,7 @@ use crate::tasks::to_its_end;
 use crate::vm::{Start, Started};
 use standin_hypervisor::PowerState;
 use standin_model::fence::Assertion;
-use standin_model::state::ReplicationState;
+use standin_model::state::{ReplicationState, Side};
 use standin_model::{JobId, JobType, Refusal, ReturnCode, VmId, VmName};
 use std::sync::Arc;
 use std::time::Duration;
@@ -308,7 +309,9 @@ impl Engine {
     /// # Errors
     /// 32774 while it replicates; the hypervisor's reason.
     pub async fn remove_vm(&self, vm: VmId) -> Result<(), Refusal> {
-        if let Some(found) = self.relationship(vm) {
+        // A replica's own VM is there while it is failed over; one of its id that is there otherwise only keeps it from that.
+        let own = |found: &Relationship| found.side == Side::Primary || found.status.state.is_failed_over();
+        if let Some(found) = self.relationship(vm).filter(own) {
             return Err(refuse(
                 ReturnCode::InUse,
                 format!("VM {} has a replication relationship", found.status.vm),

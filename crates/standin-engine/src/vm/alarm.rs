@@ -77,10 +77,10 @@ impl Alarm {
                 ),
             ),
             AlarmKind::RunsUnheld => (
-                format!("VM {vm} has failed over to {host} (claim {number}) while it runs here"),
+                format!("VM {vm} runs here, and {host} holds it (claim {number})"),
                 format!(
-                    "Stop it here (`standin vm stop {vm}`) and start it there, or revert the failover on {host} to \
-                     go on here."
+                    "Stop it here (`standin vm stop {vm}`, with `--force` if the guest does not answer); it can then start on \
+                     {host}. If {host} holds it by a failover, reverting that lets it go on here."
                 ),
             ),
         };

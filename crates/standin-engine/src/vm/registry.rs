@@ -249,9 +249,14 @@ impl Vms {
         }
     }
 
-    /// Tells a VM's task, and by it the other hosts, when the VM begins or ends to run.
+    /// Tells a VM's task, and by it the other hosts, when the VM begins or ends to run; and at first how each one is: what
+    /// runs here may not be what the records say.
     pub(crate) async fn follow(self: Arc<Self>) {
         let mut events = self.context.hypervisor.events();
+        for record in self.records() {
+            // Asked how the VM is, its task compares that with the claim. Nobody is told: a link that comes up tells.
+            drop(self.presence(record.vm).await);
+        }
         loop {
             let event = tokio::select! {
                 () = self.context.shutdown.cancelled() => return,

@@ -6,7 +6,7 @@ use super::machine::{self, CONNECT_TIMEOUT, Machine, Origin, Vm};
 use super::process::Process;
 use super::store::Store;
 use super::{
-    QemuOptions, Shared, adopt, cut, flatten, freeze, inventory, lifecycle, live, marks, short_names,
+    QemuOptions, Shared, adopt, cut, flatten, freeze, inventory, lifecycle, live, marks, running, short_names,
 };
 use crate::agent::{self, network::Patience};
 use crate::definition::VmDefinition;
@@ -51,8 +51,9 @@ impl QemuDriver {
         let (definitions, adoptions) = store.load()?;
         let owned = definitions.into_iter().map(|definition| Vm::new(Origin::Owned, definition));
         let adopted = adoptions.into_iter().map(adopt::vm);
-        let vms = owned.chain(adopted).map(|vm| (vm.id, Arc::new(vm))).collect();
+        let mut vms = owned.chain(adopted).map(|vm| (vm.id, Arc::new(vm))).collect();
         short_names::take_over(&store, &vms)?;
+        running::take_up(&store, &mut vms)?;
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
             prober: Prober::new(&qemu, store.state_dir(), options.probe_timeout),

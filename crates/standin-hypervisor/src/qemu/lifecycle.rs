@@ -4,7 +4,7 @@ use super::cmdline::{self, Host};
 use super::image::{self, Image};
 use super::machine::{self, Machine, Origin, Vm};
 use super::process::{self, Process};
-use super::store::Adoption;
+use super::store::{Adoption, Store};
 use super::{KvmUse, Shared};
 use crate::definition::{AcceleratorChoice, VmDefinition};
 use crate::error::Error;
@@ -88,20 +88,30 @@ pub(crate) async fn rename(shared: &Arc<Shared>, id: VmId, name: VmName) -> Resu
         Origin::Owned => save(shared, &definition).await?,
         Origin::Adopted { qmp } => {
             let adoption = Adoption { uuid: id, name: definition.name.clone(), qmp: qmp.clone() };
-            let shared = Arc::clone(shared);
-            tokio::task::spawn_blocking(move || shared.store.save_adoption(&adoption))
-                .await
-                .map_err(|error| Error::Internal(error.to_string()))??;
+            stored(shared, move |store| store.save_adoption(&adoption)).await?;
         }
     }
     vm.rename(definition.name);
     Ok(())
 }
 
-/// Keeps a definition on disk, off the runtime's threads: it waits for the disk.
+/// Keeps a definition on disk, and beside the process of a VM that runs.
 pub(crate) async fn save(shared: &Arc<Shared>, definition: &VmDefinition) -> Result<(), Error> {
-    let (shared, definition) = (Arc::clone(shared), definition.clone());
-    tokio::task::spawn_blocking(move || shared.store.save_definition(&definition))
+    let definition = definition.clone();
+    stored(shared, move |store| {
+        store.save_definition(&definition)?;
+        if Process::find(store, definition.uuid).is_some() { store.save_running(&definition) } else { Ok(()) }
+    })
+    .await
+}
+
+/// Writes off the runtime's threads: it waits for the disk.
+async fn stored(
+    shared: &Arc<Shared>,
+    write: impl FnOnce(&Store) -> Result<(), Error> + Send + 'static,
+) -> Result<(), Error> {
+    let shared = Arc::clone(shared);
+    tokio::task::spawn_blocking(move || write(&shared.store))
         .await
         .map_err(|error| Error::Internal(error.to_string()))?
 }
@@ -152,6 +162,8 @@ pub(crate) async fn start(shared: &Arc<Shared>, id: VmId, options: &StartOptions
         remove_stale(stale)?;
     }
     let arguments = cmdline::arguments(&definition, &images, &host);
+    // Before there is a process: one without it would be lost with the state directory.
+    stored(shared, move |store| store.save_running(&definition)).await?;
     tracing::info!(vm = %machine::shown(&vm), accelerator = host.accelerator, "starting the VM");
     let log = shared.store.log_file(id);
     let (mut child, said_from) = process::spawn(&shared.qemu, &arguments, &log)?;

@@ -49,6 +49,7 @@ mod names;
 mod nbd;
 mod process;
 mod reader;
+mod running;
 mod scratch;
 mod short_names;
 mod store;

@@ -3,6 +3,7 @@
 //! A VM that runs since before an upgrade has its sockets under such names. They are given the names of today when the
 //! driver opens, before anything looks for them: whoever connects to a unix socket finds it by its file, not by the
 //! name that QEMU bound it to. The pid file comes last, so that a daemon that ends in between goes on at its next start.
+//! Nothing waits for the disk: a loss of power ends the processes that these files lead to.
 //!
 //! Called by [`super::driver`]; to go with the release after the next.
 
@@ -11,9 +12,11 @@ use super::names;
 use super::process::Process;
 use super::store::Store;
 use crate::error::Error;
+use standin_durable::{Files, Mode};
 use standin_model::VmId;
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 /// What a VM has besides its pid file.
@@ -36,26 +39,63 @@ pub(super) fn take_over(store: &Store, vms: &BTreeMap<VmId, Arc<Vm>>) -> Result<
         if !is_its_own {
             continue;
         }
-        let last = matches!(vm.origin, Origin::Owned).then_some("pid");
         let mut taken = false;
-        for suffix in SUFFIXES.into_iter().chain(last) {
-            let (from, to) = (short(suffix), store.runtime_file(vm.id, suffix));
-            match fs::rename(&from, &to) {
-                Ok(()) => taken = true,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(Error::io(format!("rename {}", from.display()))(error)),
-            }
+        for suffix in SUFFIXES {
+            taken |= moved(&short(suffix), &store.runtime_file(vm.id, suffix))?;
         }
-        // It holds the path of the agent's socket.
-        let marker = store.frozen_marker(vm.id);
-        if taken && matches!(vm.origin, Origin::Owned) && marker.exists() {
-            let agent = store.agent_socket(vm.id);
-            fs::write(&marker, agent.as_os_str().as_encoded_bytes())
-                .map_err(Error::io(format!("write {}", marker.display())))?;
+        if matches!(vm.origin, Origin::Owned) {
+            let marker = store.frozen_marker(vm.id);
+            // It holds the path of the agent's socket.
+            if marker.exists() {
+                let agent = store.agent_socket(vm.id);
+                Files::default().replace(&marker, agent.as_os_str().as_encoded_bytes(), Mode::Owner)?;
+            }
+            taken |= moved(&short("pid"), &store.pid_file(vm.id))?;
         }
         if taken {
             tracing::info!(vm = %vm.id, "a VM that runs since before an upgrade was taken over");
         }
     }
     Ok(())
+}
+
+/// Renames a file that may not be there; whether it was.
+fn moved(from: &Path, to: &Path) -> Result<bool, Error> {
+    match fs::rename(from, to) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io(format!("rename {}", from.display()))(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::definition::VmDefinition;
+    use standin_model::VmName;
+    use std::process::Command;
+
+    #[test]
+    fn a_daemon_that_ended_between_two_renames_is_gone_on_with_at_the_next_start() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path(), &dir.path().join("run")).expect("a store");
+        let definition = VmDefinition::new(VmName::new("a").expect("a name"), 64);
+        let vm = definition.uuid;
+        let mut process =
+            Command::new("sh").args(["-c", "sleep 60; :", &vm.to_string()]).spawn().expect("sh");
+        let short = |suffix: &str| store.runtime_dir().join(format!("{}.{suffix}", names::short(vm)));
+        fs::write(short("pid"), process.id().to_string()).expect("write");
+        // Its arguments can be seen a moment after it was started.
+        while Process::named_by(&short("pid"), vm).is_none() {
+            std::thread::yield_now();
+        }
+        // The marker has its name of today, and still the path of yesterday.
+        fs::write(store.frozen_marker(vm), short("ga").as_os_str().as_encoded_bytes()).expect("write");
+        let vms = BTreeMap::from([(vm, Arc::new(Vm::new(Origin::Owned, definition)))]);
+        take_over(&store, &vms).expect("taken over");
+        let led = fs::read_to_string(store.frozen_marker(vm)).expect("read");
+        assert_eq!(Path::new(&led), store.agent_socket(vm));
+        assert!(store.pid_file(vm).exists() && !short("pid").exists());
+        process.kill().and_then(|()| process.wait()).expect("end");
+    }
 }

@@ -5,6 +5,7 @@
 //! <state_dir>/adopted/<uuid>.toml    the monitor of a VM that somebody else runs
 //! <state_dir>/log/<uuid>.log         what its QEMU said
 //! <runtime_dir>/<uuid, 32 digits>.{qmp,ga,nbd,pid,frozen}
+//! <runtime_dir>/<uuid, 32 digits>.toml   what the process was started from: it outlives the state directory's file
 //! ```
 
 use crate::definition::VmDefinition;
@@ -48,8 +49,8 @@ impl Store {
         for dir in [state.join("vms"), state.join("adopted"), state.join("log"), runtime.to_owned()] {
             files.make_directory(&dir, Mode::Owner)?;
         }
-        for dir in ["vms", "adopted"] {
-            files.recover_directory(&state.join(dir))?;
+        for dir in [state.join("vms"), state.join("adopted"), runtime.to_owned()] {
+            files.recover_directory(&dir)?;
         }
         let absolute = |dir: &Path| {
             fs::canonicalize(dir).map_err(Error::io(format!("find the directory {}", dir.display())))
@@ -118,6 +119,17 @@ impl Store {
     /// Keeps a definition.
     pub fn save_definition(&self, definition: &VmDefinition) -> Result<(), Error> {
         keep(&self.definition_file(definition.uuid), &definition.to_toml()?)
+    }
+
+    /// Keeps what the process of a VM runs, beside its pid file: a state directory that is put back from an older backup
+    /// may know nothing of a VM that runs on.
+    pub fn save_running(&self, definition: &VmDefinition) -> Result<(), Error> {
+        keep(&self.runtime_file(definition.uuid, "toml"), &definition.to_toml()?)
+    }
+
+    /// What was kept of processes, whether they still run or not.
+    pub fn load_running(&self) -> Result<Vec<VmDefinition>, Error> {
+        read_all(&self.runtime, VmDefinition::from_toml)
     }
 
     /// Keeps an adoption.

@@ -10,4 +10,5 @@ mod qemu_harness;
 mod qemu_lifecycle;
 mod qemu_local;
 mod qemu_qmp;
+mod qemu_running;
 mod qemu_scratch;

@@ -61,7 +61,11 @@ impl Host {
             let is_of_vm =
                 path.file_stem().and_then(|stem| stem.to_str()) == Some(&vm.0.simple().to_string());
             if let Some(suffix) = path.extension().and_then(|suffix| suffix.to_str()).filter(|_| is_of_vm) {
-                std::fs::rename(&path, self.short_runtime_file(vm, suffix)).expect("rename");
+                match suffix {
+                    // It kept no such file.
+                    "toml" => std::fs::remove_file(&path).expect("remove"),
+                    _ => std::fs::rename(&path, self.short_runtime_file(vm, suffix)).expect("rename"),
+                }
             }
         }
     }
