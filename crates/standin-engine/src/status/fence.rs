@@ -3,11 +3,11 @@
 
 use crate::engine::Engine;
 use crate::vm::{AlarmKind, VmRecord};
-use standin_model::fence::{Assertion, KnownHost, Role};
+use standin_model::fence::{Assertion, Fence, KnownHost, Reason, Role};
 use standin_model::health::{Health, HealthIssue};
 use standin_model::state::{ReplicationMode, ReplicationState};
 use standin_model::view::{FenceHostView, FenceView, StatusView, WitnessView};
-use standin_model::{HostId, VmId};
+use standin_model::{HostId, Refusal, VmId};
 
 impl Engine {
     /// The claim on the VM, and what is amiss with it, in the view of the VM on this host.
@@ -25,6 +25,9 @@ impl Engine {
             issues.push(issue);
         }
         issues.extend(self.lost_relationship(view.id).map(|host| without_its_record(&view, &host)));
+        if view.mode != ReplicationMode::Replica && record.alarm.is_none() {
+            issues.extend(lives_elsewhere(&view, &record.fence, self.vms.me()));
+        }
         if let Some(how) = record.fence.asserted.filter(|_| record.fence.held_by(self.vms.me())) {
             issues.push(unconfirmed(how, view.vm.as_str()));
         }
@@ -124,6 +127,19 @@ impl Engine {
             heard_at: told.and_then(|told| contact.until.max(Some(told.at))),
         }
     }
+}
+
+/// Another host holds the VM: said also where the relationship is gone, or that host's last word was about something else,
+/// as that this one is not authorised any more.
+fn lives_elsewhere(view: &StatusView, fence: &Fence, me: HostId) -> Option<HealthIssue> {
+    let claim = fence.claim;
+    let name = fence.hosts.get(&claim.holder).map_or("another host", |known| known.name.as_str());
+    let Refusal { message, remedy, .. } = Reason::LivesElsewhere(claim).refusal(view.vm.as_str(), name);
+    let severity = match view.mode {
+        ReplicationMode::Primary => Health::Critical,
+        _ => Health::Warning,
+    };
+    (claim.holder != me).then_some(HealthIssue { severity, message, remedy })
 }
 
 /// A witness that would tell the host that the VM came from that it may start it.

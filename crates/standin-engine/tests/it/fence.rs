@@ -120,6 +120,17 @@ async fn a_removed_entry_or_a_disabled_service_does_not_hide_where_the_vm_lives(
     let set = world.b.call(move |engine| async move { engine.modify_service_settings(disabled).await });
     set.await.expect("disabled");
     world.both_agree_that_it_runs_only_on_b().await;
+    // Nor does it in `status`, which has the replica's last word too.
+    world.a.restart(End::Stop).await;
+    let vm = world.vm;
+    crate::host::until("the last word is about something else".to_owned(), || {
+        let said = world.a.engine().primary(vm)?.snapshot().record.last_error?;
+        (!said.message.contains("failed over")).then_some(())
+    })
+    .await;
+    let status = world.a.status(vm).await;
+    assert_eq!(status.health, Health::Critical);
+    assert!(status.health_issues[0].message.contains("failed over to"), "{:?}", status.health_issues);
 }
 
 #[tokio::test(flavor = "multi_thread")]
