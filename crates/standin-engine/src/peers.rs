@@ -30,7 +30,7 @@ mod link;
 mod silence;
 mod transport;
 
-pub use book::{Peer, host_id, host_of};
+pub use book::{Peer, former_ids, host_id, host_of};
 pub use calls::{Answer, Body, Call, ClaimFact, Envelope, LINKS_SINCE, Presence, Testimony};
 pub use contact::Contact;
 pub use silence::Silence;

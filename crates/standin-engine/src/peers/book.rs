@@ -28,7 +28,7 @@ pub struct Peer {
     pub id: HostId,
     /// The name of its certificate that it is known by.
     pub name: String,
-    /// All names of its certificate.
+    /// All names that it has proven: those of its certificate, and the one or the IP address that was dialled.
     pub names: Vec<String>,
     /// Where it can be reached (`host:port`), as far as is known.
     pub address: Option<String>,
@@ -37,8 +37,13 @@ pub struct Peer {
 impl Peer {
     /// The ids under which it may be known from when its release told none.
     pub fn former_ids(&self) -> impl Iterator<Item = HostId> + '_ {
-        self.names.iter().filter(|name| !is_everybody(name)).map(|name| HostId::of_name(name))
+        former_ids(&self.names)
     }
+}
+
+/// The ids that were made of names, before the host told its own.
+pub fn former_ids(names: &[String]) -> impl Iterator<Item = HostId> + '_ {
+    names.iter().filter(|name| !is_everybody(name)).map(|name| HostId::of_name(name))
 }
 
 /// The id of a host: the one that it tells, or one of its certificate's name.
@@ -121,7 +126,10 @@ impl Book {
         let told = || proven_addresses(identity, hello).into_iter().next();
         let address = dialled.map(str::to_owned).or_else(told).or_else(|| record.addresses.first().cloned());
         self.lock().insert(id, record);
-        Ok(Peer { id, name: name.to_owned(), names: identity.names.clone(), address })
+        let mut names = identity.names.clone();
+        // Whoever dials verifies the certificate against that. Addresses are not among its names.
+        names.extend(dialled.map(|dialled| host_of(dialled).to_owned()).filter(|name| !names.contains(name)));
+        Ok(Peer { id, name: name.to_owned(), names, address })
     }
 
     /// As [`Self::admit`], of whom nothing new is to be noted.

@@ -334,11 +334,12 @@ pub(super) async fn released(record: &mut Locked<'_>) -> Result<(), Refusal> {
 }
 
 /// Whether the definition that comes with a point is that of the record's VM, under the name that its primary offered: it
-/// becomes a VM of this host at a failover, and must not pass for another one.
+/// becomes a VM of this host at a failover, and must not pass for another one. From a sender that does not tell renames
+/// any name is taken: a failover defines the VM by the name of the record.
 ///
 /// # Errors
 /// 32773 for any other definition; nothing is sealed then.
-pub(super) fn same_vm(record: &ReplicaRecord, definition: &str) -> Result<(), Refusal> {
+pub(super) fn same_vm(peer: &Sender, record: &ReplicaRecord, definition: &str) -> Result<(), Refusal> {
     // A first copy has none.
     if definition.is_empty() {
         return Ok(());
@@ -355,24 +356,16 @@ pub(super) fn same_vm(record: &ReplicaRecord, definition: &str) -> Result<(), Re
         )
     })?;
     let name = record.primary_name();
-    if found.uuid == record.vm && found.name == *name {
+    if found.uuid == record.vm && (found.name == *name || !peer.tells_renames) {
         return Ok(());
     }
-    let remedy = match found.uuid == record.vm {
-        true => {
-            "If the VM was renamed on its primary host, update standin there: that version does not tell of it."
-        }
-        false => {
-            "Look at the log of the primary host: its standin sends what its VM is; another program, or a host that is \
-             no longer its owner's, may not."
-        }
-    };
     Err(wrong(
         format!(
             "the primary sent the definition of VM {} ({}) with a recovery point of VM {name} ({})",
             found.name, found.uuid, record.vm
         ),
-        remedy,
+        "Look at the log of the primary host: its standin sends what its VM is; another program, or a host that is no \
+         longer its owner's, may not.",
     ))
 }
 

@@ -166,12 +166,14 @@ impl Session {
             }
             Request::Create(offer) => {
                 self.is_itself(Some(&offer)).await?;
+                self.peer.known_by_its_id(&self.host, offer.vm).await.map_err(plain)?;
                 let refused = |refusal| admission::refused(&self.host, &self.peer, offer.vm, refusal);
                 let vm = admission::create(&self.host, &self.peer, &offer).await.map_err(refused)?;
                 self.open_session(vm, &offer).await.map(Some)
             }
             Request::Open(offer) => {
                 self.is_itself(Some(&offer)).await?;
+                self.peer.known_by_its_id(&self.host, offer.vm).await.map_err(plain)?;
                 let unknown = || {
                     let refusal = admission::unknown(&self.host, &offer);
                     admission::refused(&self.host, &self.peer, offer.vm, refusal)
@@ -321,7 +323,7 @@ impl Session {
         definition: String,
         config: Vec<ConfigFileInfo>,
     ) -> Result<Reply, Refusal> {
-        admission::same_vm(&vm.snapshot(), &definition)?;
+        admission::same_vm(&self.peer, &vm.snapshot(), &definition)?;
         let layer = self.layer.take().ok_or_else(|| out_of_turn("a seal"))?;
         layer.settle().await?;
         files::check(&config)?;

@@ -67,12 +67,8 @@ impl Vms {
     async fn facts_for(&self, peer: &Peer) -> Vec<ClaimFact> {
         let mut facts = Vec::new();
         for record in self.records() {
-            for old in peer.former_ids() {
-                if old != peer.id && record.fence.hosts.contains_key(&old) {
-                    if let Err(refusal) = self.same_host(record.vm, old, peer.id, &peer.name).await {
-                        tracing::warn!(vm = %record.name, %refusal, "the id of another host could not be kept");
-                    }
-                }
+            if let Err(refusal) = self.known_by_id(record.vm, peer.id, &peer.name, &peer.names).await {
+                tracing::warn!(vm = %record.name, %refusal, "the id of another host could not be kept");
             }
             if facts.len() < MAX_FACTS && self.shares(record.vm, peer.id) {
                 facts.extend(self.fact(record.vm, peer.id).await);

@@ -166,6 +166,27 @@ impl Vms {
         });
     }
 
+    /// A host that has proven these names tells its id: that takes the place of one that was made of a name, by the release
+    /// before or from its records.
+    ///
+    /// # Errors
+    /// When it cannot be kept.
+    pub async fn known_by_id(
+        &self,
+        vm: VmId,
+        id: HostId,
+        name: &str,
+        names: &[String],
+    ) -> Result<(), Refusal> {
+        for old in peers::former_ids(names).filter(|old| *old != id) {
+            if self.fence(vm).is_some_and(|fence| fence.hosts.contains_key(&old) || fence.claim.holder == old)
+            {
+                self.same_host(vm, old, id, name).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// A host is known by another id from now on.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use standin_hypervisor::{Hypervisor, PowerState, StartOptions, VmDefinition};
 use standin_model::state::ReplicationState as S;
 use standin_model::{Epoch, Generation, HostId, PointId, PointKind, Refusal, ReturnCode, VmId, VmName};
 use standin_state::{MemoryStore, StateStore};
-use standin_wire::{Hello, PkiDir};
+use standin_wire::{Hello, PROTOCOL, PkiDir};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -254,7 +254,7 @@ async fn a_definition_of_the_release_before_that_is_of_another_vm_harms_nobody()
     assert_eq!(world.b.fake.inspect(victim).await.expect("there").definition, before);
 }
 
-fn files_named(dir: &std::path::Path, wanted: &str) -> Vec<std::path::PathBuf> {
+pub fn files_named(dir: &std::path::Path, wanted: &str) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).expect("a directory") {
         let path = entry.expect("an entry").path();
@@ -275,7 +275,8 @@ struct Hostile {
 }
 
 impl Hostile {
-    async fn new(world: &World) -> Self {
+    /// One that speaks the protocol up to `version`.
+    async fn new(world: &World, version: u16) -> Self {
         let pki = PkiDir::new(world.root().join("pki"));
         let issued = pki.issue(&["hostile.example.org".to_owned()], 30).expect("a certificate");
         let trust = pki.identity_files().trust;
@@ -293,7 +294,8 @@ impl Hostile {
             network: standin_model::network::NetworkSettings::default(),
             acknowledged: None,
         };
-        let transport = Arc::new(TlsTransport::new(identity, Hello::new("hostile", "another program")));
+        let hello = Hello { max_version: version, ..Hello::new("hostile", "another program") };
+        let transport = Arc::new(TlsTransport::new(identity, hello));
         let tables = Tables::new(&(Arc::new(MemoryStore::new()) as Arc<dyn StateStore>));
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         let peers = Peers::open(transport, HostId::random(), tables, shutdown, tasks).await.expect("peers");
@@ -333,7 +335,7 @@ async fn a_point_with_the_definition_of_another_vm_is_not_sealed() {
     let world = World::new().await;
     let victim = world.b.fake.add_vm("victim", &[("a", MIB)]);
     let before = world.b.fake.inspect(victim).await.expect("there").definition;
-    let hostile = Hostile::new(&world).await;
+    let hostile = Hostile::new(&world, PROTOCOL.max).await;
     hostile.begins().await;
     let own = VmDefinition { uuid: hostile.offer.vm, ..VmDefinition::new(name("theirs"), 64) };
     let points =
@@ -351,4 +353,20 @@ async fn a_point_with_the_definition_of_another_vm_is_not_sealed() {
     assert_eq!(points(), 1);
     world.fails_over(hostile.offer.vm).await;
     assert_eq!(world.b.fake.inspect(victim).await.expect("there").definition, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_of_the_version_before_may_have_renamed_its_vm_and_its_points_are_taken() {
+    let world = World::new().await;
+    let victim = world.b.fake.add_vm("victim", &[("a", MIB)]);
+    let old = Hostile::new(&world, 1).await;
+    old.begins().await;
+    // It offers the name that the relationship was made with for ever, and a name that another VM here has is no matter.
+    let renamed = VmDefinition { uuid: old.offer.vm, ..VmDefinition::new(name("victim"), 64) };
+    old.seals(&renamed).await.expect("its own VM");
+    let another = VmDefinition { uuid: victim, ..renamed };
+    refused(old.seals(&another).await, ReturnCode::InvalidParameter);
+    world.fails_over(old.offer.vm).await;
+    let made = world.b.fake.inspect(old.offer.vm).await.expect("there").definition;
+    assert_eq!(made.name, name("theirs"), "a failover defines it under the name of the record");
 }

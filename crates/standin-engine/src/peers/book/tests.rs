@@ -99,3 +99,14 @@ async fn a_host_that_makes_ids_up_takes_no_more_room_than_a_few() {
     assert_eq!(records::list(&book.tables.peers).await.expect("records").len(), 1 + IDS);
     assert!(book.get(id(2)).is_some() && book.get(id(149)).is_some());
 }
+
+#[tokio::test]
+async fn a_host_is_known_from_before_by_the_address_that_was_dialled_and_by_none_that_it_calls_from() {
+    let book = book().await;
+    let (known, by_address) = (identity(&["b.example"]), HostId::of_name("192.0.2.7"));
+    let calls = book.admit(&known, &hello(id(2)), None).await.expect("admitted");
+    assert!(calls.former_ids().all(|former| former != by_address));
+    let dialled = book.admit(&known, &hello(id(2)), Some("192.0.2.7:8444")).await.expect("admitted");
+    assert!(dialled.former_ids().any(|former| former == by_address));
+    assert!(dialled.former_ids().any(|former| former == HostId::of_name("b.example")));
+}
