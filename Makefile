@@ -6,7 +6,7 @@ SEED ?= 1
 MINUTES ?= 60
 STEPS ?= 60
 SEEDS ?= 0..2000
-.PHONY: help setup clients guest guest-debian build demo test test-binaries bench lint soak sim fuzz
+.PHONY: help setup clients guest guest-debian before build demo test test-binaries bench lint soak sim fuzz
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,9 @@ guest: setup ## Build the small test guest
 guest-debian: setup ## Build the Debian guest of the tour (a few minutes, once)
 	@scripts/build-guest debian
 
+before: setup ## Build the release before, which tests run beside this one (a few minutes, once)
+	@CARGO="$(CARGO)" scripts/build-before
+
 build: setup ## Build standin: target/release/standin
 	$(CARGO) build --release -p standin
 
@@ -33,7 +36,7 @@ demo: guest ## Replicate a real VM, kill its host, fail over, and prove that not
 
 # Side by side: making guests and clients waits for the network, and the compiler often has work for one core only.
 test: setup ## All tests, with real guests
-	@$(MAKE) --no-print-directory --jobs=4 guest guest-debian clients test-binaries
+	@$(MAKE) --no-print-directory --jobs=4 guest guest-debian clients before test-binaries
 	$(CARGO) test --workspace
 
 test-binaries: setup
@@ -49,11 +52,11 @@ lint: setup ## Format, lints, the Rust version that is promised, shell syntax
 	$(CARGO) fmt --all --check
 	@CARGO="$(CARGO)" scripts/check-rust-version
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	@for script in scripts/setup scripts/build-clients scripts/build-guest scripts/build-debian-guest scripts/lib.sh .ci/run \
+	@for script in scripts/setup scripts/build-clients scripts/build-guest scripts/build-debian-guest scripts/build-before scripts/lib.sh .ci/run \
 	    scripts/guest/init scripts/guest/debian/db-writer; do \
 	    shell=bash; head -1 $$script | grep -q 'sh$$' && ! head -1 $$script | grep -q bash && shell=sh; \
 	    $$shell -n $$script || exit 1; done
-	@! command -v shellcheck >/dev/null || shellcheck -x scripts/setup scripts/build-clients scripts/build-guest scripts/build-debian-guest .ci/run
+	@! command -v shellcheck >/dev/null || shellcheck -x scripts/setup scripts/build-clients scripts/build-guest scripts/build-debian-guest scripts/build-before .ci/run
 
 sim: setup ## Hosts in simulated time, by seed: make sim SEEDS=0..2000 (its judge still raises false alarms)
 	STANDIN_SIM_SEEDS=$(SEEDS) $(CARGO) test -p standin-engine --test it -- sim:: --include-ignored --skip one_seed --nocapture

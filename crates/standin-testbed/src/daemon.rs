@@ -1,6 +1,7 @@
 //! Daemons under test: `standin serve` processes with their own directories, and the command line as their
 //! client. Everything a daemon started, QEMU included, ends with its [`Daemon`].
 
+use crate::builds::find_binary;
 use crate::guest::SerialLog;
 use crate::process;
 use anyhow::{Context, Result, bail, ensure};
@@ -16,20 +17,6 @@ use std::time::{Duration, Instant};
 /// How long a daemon may take to answer after its start, and to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The binary under test: `$STANDIN_BIN`, else the one built beside this program.
-///
-/// # Errors
-/// When there is none; the sentence says how to build it.
-pub fn find_binary() -> Result<PathBuf> {
-    if let Some(given) = std::env::var_os("STANDIN_BIN") {
-        return Ok(given.into());
-    }
-    let here = std::env::current_exe().context("find this program")?;
-    // target/debug/x, target/debug/deps/x-123, target/debug/examples/x
-    let found = here.ancestors().skip(1).take(2).map(|dir| dir.join("standin")).find(|path| path.is_file());
-    found.context("no standin binary beside this program: run `cargo build -p standin`, or set STANDIN_BIN")
-}
-
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct DaemonPlan {
@@ -39,6 +26,8 @@ pub struct DaemonPlan {
     pub dir: PathBuf,
     /// Where it listens for peers.
     pub listen: SocketAddr,
+    /// The program; `None` for the one under test, see [`find_binary`].
+    pub binary: Option<PathBuf>,
     /// The network namespace it runs in.
     pub namespace: Option<String>,
     /// Directory of scratch images, where not below `dir`.
@@ -57,6 +46,7 @@ impl DaemonPlan {
             name: name.into(),
             dir: dir.into(),
             listen,
+            binary: None,
             namespace: None,
             scratch_dir: None,
             replica_storage: None,
@@ -112,7 +102,7 @@ impl Daemon {
     /// # Errors
     /// When there is no binary or the directory cannot be written.
     pub fn prepare(plan: DaemonPlan) -> Result<Self> {
-        let binary = find_binary()?;
+        let binary = plan.binary.clone().map_or_else(find_binary, Ok)?;
         for dir in [Some(&plan.dir), plan.scratch_dir.as_ref(), plan.replica_storage.as_ref()] {
             let Some(dir) = dir else { continue };
             fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
@@ -176,6 +166,16 @@ impl Daemon {
         };
         command.stdin(Stdio::null()).env_remove("STANDIN_SOCKET").env("STANDIN_CONFIG", self.config_path());
         command
+    }
+
+    /// Installs another build over it. The daemon must be down; its VMs may run.
+    ///
+    /// # Errors
+    /// When the daemon runs.
+    pub fn install(&mut self, binary: PathBuf) -> Result<()> {
+        ensure!(self.child.is_none(), "daemon {} runs", self.plan.name);
+        self.binary = binary;
+        Ok(())
     }
 
     /// Starts it and waits until it answers.

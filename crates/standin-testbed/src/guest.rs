@@ -17,9 +17,14 @@ pub fn checkout() -> PathBuf {
     here.ancestors().nth(2).unwrap_or(here).to_path_buf()
 }
 
-fn guest_dir() -> PathBuf {
+/// Where everything is built.
+pub(crate) fn target_dir() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    target.unwrap_or_else(|| checkout().join("target")).join("guest")
+    target.unwrap_or_else(|| checkout().join("target"))
+}
+
+fn guest_dir() -> PathBuf {
+    target_dir().join("guest")
 }
 
 fn build(which: &str) -> Result<()> {
@@ -88,6 +93,8 @@ pub struct GuestPlan {
     pub writer: Vec<String>,
     /// Boot this image instead of the small guest: a path from [`debian`], becomes the backing of disk 1.
     pub boots_from: Option<PathBuf>,
+    /// Boot nothing: the firmware waits. Enough, and soon there, where it only matters which host runs the VM.
+    pub idle: bool,
 }
 
 impl GuestPlan {
@@ -103,7 +110,14 @@ impl GuestPlan {
             disks: vec![disk("log-a", "qcow2"), disk("log-b", "raw")],
             writer: vec![format!("standin.rate={rate}")],
             boots_from: None,
+            idle: false,
         }
+    }
+
+    /// The same VM with nothing to boot.
+    #[must_use]
+    pub fn idle(name: &str) -> Self {
+        Self { idle: true, writer: Vec::new(), ..Self::records(name, 0) }
     }
 
     /// The Debian guest with its guest agent, on one disk.
@@ -184,7 +198,7 @@ impl Guest {
         writeln!(text, "accelerator = \"tcg\"\nserial_log = {}", path(&self.serial.path))?;
         if plan.boots_from.is_some() {
             writeln!(text, "guest_agent = true")?;
-        } else {
+        } else if !plan.idle {
             let small = small()?;
             // On a busy host an emulated CPU loses ticks, and Linux gives up on its timer: no_timer_check.
             let words =

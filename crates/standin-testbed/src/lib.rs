@@ -4,6 +4,7 @@
 //! record, judge   what the guest writes, and whether two disks are one instant of it   (std only)
 //! oracle          the same judgement over image files
 //! guest           the guests: building, defining, reading their serial logs
+//! builds          which build of standin that is
 //! daemon          `standin serve` processes and the command line, by --json
 //! hosts           daemons that know each other, file systems that can be full
 //! netns           hosts as network namespaces, links that can be cut and slowed
@@ -20,6 +21,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod builds;
 pub mod campaign;
 pub mod daemon;
 pub mod faults;

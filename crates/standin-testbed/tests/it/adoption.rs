@@ -6,38 +6,40 @@ use standin_testbed::guest::{Guest, GuestPlan};
 use standin_testbed::{oracle, process};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-struct Foreign(Child);
+/// A QEMU of somebody else's, ended when dropped.
+pub struct Foreign(Child);
 
 impl Foreign {
     /// As a script of somebody's would start it.
-    fn start(guest: &Guest, qmp: &Path) -> Self {
+    pub fn start(guest: &Guest, qmp: &Path) -> Self {
         let text = std::fs::read_to_string(&guest.definition).unwrap();
-        let value = |key: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(&format!("{key} = "))).unwrap();
-            line.trim_matches('"').to_owned()
-        };
+        let said = |key: &str| text.lines().find_map(|line| line.strip_prefix(&format!("{key} = ")));
+        let value = |key: &str| said(key).unwrap().trim_matches('"').to_owned();
         let mut command = Command::new("qemu-system-x86_64");
         command.args(["-nodefaults", "-display", "none", "-machine", "q35", "-accel", "tcg", "-m", "128"]);
         command.args(["-name", "foreign", "-uuid", &value("uuid")]);
-        command.args([
-            "-kernel",
-            &value("kernel"),
-            "-initrd",
-            &value("initrd"),
-            "-append",
-            &value("cmdline"),
-        ]);
+        let boots = [("-kernel", "kernel"), ("-initrd", "initrd"), ("-append", "cmdline")];
+        for (option, key) in boots.into_iter().filter(|_| !guest.plan.idle) {
+            command.args([option, &value(key)]);
+        }
         command.arg("-serial").arg(format!("file:{}", guest.serial.path().display()));
         command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", qmp.display()));
         for (disk, path) in guest.plan.disks.iter().zip(&guest.disks) {
             let drive = format!("if=virtio,id={},file={},format={}", disk.name, path.display(), disk.format);
             command.args(["-drive", &drive]);
         }
-        Self(command.stdin(Stdio::null()).spawn().unwrap())
+        let this = Self(command.stdin(Stdio::null()).spawn().unwrap());
+        let until = Instant::now() + PATIENCE;
+        while !qmp.exists() {
+            assert!(Instant::now() < until, "QEMU has no monitor at {}", qmp.display());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        this
     }
 
-    fn kill(mut self) {
+    pub fn kill(mut self) {
         process::kill(i32::try_from(self.0.id()).unwrap()).unwrap();
         self.0.wait().unwrap();
     }

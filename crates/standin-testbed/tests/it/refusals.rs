@@ -224,7 +224,7 @@ fn a_disk_whose_size_changed_stops_the_replication_with_a_sentence_and_keeps_the
 
 /// Runs `standin serve` with a configuration to its end, which must come by itself.
 fn serve(config: &Path) -> Output {
-    let binary = standin_testbed::daemon::find_binary().unwrap();
+    let binary = standin_testbed::builds::find_binary().unwrap();
     let mut command = Command::new("timeout");
     command.args(["-k", "1", "30"]).arg(binary).arg("serve").arg("--config").arg(config);
     command.stdin(Stdio::null()).output().unwrap()

@@ -6,11 +6,12 @@ mod clients;
 mod stories;
 
 use crate::rig::Rig;
-use standin_testbed::daemon::{Daemon, DaemonPlan, find_binary};
+use standin_testbed::builds::find_binary;
+use standin_testbed::daemon::{Daemon, DaemonPlan};
 use standin_testbed::guest::{GuestPlan, checkout};
 use standin_wire::PkiDir;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 pub const PASSWORD: &str = "correct Horse 7";
@@ -46,7 +47,12 @@ pub fn add_user(daemon: &Daemon, name: &str, options: &[&str]) {
 }
 
 pub fn add_user_with(daemon: &Daemon, name: &str, password: &str, options: &[&str]) {
-    let mut command = Command::new(find_binary().unwrap());
+    add_user_by(&find_binary().unwrap(), daemon, name, password, options);
+}
+
+/// The same by the command line of another build.
+pub fn add_user_by(binary: &Path, daemon: &Daemon, name: &str, password: &str, options: &[&str]) {
+    let mut command = Command::new(binary);
     command
         .env("STANDIN_CONFIG", daemon.config_path())
         .args(["user", "add", name, "--password-stdin"])
