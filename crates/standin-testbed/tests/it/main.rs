@@ -25,3 +25,4 @@ mod restarts;
 mod rig;
 mod uefi;
 mod upgrade;
+mod wayback;
