@@ -44,7 +44,7 @@ pub(super) fn take_up(store: &Store, vms: &mut BTreeMap<VmId, Arc<Vm>>) -> Resul
 /// Another VM may have got the name since.
 fn with_free_name(mut definition: VmDefinition, vms: &BTreeMap<VmId, Arc<Vm>>) -> VmDefinition {
     let taken = vms.values().any(|vm| vm.name() == definition.name);
-    if let (true, Ok(name)) = (taken, VmName::new(&definition.uuid.to_string())) {
+    if let (true, Ok(name)) = (taken, VmName::new(definition.uuid.to_string())) {
         definition.name = name;
     }
     definition
