@@ -199,6 +199,14 @@ impl Fence {
         self.claim
     }
 
+    /// A host told where the VM is, seen from there. One that was said to be down, and that has the VM, is not down: what was
+    /// asserted of its silence holds no more, also when it falls silent again. `true`: that was so.
+    pub fn hear(&mut self, host: HostId, place: Place) -> bool {
+        let came_from = self.hosts.get(&host).is_some_and(|known| known.role == Role::Source);
+        let has_it = came_from && matches!(place, Place::Runs | Place::Lives);
+        has_it && self.asserted.take_if(|how| *how == Assertion::Silent).is_some()
+    }
+
     /// A host is known by another id from now on: one of the version before has told its own, or an operator said so.
     pub fn rename(&mut self, old: HostId, new: HostId) -> bool {
         let known = self.hosts.remove(&old);

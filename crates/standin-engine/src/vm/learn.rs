@@ -46,6 +46,7 @@ impl Task {
         }
         self.learn(&told).await?;
         self.note_stance(&told).await?;
+        self.contradicted_by(&told).await?;
         self.confirmed_by(&told).await?;
         self.look_at_meetings().await;
         self.presence().await
@@ -61,6 +62,12 @@ impl Task {
         }
         changed.stances.insert(told.host, ToldStance { stance, at: Timestamp::now() });
         self.change(changed).await
+    }
+
+    /// A host that was said to be down says that it has the VM.
+    async fn contradicted_by(&mut self, told: &Told) -> Result<(), Refusal> {
+        let Some((mut changed, place)) = self.record.clone().zip(told.place) else { return Ok(()) };
+        if changed.fence.hear(told.host, place) { self.change(changed).await } else { Ok(()) }
     }
 
     /// A start that nobody confirmed is confirmed when every host that shares the VM knows this claim, and runs nothing.
@@ -90,6 +97,10 @@ impl Task {
         self.change(changed).await?;
         if matches!(learned, Learned::Lost(_) | Learned::Rival(_)) {
             self.stop_sending().await?;
+        }
+        if matches!(learned, Learned::Newer(_) | Learned::Lost(_) | Learned::Returned(_)) {
+            // Hosts that have no link with its teller hear of it from here. Numbers only rise, so that this ends.
+            self.announce(self.place().await?);
         }
         self.give_up();
         Ok(learned)

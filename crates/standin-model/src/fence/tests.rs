@@ -137,6 +137,20 @@ fn an_assertion_holds_for_later_starts_under_the_same_claim() {
 }
 
 #[test]
+fn that_a_host_is_down_holds_until_it_says_that_it_runs_the_vm() {
+    let mut fence = failed_over(false);
+    fence.asserted = DOWN;
+    assert!(!fence.hear(host(1), Place::NotHere) && !fence.hear(host(3), Place::Runs));
+    assert_eq!(run(2, &fence, Place::Silent, None), Run::Go { asserted: DOWN, take: false });
+    assert!(fence.hear(host(1), Place::Runs));
+    assert_eq!(run(2, &fence, Place::Silent, None), Run::Refuse(Reason::PrimarySilent(host(1))));
+    // What was forced was forced against that very word.
+    fence.asserted = FORCE;
+    assert!(!fence.hear(host(1), Place::Runs));
+    assert_eq!(run(2, &fence, Place::Silent, None), Run::Go { asserted: FORCE, take: false });
+}
+
+#[test]
 fn without_a_record_marks_and_other_hosts_words_need_force() {
     let runs = [Heard { host: host(2), place: Place::Runs }];
     let marked = |asserted| may_run(&RunFacts { marked: true, asserted, ..facts(1, None, &[]) });
