@@ -46,7 +46,6 @@ use standin_model::{HostId, Refusal};
 use standin_state::StateError;
 use standin_wire::{Connection, Hello, PeerIdentity};
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -265,13 +264,6 @@ impl Peers {
                 changes
             });
         }
-    }
-
-    /// Spreads the hosts that lost the same peer. The same for the same attempt, so that a simulation can be repeated.
-    fn chance(&self, address: &Address, attempt: u32) -> f64 {
-        let mut hasher = DefaultHasher::new();
-        (self.me, address, attempt).hash(&mut hasher);
-        f64::from(u32::try_from(hasher.finish() >> 32).unwrap_or_default()) / f64::from(u32::MAX)
     }
 
     /// How the link with a host is, now and whenever it changes.

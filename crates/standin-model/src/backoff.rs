@@ -1,6 +1,7 @@
 //! Retry as a value: how long to wait before the next attempt. Pure; the caller sleeps and supplies chance.
 
 use serde::{Deserialize, Serialize};
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::time::Duration;
 
 /// How waits grow.
@@ -54,6 +55,15 @@ impl Backoff {
         let spans = !minimum.is_zero() && minimum <= maximum && maximum <= Duration::from_secs(86_400);
         let shape = (1.0..=10.0).contains(&factor) && (0.0..=1.0).contains(&jitter);
         (spans && shape).then_some(Self { minimum, maximum, factor, jitter })
+    }
+
+    /// The chance of [`Backoff::wait`] for whatever waits, and its attempt: evenly spread, and the same for the same, so that
+    /// a simulation can be repeated.
+    #[must_use]
+    pub fn chance(of: impl Hash) -> f64 {
+        let mut hasher = DefaultHasher::new();
+        of.hash(&mut hasher);
+        f64::from(u32::try_from(hasher.finish() >> 32).unwrap_or_default()) / f64::from(u32::MAX)
     }
 
     /// The wait after the failed attempt number `attempt`, counted from 0. `chance` is evenly spread over

@@ -83,7 +83,9 @@ impl Peers {
                     known = Some(silence);
                 }
             }
-            sleep(Backoff::default().wait(attempt, self.chance(&address, attempt))).await;
+            // Hosts that lost the same peer do not come back at one instant.
+            let chance = Backoff::chance((self.me, &address, attempt));
+            sleep(Backoff::default().wait(attempt, chance)).await;
             attempt += 1;
         }
     }

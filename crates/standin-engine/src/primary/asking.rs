@@ -140,7 +140,8 @@ impl Task {
             tracing::info!(error = %chain(error), "the replica was asked how things stand");
         }
         self.replica_said(said).await;
-        let wait = Backoff::default().wait(self.asking.silent.saturating_sub(1), rand::random());
+        let attempt = self.asking.silent.saturating_sub(1);
+        let wait = Backoff::default().wait(attempt, Backoff::chance((self.record.vm, attempt)));
         self.asking.next = Some(Instant::now() + wait);
         self.save_if_needed().await;
     }

@@ -5,7 +5,7 @@
 //!    |= work   |======== work ====|  <- one slot missed: work was still running when it began
 //! ```
 
-use standin_model::Backoff;
+use standin_model::{Backoff, VmId};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -19,6 +19,7 @@ const SOON: Duration = Duration::from_secs(10);
 /// Slots of one relationship.
 #[derive(Debug)]
 pub struct Schedule {
+    vm: VmId,
     interval: Duration,
     retry: Backoff,
     /// The beginning of the slot whose work runs or ran last.
@@ -31,9 +32,9 @@ pub struct Schedule {
 impl Schedule {
     /// The first slot is now.
     #[must_use]
-    pub fn new(interval: Duration) -> Self {
+    pub fn new(vm: VmId, interval: Duration) -> Self {
         let now = Instant::now();
-        Self { interval, retry: Backoff::default(), slot: now, next: now, soon: false }
+        Self { vm, interval, retry: Backoff::default(), slot: now, next: now, soon: false }
     }
 
     /// When the next slot begins, or the next try after a failure.
@@ -69,7 +70,7 @@ impl Schedule {
     /// Work failed for the `failures`th time in a row: the next try waits longer each time, at most a minute,
     /// with a jitter so that all relationships of a host do not knock at once.
     pub fn failed(&mut self, failures: u32) {
-        let chance = rand::random::<f64>();
+        let chance = Backoff::chance((self.vm, failures));
         let wait = self.retry.wait(failures.saturating_sub(1), chance);
         let most = if std::mem::take(&mut self.soon) { SOON.mul_f64(1.0 - chance / 4.0) } else { wait };
         self.next = Instant::now() + wait.min(most);
@@ -99,7 +100,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn work_that_overruns_its_slot_counts_the_slots_it_missed_and_keeps_the_beat() {
-        let mut schedule = Schedule::new(Duration::from_secs(5));
+        let mut schedule = Schedule::new(VmId::random(), Duration::from_secs(5));
         let begin = Instant::now();
         schedule.started();
         tokio::time::advance(Duration::from_secs(12)).await;
@@ -109,7 +110,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn work_within_its_slot_misses_nothing() {
-        let mut schedule = Schedule::new(Duration::from_secs(5));
+        let mut schedule = Schedule::new(VmId::random(), Duration::from_secs(5));
         let begin = Instant::now();
         schedule.started();
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -119,7 +120,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn retries_wait_longer_each_time_and_at_most_a_minute() {
-        let mut schedule = Schedule::new(Duration::from_secs(5));
+        let mut schedule = Schedule::new(VmId::random(), Duration::from_secs(5));
         let mut last = Duration::ZERO;
         for failures in 1..=20 {
             schedule.failed(failures);
@@ -134,7 +135,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_replica_that_answers_is_asked_again_soon_and_one_that_is_silent_is_not() {
-        let mut schedule = Schedule::new(Duration::from_secs(1));
+        let mut schedule = Schedule::new(VmId::random(), Duration::from_secs(1));
         for failures in 1..=50 {
             schedule.answered();
             schedule.failed(failures);

@@ -106,7 +106,7 @@ pub fn spawn(shared: Shared, record: PrimaryRecord, worker: Option<Worker>) -> (
     let (snapshot, seen) = watch::channel(first);
     let worker = worker.unwrap_or_else(|| Worker::new(shared.tools.clone()));
     let job = record.job.and_then(|id| shared.jobs.resume(id));
-    let schedule = Schedule::new(Duration::from_secs(u64::from(record.settings.interval_s)));
+    let schedule = Schedule::new(record.vm, Duration::from_secs(u64::from(record.settings.interval_s)));
     let never = (ReplicationState::Disabled, None, false, None);
     let fence = shared.tools.vms.watch(record.vm);
     let link = record.host.map(|host| shared.tools.peers.watch(host));

@@ -210,8 +210,17 @@ impl FakeHypervisor {
     /// On a name that is not allowed or taken.
     #[track_caller]
     pub fn add_vm(&self, name: &str, disks: &[(&str, u64)]) -> VmId {
+        self.add_vm_as(VmId::random(), name, disks)
+    }
+
+    /// As [`FakeHypervisor::add_vm`], with the VM's id: for a test that must be the same each time.
+    ///
+    /// # Panics
+    /// As there.
+    #[track_caller]
+    pub fn add_vm_as(&self, vm: VmId, name: &str, disks: &[(&str, u64)]) -> VmId {
         let mut fake = build(name, disks);
-        let vm = fake.definition.uuid;
+        fake.definition.uuid = vm;
         let mut state = self.shared.lock();
         assert!(state.vms.values().all(|vm| vm.definition.name != fake.definition.name), "{name} exists");
         fake.power = PowerState::Running;
