@@ -16,7 +16,6 @@ mod names;
 mod network;
 mod peers;
 mod resync;
-mod sim;
 mod storage;
 mod upkeep;
 mod wayback;

@@ -1,20 +1,27 @@
 //! What operators and API clients ask of a host, as they ask it.
 
 use super::step::{Host, Says, What};
+use super::world::{DISK, NAME};
 use standin_engine::replica::failover::Failover;
 use standin_engine::vm::Asserts;
 use standin_engine::{Command, Enable, Engine};
+use standin_hypervisor::{DiskDefinition, DiskFormat, VmDefinition};
 use standin_model::auth::AuthorizationEntry;
 use standin_model::fence::{Assertion, WhenSilent};
 use standin_model::retention::{Policy, Tier};
 use standin_model::settings::RelationshipSettings;
-use standin_model::{AuthId, JobId, Refusal, VmId};
+use standin_model::{AuthId, DiskName, HostId, JobId, Refusal, VmId, VmName};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long every point is kept, seconds.
-pub const KEPT_S: u64 = 3600;
+/// How often a host gets another name at most.
+pub const RENAMED_MOST: u32 = 2;
+
+/// How long every point is kept, in cycles: long enough for some to choose from, short enough for expiry and merging to be
+/// at work all the time.
+pub const KEPT_CYCLES: u32 = 20;
 
 fn asserted(says: Says) -> Option<Assertion> {
     match says {
@@ -31,13 +38,15 @@ pub struct Order {
     pub vm: VmId,
     pub interval_s: u32,
     pub replicas_dir: PathBuf,
+    /// Who the hosts are: their ids, and the names in their certificates.
+    pub hosts: BTreeMap<Host, (HostId, String)>,
 }
 
 pub type Answer = Result<Option<JobId>, Refusal>;
 
 impl Order {
     fn settings(&self) -> RelationshipSettings {
-        let tiers = vec![Tier { keep_for_s: KEPT_S, every_s: 0 }];
+        let tiers = vec![Tier { keep_for_s: (KEPT_CYCLES * self.interval_s).into(), every_s: 0 }];
         RelationshipSettings {
             interval_s: self.interval_s,
             retention: Some(Policy { tiers }),
@@ -45,10 +54,25 @@ impl Order {
         }
     }
 
+    /// A VM of the same id and name, over a disk of its own.
+    fn definition(&self) -> VmDefinition {
+        let file = self.replicas_dir.with_file_name("own.raw");
+        std::fs::write(&file, vec![0; usize::try_from(DISK.1).expect("a small disk")]).expect("a disk");
+        let mut definition = VmDefinition::new(VmName::new(NAME).expect("a name"), 64);
+        definition.uuid = self.vm;
+        definition.disks =
+            vec![DiskDefinition::new(DiskName::new(DISK.0).expect("a name"), file, DiskFormat::Raw)];
+        definition
+    }
+
+    fn certificate(&self, of: Host) -> String {
+        self.hosts.get(&of).map(|(_, certificate)| certificate.clone()).unwrap_or_default()
+    }
+
     pub fn entry(&self, of: Host) -> AuthorizationEntry {
         AuthorizationEntry {
             id: AuthId::random(),
-            allowed_primary: of.certificate(),
+            allowed_primary: self.certificate(of),
             trust_group: "one".to_owned(),
             storage_location: self.replicas_dir.clone(),
         }
@@ -91,7 +115,8 @@ impl Order {
             What::AuthAdd { of, .. } => engine.replicas().add_entry(self.entry(of)).await.map(|_| None),
             What::AuthRemove { of, .. } => {
                 let entries = engine.replicas().entries();
-                for entry in entries.iter().filter(|entry| entry.allowed_primary == of.certificate()) {
+                let names: Vec<String> = (0..=RENAMED_MOST).map(|n| of.certificate(n)).collect();
+                for entry in entries.iter().filter(|entry| names.contains(&entry.allowed_primary)) {
                     engine.replicas().remove_entry(entry.id).await?;
                 }
                 Ok(None)
@@ -107,6 +132,11 @@ impl Order {
             What::StartAfter { seconds, .. } => {
                 let after = |seconds: u32| WhenSilent::StartAfter(Duration::from_secs(seconds.into()));
                 vms.set_when_silent(vm, seconds.map(after)).await.map(|()| None)
+            }
+            What::Define { .. } => vms.define(self.definition()).await.map(|_| None),
+            What::Rebind { of, .. } => {
+                let Some((id, certificate)) = self.hosts.get(&of).cloned() else { return Ok(None) };
+                engine.peers().rebind(id, vec![certificate]).await.map(|()| None)
             }
             other => unreachable!("{other:?} is no order"),
         }

@@ -22,9 +22,12 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
 
 /// The VM's only disk, and its size in bytes.
 pub const DISK: (&str, u64) = ("a", 64 << 10);
+/// Its name.
+pub const NAME: &str = "web";
 /// How long an order is waited for, unless it goes beside.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// An order that is not answered then is stuck.
@@ -42,7 +45,7 @@ pub struct World {
     pub vm: VmId,
     pub watch: Arc<Watch>,
     judge: Judge,
-    interval_s: u32,
+    pub interval_s: u32,
     cut: BTreeSet<(Host, Host)>,
     one_way: BTreeSet<(Host, Host)>,
     clocks: Arc<[AtomicI64; 3]>,
@@ -78,7 +81,7 @@ fn column(crash: &Crash) -> &'static str {
 
 impl World {
     /// All daemons run, and each host admits every other one. The VM runs on A.
-    pub async fn new(schedule: &Schedule, seed: u64, rules: Rules) -> Self {
+    pub async fn new(schedule: &Schedule, rules: Rules) -> Self {
         let memory = std::path::Path::new("/dev/shm");
         let dir =
             if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() }.expect("a directory");
@@ -90,7 +93,7 @@ impl World {
             .iter()
             .map(|host| (*host, FakeHypervisor::with_clock(clock(&clocks, *host, begun))))
             .collect();
-        let vm = fakes[0].1.add_vm("web", &[DISK]);
+        let vm = fakes[0].1.add_vm_as(VmId(Uuid::from_u128(7)), NAME, &[DISK]);
         let watch = Watch::new(vm, fakes.clone());
         let mut machines = Vec::new();
         for (host, fake) in fakes {
@@ -102,14 +105,14 @@ impl World {
             machines,
             network,
             vm,
-            judge: Judge::new(vm, Arc::clone(&watch)),
+            judge: Judge::new(vm, Arc::clone(&watch), schedule.interval_s),
             watch,
             interval_s: schedule.interval_s,
             cut: BTreeSet::new(),
             one_way: BTreeSet::new(),
             clocks,
             orders: Vec::new(),
-            contents: StdRng::seed_from_u64(seed),
+            contents: StdRng::seed_from_u64(1),
             covered: Vec::new(),
         };
         for at in 0..world.machines.len() {
@@ -143,7 +146,9 @@ impl World {
     fn order_of(&self, on: Host) -> Option<Order> {
         let machine = self.machine(on)?;
         let (vm, interval_s) = (self.vm, self.interval_s);
-        Some(Order { engine: machine.engine()?, vm, interval_s, replicas_dir: machine.replicas_dir() })
+        let of = |machine: &Machine| (machine.host, (machine.id, machine.certificate()));
+        let hosts = self.machines.iter().map(of).collect();
+        Some(Order { engine: machine.engine()?, vm, interval_s, replicas_dir: machine.replicas_dir(), hosts })
     }
 
     /// Nothing is in the way between two hosts.
@@ -208,8 +213,27 @@ impl World {
             What::DaemonStarts { on } => self.start(on).await,
             What::HostDies { on } => {
                 self.guest_dies(on);
+                // Nobody is told: what is sent to it is lost.
+                self.network.power_off(on.name());
                 if let Some(machine) = self.machine_mut(on) {
                     machine.bury().await;
+                }
+            }
+            What::Configure { on, both_run, over_running } => {
+                if let Some(machine) = self.machine_mut(on) {
+                    machine.stop().await;
+                    machine.configure(both_run, over_running);
+                    self.start(on).await;
+                }
+            }
+            What::Rename { of } => {
+                if let Some(machine) = self.machine_mut(of) {
+                    machine.stop().await;
+                    machine.rename();
+                    for on in self.hosts().into_iter().filter(|on| *on != of) {
+                        self.watch.note(|words| words.knows(on, of, false));
+                    }
+                    self.start(of).await;
                 }
             }
             What::Backup { of } => {
@@ -223,7 +247,7 @@ impl World {
                     machine.bury().await;
                     machine.restore(part).await;
                     self.judge.restored(of, part);
-                    self.watch.is_older(of);
+                    self.is_older(of);
                     self.start(of).await;
                 }
             }
@@ -232,7 +256,7 @@ impl World {
                     machine.bury().await;
                     machine.lose_records();
                     self.judge.lost_records(of);
-                    self.watch.is_older(of);
+                    self.is_older(of);
                     self.start(of).await;
                 }
             }
@@ -254,6 +278,14 @@ impl World {
             }
             What::Passes { seconds } => sleep(Duration::from_secs(seconds.into())).await,
             what => self.order(what, step.beside).await,
+        }
+    }
+
+    /// A host has an older data directory: it may know others by older names.
+    fn is_older(&self, of: Host) {
+        self.watch.is_older(of);
+        for other in self.machines.iter().filter(|other| other.renamed() > 0 && other.host != of) {
+            self.watch.note(|words| words.knows(of, other.host, false));
         }
     }
 
@@ -299,19 +331,17 @@ impl World {
         };
         let Some(life) = self.machine(on).and_then(Machine::life).map(Arc::clone) else { return };
         self.judge.ordered(what);
+        self.watch.begin_of(what);
         let watch = Arc::clone(&self.watch);
         let says = says(what);
-        let asserted = (says != Says::Nothing).then(|| watch.asserts(on, says));
+        let said = (says != Says::Nothing).then(|| watch.said(on, says));
         if let What::VmStart { .. } | What::VmResume { .. } = what {
             watch.starting(on);
-        }
-        if let What::InitiateFailover { .. } = what {
-            watch.asserts_all_silent(on);
         }
         let mut task = tokio::spawn(async move {
             let answer = order.carry_out(what).await;
             let answer = (!life.is_dead()).then_some(answer);
-            answered(&watch, on, what, asserted, answer);
+            answered(&watch, on, what, said, answer);
         });
         if beside || timeout(PATIENCE, &mut task).await.is_err() {
             self.orders.push((format!("{what:?}"), task));
@@ -326,6 +356,11 @@ impl World {
             self.start(*one).await;
             for other in &hosts {
                 self.mend(*one, *other);
+            }
+        }
+        for (on, of) in hosts.iter().flat_map(|on| hosts.iter().map(move |of| (*on, *of))) {
+            if on != of && self.machine(of).is_some_and(|of| of.renamed() > 0) {
+                self.order(What::Rebind { on, of }, false).await;
             }
         }
         self.network_changed();
@@ -344,7 +379,7 @@ impl World {
     }
 }
 
-fn answered(watch: &Watch, on: Host, what: What, asserted: Option<u64>, answer: Option<Answer>) {
+fn answered(watch: &Watch, on: Host, what: What, said: Option<u64>, answer: Option<Answer>) {
     let done = match &answer {
         None => "is not known: the daemon died".to_owned(),
         Some(Ok(None)) => "done".to_owned(),
@@ -352,30 +387,31 @@ fn answered(watch: &Watch, on: Host, what: What, asserted: Option<u64>, answer: 
         Some(Err(refusal)) => refusal.to_string(),
     };
     watch.say(format!("    {what:?}: {done}"));
-    if let Some(id) = asserted {
-        watch.answered(id, answer.as_ref().map(|answer| answer.as_ref().ok().copied().flatten()));
+    watch.end_of(what);
+    if let (What::Rebind { of, .. }, true) = (what, answer.is_some()) {
+        // One that it has never met it takes by its name, too.
+        watch.note(|words| words.knows(on, of, true));
+    }
+    let known = answer.is_some();
+    let answer = answer.map(|answer| answer.map_err(|_| ()));
+    if let Some(id) = said {
+        watch.answered(id, answer);
     }
     if let What::VmStart { .. } | What::VmResume { .. } = what {
-        let job = answer.as_ref().and_then(|answer| answer.as_ref().ok().copied().flatten());
-        watch.start_answered(on, job);
+        watch.start_answered(on, answer.and_then(Result::ok).flatten());
     }
-    if let What::StartAfter { seconds, .. } = what {
-        if !matches!(answer, Some(Err(_))) {
-            watch.start_after(
-                on,
-                seconds.map(|seconds| Duration::from_secs(seconds.into())),
-                answer.is_some(),
-            );
-        }
+    if matches!(answer, Some(Err(()))) {
+        return;
     }
-    let accepted = matches!(answer, Some(Ok(_)) | None);
     match what {
-        What::Failover { .. } | What::InitiateFailover { .. } | What::VmStart { says: Says::Force, .. }
-            if accepted =>
-        {
-            watch.took(on, true);
+        What::Failover { .. } | What::InitiateFailover { .. } => watch.note(|words| words.took(on, true)),
+        What::Revert { .. } => watch.note(|words| words.took(on, false)),
+        What::Replicate { from, to } => watch.note(|words| words.shares(from, to)),
+        What::Forget { .. } => watch.note(|words| words.forgot(on)),
+        What::Define { .. } => watch.note(|words| words.made(on)),
+        What::StartAfter { seconds, .. } => {
+            watch.start_after(on, seconds.map(|seconds| Duration::from_secs(seconds.into())), known);
         }
-        What::Revert { .. } if accepted => watch.took(on, false),
         _ => {}
     }
 }
@@ -404,14 +440,20 @@ fn on(what: What) -> Option<Host> {
         | What::Resolve { on, .. }
         | What::Forget { on }
         | What::Recovery { on, .. }
-        | What::StartAfter { on, .. } => Some(on),
+        | What::StartAfter { on, .. }
+        | What::Define { on }
+        | What::Rebind { on, .. } => Some(on),
         _ => None,
     }
 }
 
+/// What an order asserts.
 fn says(what: What) -> Says {
     match what {
         What::VmStart { says, .. } | What::VmResume { says, .. } | What::Failover { says, .. } => says,
+        // That whoever is silent is down.
+        What::InitiateFailover { .. } => Says::Silent,
+        What::Resolve { keep: true, .. } => Says::Force,
         _ => Says::Nothing,
     }
 }

@@ -2,7 +2,7 @@
 //! the guest's disk at one instant, and at the end nothing is stuck.
 
 use super::machine::Machine;
-use super::orders::KEPT_S;
+use super::orders::KEPT_CYCLES;
 use super::step::{Host, Part, What};
 use super::watch::Watch;
 use super::world::DISK;
@@ -35,6 +35,8 @@ struct Ledger {
 pub struct Judge {
     vm: VmId,
     watch: Arc<Watch>,
+    /// How long every point is kept.
+    kept_s: i64,
     /// What the guest ever had on its disk, anywhere.
     had: BTreeSet<u64>,
     ledgers: BTreeMap<Host, Ledger>,
@@ -52,11 +54,12 @@ fn hash(data: &[u8]) -> u64 {
 }
 
 impl Judge {
-    pub fn new(vm: VmId, watch: Arc<Watch>) -> Self {
+    pub fn new(vm: VmId, watch: Arc<Watch>, interval_s: u32) -> Self {
         let had = BTreeSet::from([hash(&vec![0; usize::try_from(DISK.1).expect("a small disk")])]);
         Self {
             vm,
             watch,
+            kept_s: (KEPT_CYCLES * interval_s).into(),
             had,
             ledgers: BTreeMap::new(),
             backups: BTreeMap::new(),
@@ -129,7 +132,7 @@ impl Judge {
             ledger.given_up = true;
         }
         let newest = points.iter().map(|point| point.created_at).max();
-        let oldest_kept = newest.map(|newest| newest.as_second() - i64::try_from(KEPT_S).unwrap_or_default());
+        let oldest_kept = newest.map(|newest| newest.as_second() - self.kept_s);
         let present: BTreeSet<PointId> = points.iter().map(|point| point.id).collect();
         let gone: Vec<PointId> = ledger.points.keys().copied().filter(|id| !present.contains(id)).collect();
         for id in gone {
@@ -156,7 +159,8 @@ impl Judge {
             }
             ledger.points.insert(point.id, Known { epoch: point.epoch, at: point.created_at, contents });
         }
-        if ledger.given_up && !replica.snapshot().state.is_failed_over() && !ledger.points.is_empty() {
+        let again = ledger.given_up && !self.watch.is_dropping();
+        if again && !replica.snapshot().state.is_failed_over() && !ledger.points.is_empty() {
             // A new relationship, whose points count.
             ledger.given_up = false;
         }
@@ -211,26 +215,50 @@ impl Judge {
         self.all_tell_the_same(machines).await;
     }
 
-    /// Hosts that have met do not both run it, unless both claims are alike: then people must decide.
+    /// Hosts that have met do not both run it, unless people asserted both or a host is set to leave both; then both say so,
+    /// and people must decide.
     async fn one_runs(&self, machines: &[Machine]) {
         let running = self.watch.running();
+        let mut critical = BTreeSet::new();
         for machine in machines.iter().filter(|machine| running.contains(&machine.host)) {
             let Some(engine) = machine.engine() else { continue };
-            let fence = engine.vm_tasks().fence(self.vm);
-            if running.len() > 1 && fence.as_ref().is_none_or(|fence| fence.rival.is_none()) {
-                let others = &running;
-                self.watch.violation(format!(
-                    "two run at the end, on {others:?}, and {:?} leaves it so",
-                    machine.host
-                ));
-            }
-            let held = fence.is_none_or(|fence| fence.held_by(machine.id));
-            if !held && !is_critical(&engine, self.vm).await {
+            let held = engine.vm_tasks().fence(self.vm).is_none_or(|fence| fence.held_by(machine.id));
+            if is_critical(&engine, self.vm).await {
+                critical.insert(machine.host);
+            } else if !held {
                 self.watch.violation(format!(
                     "unsaid: it runs on {:?}, which knows that it lives elsewhere, and is not critical",
                     machine.host
                 ));
             }
+        }
+        for (at, one) in running.iter().enumerate() {
+            for other in &running[at + 1..] {
+                self.both_run(*one, *other, &critical, machines);
+            }
+        }
+    }
+
+    fn both_run(&self, one: Host, other: Host, critical: &BTreeSet<Host>, machines: &[Machine]) {
+        if self.watch.are_strangers(one, other) {
+            return;
+        }
+        let said = [one, other].iter().filter(|host| critical.contains(*host)).count();
+        let leaves =
+            |host: Host| machines.iter().any(|machine| machine.host == host && machine.leaves_both());
+        if !self.watch.share(one, other) {
+            // Both received the VM from a third host, which tells the one with the lower claim; they do not know each other.
+            if said == 0 {
+                self.watch
+                    .violation(format!("two run at the end, on {one:?} and {other:?}, and neither says so"));
+            }
+        } else if said < 2 {
+            self.watch.violation(format!(
+                "two run at the end, on {one:?} and {other:?}; {critical:?} alone says so"
+            ));
+        } else if !(self.watch.is_disputed(one, other) || leaves(one) || leaves(other)) {
+            self.watch
+                .violation(format!("two run at the end, on {one:?} and {other:?}, and neither is paused"));
         }
     }
 

@@ -26,9 +26,10 @@ impl Host {
         self as usize
     }
 
-    /// The name of its certificate.
-    pub fn certificate(self) -> String {
-        format!("{}.example.org", self.name())
+    /// The name of its certificate: its first one, and those of its later names.
+    pub fn certificate(self, renamed: u32) -> String {
+        let number = if renamed == 0 { String::new() } else { renamed.to_string() };
+        format!("{}{number}.example.org", self.name())
     }
 
     pub fn address(self) -> String {
@@ -54,6 +55,21 @@ pub enum Part {
     Records,
     Claims,
     Disks,
+}
+
+/// What a host does with the copy that has the lower claim, when it meets another one that runs the VM too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BothRun {
+    Pause,
+    PowerOff,
+    Leave,
+}
+
+/// What a host does at the start of a failover with a primary that runs the VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum OverRunning {
+    RefuseStart,
+    PauseFirst,
 }
 
 /// Before or after a durable step took effect.
@@ -152,6 +168,25 @@ pub enum What {
         on: Host,
         seconds: Option<u32>,
     },
+    /// A VM of the same id is defined by hand, over a disk of its own.
+    Define {
+        on: Host,
+    },
+    /// `standin peer rebind`: the id of a host is bound to the certificate that it has now.
+    Rebind {
+        on: Host,
+        of: Host,
+    },
+    /// `[fence]` of its configuration is changed, and the daemon restarted.
+    Configure {
+        on: Host,
+        both_run: BothRun,
+        over_running: OverRunning,
+    },
+    /// It gets a certificate with another name, and the daemon is restarted.
+    Rename {
+        of: Host,
+    },
     // What hosts and networks do by themselves.
     GuestWrites {
         on: Host,
@@ -208,7 +243,7 @@ pub enum What {
 
 impl What {
     /// Every kind.
-    pub const KINDS: [&str; 37] = [
+    pub const KINDS: [&str; 41] = [
         "Replicate",
         "Unreplicate",
         "VmStart",
@@ -231,6 +266,10 @@ impl What {
         "Forget",
         "Recovery",
         "StartAfter",
+        "Define",
+        "Rebind",
+        "Configure",
+        "Rename",
         "GuestWrites",
         "GuestDies",
         "DaemonDies",
@@ -247,6 +286,11 @@ impl What {
         "ClockJumps",
         "Passes",
     ];
+
+    /// It may take recovery points away.
+    pub const fn may_drop_points(&self) -> bool {
+        matches!(self, Self::Unreplicate { .. } | Self::Replicate { .. } | Self::Commit { .. })
+    }
 
     /// The kind of the step, for the table of what was covered.
     pub fn kind(&self) -> String {

@@ -1,7 +1,7 @@
-//! Runs schedules: one by its steps or by its seed, many on two threads, and a failing one with ever fewer steps.
+//! Runs schedules: one by its steps or by its seed, many on all processors, and a failing one with ever fewer steps.
 
 use super::plan;
-use super::step::{Host, Schedule, What, step};
+use super::step::{Schedule, What, step};
 use super::world::{COLUMNS, Covered, World};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -33,15 +33,11 @@ fn simulate<T>(run: impl Future<Output = T>) -> T {
     outcome
 }
 
-/// How a schedule of a seed begins: hosts, interval, and in most cases a replication that has begun.
+/// How a schedule of a seed begins: hosts, interval, and how far it has come. From the beginning few would come far.
 fn beginning(chance: &mut StdRng) -> Schedule {
     let hosts = chance.random_range(2..=3);
     let interval_s = if chance.random_bool(0.5) { 5 } else { 60 };
-    let steps = if chance.random_bool(0.9) {
-        vec![step(What::Replicate { from: Host::A, to: Host::B }, 10_000)]
-    } else {
-        Vec::new()
-    };
+    let steps = plan::opening(hosts, chance).into_iter().map(|what| step(what, 10_000)).collect();
     Schedule { hosts, interval_s, steps }
 }
 
@@ -50,7 +46,7 @@ pub fn run_seed(seed: u64, rules: Rules) -> Outcome {
     simulate(async {
         let mut chance = StdRng::seed_from_u64(seed);
         let mut schedule = beginning(&mut chance);
-        let mut world = World::new(&schedule, seed, rules).await;
+        let mut world = World::new(&schedule, rules).await;
         for number in 0..STEPS {
             if number >= schedule.steps.len() {
                 schedule.steps.push(plan::next(&world, &mut chance));
@@ -67,7 +63,7 @@ pub fn run_seed(seed: u64, rules: Rules) -> Outcome {
 /// Runs a schedule as it is written.
 pub fn run(schedule: &Schedule, rules: Rules) -> Outcome {
     simulate(async {
-        let mut world = World::new(schedule, 0, rules).await;
+        let mut world = World::new(schedule, rules).await;
         for (number, step) in schedule.steps.iter().enumerate() {
             world.carry_out(number, step).await;
             if !world.watch.violations().is_empty() {
@@ -159,13 +155,13 @@ impl Campaign {
     }
 }
 
-/// Runs the schedules of all these seeds on two threads; stops when `enough` have failed.
+/// Runs the schedules of all these seeds, one thread a processor; stops when `enough` have failed.
 pub fn campaign(seeds: Range<u64>, enough: usize, rules: Rules) -> Campaign {
     let next = AtomicU64::new(seeds.start);
     let stop = AtomicBool::new(false);
     let all = Mutex::new(Campaign::default());
     std::thread::scope(|scope| {
-        for _ in 0..2 {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 while !stop.load(Ordering::SeqCst) {
                     let seed = next.fetch_add(1, Ordering::SeqCst);

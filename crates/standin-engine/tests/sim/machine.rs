@@ -1,16 +1,16 @@
 //! A host: what outlives its daemon (VMs, records, disks), and the daemon's process.
 
 use super::life::{Life, Machines, Records, Wires};
-use super::step::{Host, Part};
+use super::step::{BothRun, Host, OverRunning, Part};
 use super::watch::Watch;
-use standin_durable::Files;
 use standin_durable::faults::Faults;
-use standin_engine::vm::Policy;
+use standin_durable::{DirLock, Files, LockError};
+use standin_engine::vm::{Policy, WhenBothRun};
 use standin_engine::{Engine, EngineConfig, Parts, SiteNetworks};
 use standin_hypervisor::Hypervisor;
 use standin_hypervisor::fake::FakeHypervisor;
 use standin_model::HostId;
-use standin_model::fence::Rules;
+use standin_model::fence::{self, Rules};
 use standin_model::stats::Window;
 use standin_state::{Expect, MemoryStore, Op, StateStore};
 use standin_store::{Store, StoreOptions};
@@ -33,7 +33,9 @@ pub struct Machine {
     pub fake: Arc<FakeHypervisor>,
     network: Network,
     watch: Arc<Watch>,
-    rules: Rules,
+    policy: Policy,
+    /// How often it got another name.
+    renamed: u32,
     records: Arc<MemoryStore>,
     process: Option<Process>,
     backup: Option<Backup>,
@@ -87,11 +89,44 @@ impl Machine {
     ) -> Self {
         let id = HostId(Uuid::from_u128(host.index() as u128 + 1));
         let records = Arc::new(MemoryStore::new());
-        Self { host, id, dir, fake, network, watch, rules, records, process: None, backup: None }
+        let policy = Policy { rules, ..Policy::default() };
+        Self { host, id, dir, fake, network, watch, policy, renamed: 0, records, process: None, backup: None }
+    }
+
+    /// The name in its certificate.
+    pub fn certificate(&self) -> String {
+        self.host.certificate(self.renamed)
+    }
+
+    pub fn renamed(&self) -> u32 {
+        self.renamed
+    }
+
+    /// It gets another one, with the next start.
+    pub fn rename(&mut self) {
+        self.renamed += 1;
+    }
+
+    /// Changes `[fence]` of its configuration, with the next start.
+    pub fn configure(&mut self, both_run: BothRun, over_running: OverRunning) {
+        self.policy.both_run = match both_run {
+            BothRun::Pause => WhenBothRun::Pause,
+            BothRun::PowerOff => WhenBothRun::PowerOff,
+            BothRun::Leave => WhenBothRun::Leave,
+        };
+        self.policy.over_running = match over_running {
+            OverRunning::RefuseStart => fence::OverRunning::Refuse,
+            OverRunning::PauseFirst => fence::OverRunning::Pause,
+        };
+    }
+
+    /// It leaves two running copies as they are.
+    pub fn leaves_both(&self) -> bool {
+        self.policy.both_run == WhenBothRun::Leave
     }
 
     fn end(&self) -> End {
-        let certificate = self.host.certificate();
+        let certificate = self.certificate();
         let address = ([10, 0, 0, u8::try_from(self.host.index() + 1).expect("a few hosts")], 28444).into();
         End::new(
             &[&certificate],
@@ -168,7 +203,7 @@ impl Machine {
                 window: Window::default(),
                 port: 28444,
                 claims_dir: make("claims"),
-                policy: Policy { rules: self.rules, ..Policy::default() },
+                policy: self.policy.clone(),
             },
         }
     }
@@ -190,7 +225,8 @@ impl Machine {
         drop(process.engine);
         let left = process.left;
         let gone = async {
-            while left.strong_count() > 0 {
+            // What has the disks still would keep them from the next daemon, as no dead process can.
+            while left.strong_count() > 0 || self.holds_disks() {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
@@ -201,6 +237,13 @@ impl Machine {
                 left.strong_count()
             ));
         }
+    }
+
+    fn holds_disks(&self) -> bool {
+        let Ok(entries) = fs::read_dir(self.replicas_dir()) else { return false };
+        entries
+            .filter_map(Result::ok)
+            .any(|entry| matches!(DirLock::take(entry.path()), Err(LockError::Directory { .. })))
     }
 
     /// Keeps the data directory as it is now.

@@ -2,7 +2,8 @@
 //! rarely chosen, so that thirty steps lead far.
 
 use super::machine::Machine;
-use super::step::{Crash, Host, Part, Says, Step, What, When};
+use super::orders::RENAMED_MOST;
+use super::step::{BothRun, Crash, Host, OverRunning, Part, Says, Step, What, When};
 use super::world::World;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -29,6 +30,41 @@ impl Choices {
     }
 }
 
+/// The first steps of a schedule: nothing, a replication, and what can become of one until the VM is on a third host. (An
+/// extended replication, of a replica, does not exist yet: a chain is made by commits.)
+pub fn opening(hosts: usize, chance: &mut StdRng) -> Vec<What> {
+    use Host::{A, B, C};
+    let mut steps = Vec::new();
+    if chance.random_bool(0.15) {
+        // To be put back when the VM is elsewhere.
+        steps.push(What::Backup { of: *[A, B].choose(chance).unwrap_or(&A) });
+    }
+    let far = chance.random_range(0..10);
+    if far == 0 {
+        return steps;
+    }
+    steps.push(What::Replicate { from: A, to: B });
+    if far > 6 {
+        // The fan: B keeps its points, and C gets some too.
+        let third = *[B, C].choose(chance).unwrap_or(&B);
+        if hosts > 2 && third == C {
+            steps.extend([What::Unreplicate { on: A }, What::Replicate { from: A, to: C }]);
+            return steps;
+        }
+        let says = if chance.random_bool(0.5) { Says::Silent } else { Says::Nothing };
+        steps.extend([What::HostDies { on: A }, What::Failover { on: B, start: true, says }]);
+    }
+    if far > 7 {
+        steps.push(What::Commit { on: B });
+    }
+    if far > 8 {
+        steps.push(What::Unreplicate { on: B });
+        // The chain, where there is a third host.
+        steps.push(What::Replicate { from: B, to: if hosts > 2 { C } else { A } });
+    }
+    steps
+}
+
 /// The next step of a schedule.
 pub fn next(world: &World, chance: &mut StdRng) -> Step {
     let mut choices = Choices(Vec::new());
@@ -36,8 +72,9 @@ pub fn next(world: &World, chance: &mut StdRng) -> Step {
         of_host(world, machine, &mut choices, chance);
     }
     of_network(world, &mut choices, chance);
-    let seconds = *[5, 30, 120, 600, 3 * 3600].choose(chance).unwrap_or(&5);
-    choices.add(if seconds > 600 { 1 } else { 8 }, What::Passes { seconds });
+    // The longest is beyond what is kept.
+    let seconds = *[5, 30, 120, 600, 30 * world.interval_s].choose(chance).unwrap_or(&5);
+    choices.add(if seconds >= 600 { 2 } else { 8 }, What::Passes { seconds });
     let what = choices.draw(chance);
     let crash = chance.random_bool(0.15).then(|| {
         let n = *[1, 1, 2, 2, 3, 4, 6, 9, 14].choose(chance).unwrap_or(&1);
@@ -77,7 +114,7 @@ fn of_host(world: &World, machine: &Machine, choices: &mut Choices, chance: &mut
     choices.add(2, What::DaemonDies { on });
     choices.add(1, What::DaemonStops { on });
     choices.add(2, What::HostDies { on });
-    choices.add(1, What::Backup { of: on });
+    choices.add(2, What::Backup { of: on });
     if machine.has_backup() {
         let part = *[Part::All, Part::All, Part::Records, Part::Claims, Part::Disks]
             .choose(chance)
@@ -99,6 +136,7 @@ fn of_host(world: &World, machine: &Machine, choices: &mut Choices, chance: &mut
         );
         choices.add(1, What::Forget { on });
     }
+    of_configuration(world, machine, other, choices, chance);
     of_power(on, power, choices, chance);
     let (mode, state) = engine.role(world.vm);
     match mode {
@@ -109,6 +147,30 @@ fn of_host(world: &World, machine: &Machine, choices: &mut Choices, chance: &mut
     }
     // Whatever makes no sense now.
     choices.add(1, any(on, other, chance));
+}
+
+fn of_configuration(
+    world: &World,
+    machine: &Machine,
+    other: Host,
+    choices: &mut Choices,
+    chance: &mut StdRng,
+) {
+    let on = machine.host;
+    let both_run =
+        *[BothRun::Pause, BothRun::PowerOff, BothRun::Leave].choose(chance).unwrap_or(&BothRun::Pause);
+    let over = [OverRunning::RefuseStart, OverRunning::PauseFirst];
+    let over_running = *over.choose(chance).unwrap_or(&OverRunning::RefuseStart);
+    choices.add(1, What::Configure { on, both_run, over_running });
+    if machine.renamed() < RENAMED_MOST {
+        choices.add(1, What::Rename { of: on });
+    }
+    // A host that got another name is refused until somebody says that it is the same.
+    let renamed = world.machine(other).is_some_and(|other| other.renamed() > 0);
+    choices.add(if renamed { 5 } else { 1 }, What::Rebind { on, of: other });
+    if machine.fake.power(world.vm).is_none() {
+        choices.add(1, What::Define { on });
+    }
 }
 
 fn of_power(on: Host, power: Option<PowerState>, choices: &mut Choices, chance: &mut StdRng) {

@@ -1,0 +1,252 @@
+//! What people said of hosts: the ledger by which a start beside a VM that runs elsewhere is judged. Nothing here asks the
+//! engine.
+//!
+//! A word is said on one host of another one:
+//! * "it is down", by `--yes`, the answer to the prompt, or InitiateFailover: of every host that cannot be reached from
+//!   there at any moment of the command or its job;
+//! * "whatever it says", by `--force` or `--keep here`: of every host;
+//! * that it was waited for in vain, as `start-after` says: of every host that could not be reached when the VM began to run.
+//!
+//! A word of a command that was refused does not count. Any other one counts for later starts on that host too, since a
+//! failover and the start of its VM can be two commands, until it is settled: the two hosts have been connected for long
+//! enough to tell each other, and what was said "whatever it says" only when the other one does not run the VM then.
+//!
+//! A VM of the same id that was defined by hand on a host that never shared it is another VM for all that hosts can know, and
+//! so is every copy of it, until the two lines meet on one host.
+//!
+//! Whoever has a host forget a VM says that it may start there unasked from then on.
+
+use super::step::{Host, Says};
+use standin_model::JobId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Hosts that were connected for so long have told each other what they know.
+pub const MET: Duration = Duration::from_secs(20);
+
+/// A command that asserts something, and its job.
+struct Command {
+    on: Host,
+    says: Says,
+    of: BTreeSet<Host>,
+    /// It has been answered.
+    answered: bool,
+    job: Option<JobId>,
+}
+
+#[derive(Clone, Copy)]
+struct Word {
+    says: Says,
+    at: Instant,
+}
+
+#[derive(Default)]
+pub struct Words {
+    hosts: Vec<Host>,
+    commands: BTreeMap<u64, Command>,
+    next: u64,
+    /// Who said something of whom, and has not settled it since.
+    unsettled: BTreeMap<(Host, Host), Word>,
+    /// The same, settled or not.
+    ever: BTreeSet<(Host, Host)>,
+    /// Hosts on which the VM was forgotten, and not shared since.
+    forgot: BTreeSet<Host>,
+    /// Hosts with a VM that was defined by hand, or a copy of that.
+    made: BTreeSet<Host>,
+    /// The newest relationship of two hosts: from whom to whom.
+    sent: BTreeMap<(Host, Host), (Host, Host)>,
+    /// Hosts that took the VM over.
+    took: BTreeSet<Host>,
+    /// Hosts that the first of the two refuses, because they have another name than it knows.
+    refused: BTreeSet<(Host, Host)>,
+    /// Since when two hosts are connected.
+    together: BTreeMap<(Host, Host), Instant>,
+}
+
+fn pair(one: Host, other: Host) -> (Host, Host) {
+    (one.min(other), one.max(other))
+}
+
+impl Words {
+    pub fn new(hosts: Vec<Host>) -> Self {
+        Self { hosts, ..Self::default() }
+    }
+
+    /// The two can have told each other what they know.
+    pub fn met(&self, one: Host, other: Host) -> bool {
+        self.together.get(&pair(one, other)).is_some_and(|since| since.elapsed() >= MET)
+    }
+
+    /// Two hosts can reach each other, or cannot, from now on.
+    pub fn connected(&mut self, one: Host, other: Host, connected: bool) {
+        let refused = self.refused.contains(&(one, other)) || self.refused.contains(&(other, one));
+        if connected && !refused {
+            self.together.entry(pair(one, other)).or_insert_with(Instant::now);
+        } else {
+            self.together.remove(&pair(one, other));
+        }
+        self.extend();
+    }
+
+    /// A host knows another one by the name that it has now, or by an older one.
+    pub fn knows(&mut self, on: Host, of: Host, by_its_name: bool) {
+        if by_its_name {
+            self.refused.remove(&(on, of));
+        } else {
+            self.refused.insert((on, of));
+        }
+    }
+
+    /// A daemon is gone.
+    pub fn is_down(&mut self, host: Host) {
+        self.together.retain(|(one, other), _| *one != host && *other != host);
+        self.extend();
+    }
+
+    /// A command is given that asserts something.
+    pub fn said(&mut self, on: Host, says: Says) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.commands.insert(id, Command { on, says, of: BTreeSet::new(), answered: false, job: None });
+        self.extend();
+        id
+    }
+
+    /// What is said now is said of whoever cannot be reached now, too.
+    fn extend(&mut self) {
+        let mut commands = std::mem::take(&mut self.commands);
+        for command in commands.values_mut().filter(|command| command.says != Says::Nothing) {
+            let forced = command.says == Says::Force;
+            let others = self.hosts.iter().filter(|other| **other != command.on);
+            command.of.extend(others.filter(|other| forced || !self.met(command.on, **other)));
+            if command.answered {
+                // It was accepted, and what its job finds silent is meant too.
+                command.of.iter().for_each(|of| self.word(command.on, *of, command.says));
+            }
+        }
+        self.commands = commands;
+    }
+
+    /// A word that holds from now on.
+    fn word(&mut self, on: Host, of: Host, says: Says) {
+        let word = self.unsettled.entry((on, of)).or_insert(Word { says, at: Instant::now() });
+        word.says = word.says.max(says);
+        self.ever.insert((on, of));
+    }
+
+    /// The command was done, or goes on as a job, or nobody knows because the daemon died.
+    pub fn accepted(&mut self, id: u64, job: Option<JobId>) {
+        if let Some(command) = self.commands.get_mut(&id) {
+            (command.answered, command.job) = (true, job);
+        }
+        self.extend();
+        if job.is_none() {
+            self.commands.remove(&id);
+        }
+    }
+
+    /// The command was refused.
+    pub fn refused(&mut self, id: u64) {
+        self.commands.remove(&id);
+    }
+
+    /// The jobs that a host's daemon works on: what was said for others is no more said of hosts that fall silent from now
+    /// on.
+    pub fn jobs(&mut self, on: Host, running: &[JobId]) {
+        self.commands
+            .retain(|_, command| command.on != on || command.job.is_none_or(|job| running.contains(&job)));
+    }
+
+    /// It was waited for hosts that could not be reached.
+    pub fn waited(&mut self, on: Host) {
+        for other in self.hosts.clone() {
+            if other != on && !self.met(on, other) {
+                self.word(on, other, Says::Silent);
+            }
+        }
+    }
+
+    /// The VM was forgotten on a host.
+    pub fn forgot(&mut self, on: Host) {
+        self.forgot.insert(on);
+    }
+
+    /// A VM of the same id was defined by hand.
+    pub fn made(&mut self, on: Host) {
+        if !self.sent.keys().any(|(one, other)| on == *one || on == *other) {
+            self.made.insert(on);
+        }
+    }
+
+    /// A relationship begins.
+    pub fn shares(&mut self, from: Host, to: Host) {
+        let is_new = !self.sent.keys().any(|(one, other)| to == *one || to == *other);
+        if self.made.contains(&from) && is_new {
+            self.made.insert(to);
+        }
+        self.sent.insert(pair(from, to), (from, to));
+        self.forgot.remove(&from);
+        self.forgot.remove(&to);
+    }
+
+    /// A host took the VM over, or gave it back.
+    pub fn took(&mut self, host: Host, took: bool) {
+        if took {
+            self.took.insert(host);
+        } else {
+            self.took.remove(&host);
+        }
+    }
+
+    /// Drops what is settled. `runs`: where the VM runs now.
+    pub fn settle(&mut self, runs: &[Host]) {
+        let together = &self.together;
+        self.unsettled.retain(|(on, of), word| {
+            let since = together.get(&pair(*on, *of)).map(|since| word.at.max(*since));
+            let told = since.is_some_and(|since| since.elapsed() >= MET);
+            !told || (word.says == Says::Force && runs.contains(of))
+        });
+    }
+
+    /// `host` may run the VM although `other` runs it, because of what was said on `host`.
+    pub fn allow(&self, host: Host, other: Host) -> bool {
+        let now = self.commands.values().any(|command| command.on == host && command.of.contains(&other));
+        let unasked = self.forgot.contains(&host) && !self.met(host, other);
+        now || unasked || self.unsettled.contains_key(&(host, other)) || self.are_strangers(host, other)
+    }
+
+    /// The two never shared a VM: what they have only has the same id. Or they were made to forget that.
+    pub fn are_strangers(&self, one: Host, other: Host) -> bool {
+        if self.forgot.contains(&one) && self.forgot.contains(&other) {
+            return true;
+        }
+        self.made.contains(&one) != self.made.contains(&other) && !self.sent.contains_key(&pair(one, other))
+    }
+
+    /// `host` took the VM over before, and `other`, which is no replica of it, runs the VM by a word that `host` cannot have
+    /// heard of: the silence of a host that let go of the VM keeps nobody from starting it. Two hosts that received the VM
+    /// from the same one do not know each other; between them the word counts that was said of anybody.
+    pub fn excuse(&self, host: Host, other: Host) -> bool {
+        let by_a_word = match self.sent.get(&pair(host, other)) {
+            Some((from, _)) => *from == other && self.holds(other, host),
+            None => self.unsettled.keys().any(|(on, _)| *on == other),
+        };
+        self.took.contains(&host) && by_a_word
+    }
+
+    /// One of the two received the VM from the other.
+    pub fn share(&self, one: Host, other: Host) -> bool {
+        self.sent.contains_key(&pair(one, other))
+    }
+
+    /// Somebody said something on `on` of `of`, and it is not settled.
+    pub fn holds(&self, on: Host, of: Host) -> bool {
+        self.unsettled.contains_key(&(on, of))
+    }
+
+    /// People said of each of the two, on the other one, that it does not count.
+    pub fn contradict(&self, one: Host, other: Host) -> bool {
+        self.ever.contains(&(one, other)) && self.ever.contains(&(other, one))
+    }
+}
