@@ -1,6 +1,8 @@
 //! Daemons under test: `standin serve` processes with their own directories, and the command line as their
 //! client. Everything a daemon started, QEMU included, ends with its [`Daemon`].
 
+pub mod complaints;
+
 use crate::builds::find_binary;
 use crate::guest::SerialLog;
 use crate::process;
@@ -12,6 +14,7 @@ use std::fs::{self, File, OpenOptions};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a daemon may take to answer after its start, and to end after SIGTERM.
@@ -94,6 +97,7 @@ pub struct Daemon {
     plan: DaemonPlan,
     binary: PathBuf,
     child: Option<Child>,
+    expected: Mutex<Vec<String>>,
 }
 
 impl Daemon {
@@ -107,7 +111,7 @@ impl Daemon {
             let Some(dir) = dir else { continue };
             fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
         }
-        let this = Self { plan, binary, child: None };
+        let this = Self { plan, binary, child: None, expected: Mutex::default() };
         fs::write(this.config_path(), this.plan.config()?).context("write the daemon's configuration")?;
         Ok(this)
     }
@@ -146,6 +150,22 @@ impl Daemon {
     #[must_use]
     pub fn log(&self) -> String {
         fs::read(self.log_path()).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default()
+    }
+
+    /// It may warn of anything or call it an error that has one of `words` in its line. All else ends the test, see
+    /// [`complaints`].
+    pub fn may_complain(&self, words: &[&str]) {
+        let words = words.iter().map(|words| (*words).to_owned());
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner).extend(words);
+    }
+
+    /// Panics, when nothing else has, at complaints that nobody expected.
+    fn check_complaints(&self) {
+        let log = self.log();
+        let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        let unexpected = complaints::unexpected(&log, &expected);
+        let shown = format!("daemon {} complained:\n{}", self.plan.name, unexpected.join("\n"));
+        assert!(unexpected.is_empty() || std::thread::panicking(), "{shown}");
     }
 
     /// Its process, while it runs.
@@ -371,6 +391,7 @@ impl Drop for Daemon {
         if let Err(error) = self.lose_power() {
             eprintln!("daemon {} was not cleaned up: {error:#}", self.plan.name);
         }
+        self.check_complaints();
     }
 }
 

@@ -138,10 +138,15 @@ impl Task {
             _ => self.note_failure(&error).await,
         }
         self.record.statistics.current.failed(matches!(error, WorkError::Link { .. }));
-        tracing::warn!(
-            work = work.activity(), error = %chain(&error),
-            after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX), "work failed"
-        );
+        let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        let (work, said) = (work.activity(), chain(&error));
+        match &error {
+            // Somebody paused the replica, or failed over.
+            WorkError::Refused { refusal, .. } if refusal.code == ReturnCode::InvalidState => {
+                tracing::info!(work, error = said, after_ms, "the replica takes nothing now");
+            }
+            _ => tracing::warn!(work, error = said, after_ms, "work failed"),
+        }
         self.schedule.failed(self.record.failures);
     }
 

@@ -48,8 +48,11 @@ pub async fn serve(host: Arc<ReplicaHost>, connection: Connection, first: Receiv
     if let Some(vm) = vm.filter(|_| is_no_space(&refused.refusal)) {
         cannot_store(&vm, &refused.refusal).await;
     }
-    span.in_scope(|| {
-        tracing::warn!(peer = %session.peer.identity.address, reason = %refused.refusal, "a session was ended");
+    let (peer, reason) = (session.peer.identity.address, &refused.refusal);
+    span.in_scope(|| match refused.refusal.code {
+        // Somebody paused it here, or failed over: the primary asks again and again, as it should.
+        ReturnCode::InvalidState => tracing::info!(%peer, %reason, "a session was ended"),
+        _ => tracing::warn!(%peer, %reason, "a session was ended"),
     });
     if session.reply(&Reply::Refused(refused)).await.is_ok() {
         // Closing with unread blocks in the socket would reset the connection and lose the refusal.

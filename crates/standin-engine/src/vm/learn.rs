@@ -90,7 +90,10 @@ impl Task {
             return Ok(learned);
         }
         let host = told.name.as_str();
-        tracing::warn!(%host, claim = %claim, ?learned, "another host has a newer claim on a VM");
+        match learned {
+            Learned::Returned(_) => tracing::info!(%host, %claim, "another host gave a VM back"),
+            _ => tracing::warn!(%host, %claim, ?learned, "another host has a newer claim on a VM"),
+        }
         if changed.fence.claim.holder != self.me() {
             changed.fence.asserted = None;
         }

@@ -166,7 +166,8 @@ async fn cut_now(
     };
     let freeze_error = held.as_ref().and_then(|held| held.as_ref().err()).map(ToString::to_string);
     if let Some(reason) = &freeze_error {
-        tracing::warn!(vm = %vm.id, reason, "the guest could not be frozen; the cut is crash-consistent");
+        // Whoever asked for it warns of it.
+        tracing::debug!(vm = %vm.id, reason, "the guest could not be frozen; the cut is crash-consistent");
     }
     let application_consistent = matches!(held, Some(Ok(())));
     Ok(ViewInfo { at, application_consistent, freeze_error, config: config? })

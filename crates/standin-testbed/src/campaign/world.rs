@@ -8,7 +8,7 @@
 //! ```
 
 use super::proxy::Proxy;
-use crate::daemon::{Daemon, DaemonPlan};
+use crate::daemon::{Daemon, DaemonPlan, complaints};
 use crate::guest::{Guest, GuestPlan, SerialLog};
 use crate::hosts::{self, SmallFs};
 use crate::netns::Network;
@@ -83,6 +83,7 @@ impl World {
         let replica = DaemonPlan { replica_storage: Some(storage.path().join("r")), ..plan(1, "host-b")? };
         let target = replica.listen;
         let (a, b) = hosts::pair(primary, replica)?;
+        [&a, &b].map(|host| host.may_complain(complaints::ANY));
         let front = SocketAddr::new(target.ip(), 28445);
         let proxy = Proxy::start(program, &network.host(1)?.namespace, front, target)?;
         let guest = define_guest(dir, &a)?;

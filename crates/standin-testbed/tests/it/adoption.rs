@@ -2,6 +2,7 @@
 
 use crate::restarts::judge;
 use crate::rig::{PATIENCE, Rig, refused, text, wait_state};
+use standin_testbed::daemon::complaints;
 use standin_testbed::guest::{Guest, GuestPlan};
 use standin_testbed::{oracle, process};
 use std::path::Path;
@@ -55,6 +56,8 @@ impl Drop for Foreign {
 #[test]
 fn an_adopted_vm_replicates_survives_its_qemus_death_by_a_comparison_and_fails_over() {
     let rig = Rig::new();
+    rig.a.may_complain(complaints::OF_LOST_TRACKING);
+    rig.a.may_complain(complaints::OF_THE_OLD_HOST);
     let guest = GuestPlan::records("foreign", 50).create(&rig.path("disks")).unwrap();
     let qmp = rig.path("foreign.qmp");
     refused(&rig.a, &["vm", "adopt", "--qmp", text(&qmp)], 32768, &["foreign.qmp"]);

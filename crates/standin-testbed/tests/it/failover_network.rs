@@ -4,7 +4,7 @@
 
 use crate::rig::{PATIENCE, Rig, text, wait_state};
 use serde_json::{Value, json};
-use standin_testbed::daemon::Daemon;
+use standin_testbed::daemon::{Daemon, complaints};
 use standin_testbed::guest::GuestPlan;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -125,6 +125,7 @@ fn restart(daemon: &Daemon) {
 #[test]
 fn the_agent_gives_a_debian_guest_addresses_that_it_keeps_and_a_revert_takes_them_away() {
     let rig = Rig::new();
+    rig.a.may_complain(complaints::OF_THE_OLD_HOST);
     replicated(&rig, "kind = \"user\"", true);
     let begun = Instant::now();
     let set = ["--address", "192.0.2.5/24", "--address", "192.0.2.6/24", "--address", "2001:db8:5::5/64"];
@@ -216,6 +217,7 @@ fn cloud_init_gives_a_guest_without_an_agent_its_address_on_the_network_of_this_
     let _there = Tap::new(there.clone(), None);
     let _here = Tap::new(here.clone(), Some(&format!("{net}.1/24")));
     let rig = Rig::with(|_, b| b.extra_config.push_str(&format!("[network_map]\n{there} = \"{here}\"\n")));
+    rig.a.may_complain(complaints::OF_THE_OLD_HOST);
     replicated(&rig, &format!("kind = \"tap\"\nifname = \"{there}\""), false);
     let guest = format!("{net}.77");
     rig.a

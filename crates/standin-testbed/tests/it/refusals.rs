@@ -2,7 +2,7 @@
 //! changed.
 
 use crate::rig::{self, PATIENCE, Rig, facts, refused, status, text, wait_state};
-use standin_testbed::daemon::Daemon;
+use standin_testbed::daemon::{Daemon, complaints};
 use standin_testbed::guest::GuestPlan;
 use standin_testbed::hosts::SmallFs;
 use standin_testbed::process;
@@ -198,6 +198,8 @@ fn other_qemu(image: &Path) -> std::process::Child {
 #[test]
 fn a_disk_whose_size_changed_stops_the_replication_with_a_sentence_and_keeps_the_points() {
     let rig = Rig::new();
+    rig.a.may_complain(complaints::OF_LOST_TRACKING);
+    rig.a.may_complain(&["disk log-b has"]);
     let guest = rig.boot("writer", 20);
     rig.replicate("writer", "1h");
     let points = rig.b.json(&["points", "writer"]).unwrap();
@@ -308,6 +310,8 @@ fn a_full_disk_of_the_replica_is_said_on_both_sides_and_nothing_is_lost() {
     let dir = rig::workdir();
     let small = SmallFs::mount(&dir.path().join("small"), 640 << 20).unwrap();
     let rig = Rig::with(|_, b| b.replica_storage = Some(small.path().join("replicas")));
+    rig.a.may_complain(&["no space for"]);
+    rig.b.may_complain(&["no space for", "the record beside the disks"]);
     let guest = rig.boot("writer", 200);
     rig.replicate("writer", "2s");
     let epoch = rig.wait_point_beyond("writer", 1);

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use standin_testbed::daemon::{Daemon, DaemonPlan};
+use standin_testbed::daemon::{Daemon, DaemonPlan, complaints};
 use standin_testbed::{hosts, process};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -48,6 +48,7 @@ impl Hosts {
             Ok(plan)
         };
         let (primary, replica) = hosts::pair(plan("a", [127, 0, 0, 1], more)?, plan("b", REPLICA, "")?)?;
+        [&primary, &replica].map(|host| host.may_complain(complaints::ANY));
         Ok(Self { primary, replica, dir })
     }
 

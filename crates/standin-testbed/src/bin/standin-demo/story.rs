@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use rustix::process::Signal;
 use serde::Serialize;
-use standin_testbed::daemon::{Daemon, DaemonPlan};
+use standin_testbed::daemon::{Daemon, DaemonPlan, complaints};
 use standin_testbed::guest::{Guest, GuestDisk, GuestPlan, SerialLog};
 use standin_testbed::oracle::Verdict;
 use standin_testbed::timeline::Timeline;
@@ -96,6 +96,7 @@ impl Demo {
         let line = Timeline::begin();
         line.chapter("Two hosts and a VM");
         let (primary, replica) = hosts::pair(daemon(dir, "alpha", 1)?, daemon(dir, "beta", 2)?)?;
+        replica.may_complain(complaints::OF_AN_ASSERTION);
         line.event(format!(
             "two daemons: alpha on {}, beta on {}; they know each other by certificates",
             primary.listen(),
