@@ -116,7 +116,7 @@ impl Task {
         }
         self.asking.ask_again();
         self.asking.met = true;
-        self.asking.next = Some(Instant::now() + AFTER_MEETING.mul_f64(rand::random()));
+        self.asking.next = Some(Instant::now() + AFTER_MEETING.mul_f64(Backoff::chance(self.record.vm)));
     }
 
     pub(super) fn ask_if_due(&mut self) {

@@ -55,28 +55,31 @@ impl World {
     /// Replication goes on by itself: a new point comes, which is what the disks are; nothing of before was set aside.
     async fn goes_on(&self) {
         self.both_replicate().await;
-        let old = self.latest();
-        self.write("a", 900 * KIB, &random(5 * KIB, old.epoch.0));
+        self.write("a", 900 * KIB, &random(5 * KIB, self.latest().epoch.0));
         let expected = self.contents();
-        let point = match self.a.ask(self.vm, Command::Point { application: false }).await {
-            Ok(_) => self.newer_than(&old).await,
-            // One is under way.
-            Err(_) => self.point_after(&old).await,
-        };
+        let point = self.point_of_now().await;
         self.equals(point.id, &expected);
         for host in [&self.a, &self.b] {
-            let status = host.status(self.vm).await;
-            assert_eq!(status.health, Health::Ok, "{status:?}");
+            let (engine, vm) = (host.engine(), self.vm);
+            let is_well = || (engine.relationship(vm)?.status.health == Health::Ok).then_some(());
+            until("both are well", is_well).await;
         }
         let entries = std::fs::read_dir(self.b.replicas_dir()).expect("a directory");
         let names = entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
         assert_eq!(names.filter(|name| name.contains(".kept-")).count(), 0, "the replica was set aside");
     }
 
-    async fn point_after(&self, old: &RecoveryPoint) -> RecoveryPoint {
-        let before = self.newer_than(old).await;
-        self.order_point().await;
-        self.newer_than(&before).await
+    /// A recovery point that is not older than this call, whatever is under way.
+    async fn point_of_now(&self) -> RecoveryPoint {
+        for _ in 0..40 {
+            if let Ok(Some(job)) = self.a.ask(self.vm, Command::Point { application: false }).await {
+                if self.a.job(job).await.state == JobState::Completed {
+                    return self.latest();
+                }
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+        }
+        panic!("no recovery point: {:?}", self.a.status(self.vm).await);
     }
 
     async fn replicate_again(&self) -> Result<Enabled, Refusal> {

@@ -83,7 +83,9 @@ impl World {
         let replica = DaemonPlan { replica_storage: Some(storage.path().join("r")), ..plan(1, "host-b")? };
         let target = replica.listen;
         let (a, b) = hosts::pair(primary, replica)?;
-        [&a, &b].map(|host| host.may_complain(complaints::ANY));
+        for host in [&a, &b] {
+            host.may_complain(complaints::ANY);
+        }
         let front = SocketAddr::new(target.ip(), 28445);
         let proxy = Proxy::start(program, &network.host(1)?.namespace, front, target)?;
         let guest = define_guest(dir, &a)?;

@@ -22,6 +22,9 @@ async fn two_engines_call_each_other_over_tls_and_again_after_a_cut() {
     assert_eq!(a.peers().known().len(), 1);
     let ask = || Call::Ask { vm: VmId::random(), claim: None, seen: Vec::new() };
     let (here, there) = (a.peers().me(), b.peers().me());
+    // B answers before it has the link.
+    let mut of_b = b.peers().watch(here);
+    tokio::time::timeout(WITHIN, of_b.wait_for(|state| state.up)).await.expect("in time").expect("a state");
     // Both ways, though only A can reach B. What the engines answer is up to the VMs; that they do is the link's.
     let call = ask();
     let said =

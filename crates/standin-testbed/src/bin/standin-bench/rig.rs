@@ -48,7 +48,9 @@ impl Hosts {
             Ok(plan)
         };
         let (primary, replica) = hosts::pair(plan("a", [127, 0, 0, 1], more)?, plan("b", REPLICA, "")?)?;
-        [&primary, &replica].map(|host| host.may_complain(complaints::ANY));
+        for host in [&primary, &replica] {
+            host.may_complain(complaints::ANY);
+        }
         Ok(Self { primary, replica, dir })
     }
 
