@@ -147,6 +147,7 @@ impl ReplicaHost {
         if record.last_point_at.is_some() && record.state == ReplicationState::WaitingForInitialReplication {
             record.state = ReplicationState::Replicating;
         }
+        self.shared_again(&store, &record).await;
         let head = store.head_epoch();
         let older = record.last_epoch.filter(|known| head.is_none_or(|head| head < *known));
         if let Some(known) = older.filter(|_| takes_nothing(&record).is_none()) {
@@ -171,6 +172,18 @@ impl ReplicaHost {
             tracing::error!(vm = %vm.snapshot().name, %refusal, "a failover could not be taken up again");
         }
         self.insert(vm);
+    }
+
+    /// The disks of a removed replica were put back, or somebody had this host forget who may run the VM while they were
+    /// not here. One that has failed over here is not given away by that.
+    async fn shared_again(&self, store: &Replica, record: &ReplicaRecord) {
+        let known = self.shared.vms.record(record.vm);
+        if record.state.is_failed_over() || known.is_some_and(|known| !known.tombstone) {
+            return;
+        }
+        if let Err(refusal) = self.share_again(store, record).await {
+            tracing::error!(vm = %record.name, %refusal, "who may run this VM is not kept here");
+        }
     }
 
     /// The daemon ended in the middle of a removal.

@@ -209,10 +209,6 @@ impl Session {
         self.open = Some(Open { vm: Arc::clone(&vm), active });
         // A failover, a pause or a removal that was decided meanwhile did not see this session yet.
         let claim = admission::admit(&self.host, &vm, &self.peer, offer).await?;
-        if self.host.shared.vms.record(offer.vm).is_none() {
-            // Somebody had this host forget who may run it, while the replica was not there.
-            admission::share(&self.host, &self.peer, offer, &record.name).await.map_err(plain)?;
-        }
         let store = vm.store().clone();
         let points = store.points();
         let newest = points.iter().max_by_key(|point| point.epoch);

@@ -259,7 +259,7 @@ impl ReplicaHost {
     }
 
     /// Whoever replicated the VM here shares it again, under the claim that is known; it holds the VM where none is.
-    async fn share_again(&self, replica: &Replica, record: &ReplicaRecord) -> Result<(), Refusal> {
+    pub(super) async fn share_again(&self, replica: &Replica, record: &ReplicaRecord) -> Result<(), Refusal> {
         let (vms, source) = (&self.shared.vms, record.source());
         let fence = vms.fence(record.vm);
         if fence.as_ref().is_some_and(|fence| fence.held_by(vms.me())) {

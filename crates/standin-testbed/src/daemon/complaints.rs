@@ -5,7 +5,7 @@
 
 /// The host that a VM failed over from, and learned it.
 pub const OF_THE_OLD_HOST: &[&str] =
-    &["another host has a newer claim on a VM", "has failed over to host-b (claim"];
+    &["another host has a newer claim on a VM", "runs here, and host-b holds it (claim"];
 
 /// The host that started a VM on somebody's word that the other one is down.
 pub const OF_AN_ASSERTION: &[&str] = &["a VM is started that no other host confirmed"];

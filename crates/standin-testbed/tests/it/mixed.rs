@@ -11,6 +11,7 @@ use std::path::PathBuf;
 /// A guest that replicates between two hosts, one of which is of the release before.
 fn replicating(primary: Option<PathBuf>, replica: Option<PathBuf>) -> (Rig, Guest) {
     let rig = Rig::with(|a, b| (a.binary, b.binary) = (primary.clone(), replica.clone()));
+    rig.may_complain();
     let guest = rig.boot("web", 50);
     rig.replicate("web", "2s");
     rig.wait_point_beyond("web", 2);

@@ -2,7 +2,7 @@
 //! refusal has to look.
 
 use serde_json::{Value, json};
-use standin_testbed::daemon::{CliOutput, Daemon, DaemonPlan};
+use standin_testbed::daemon::{CliOutput, Daemon, DaemonPlan, complaints};
 use standin_testbed::guest::{Guest, GuestPlan};
 use standin_testbed::hosts;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -52,6 +52,13 @@ impl Rig {
         adjust(&mut a, &mut b);
         let (a, b) = hosts::pair(a, b).unwrap();
         Self { a, b, dir }
+    }
+
+    /// The story is a disaster, and what both hosts say of it is looked at where it is to be seen: in their status.
+    pub fn may_complain(&self) {
+        for host in [&self.a, &self.b] {
+            host.may_complain(complaints::ANY);
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

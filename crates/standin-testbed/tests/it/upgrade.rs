@@ -55,6 +55,7 @@ fn failed_over(rig: &Rig, name: &str) {
 /// Everything that a data directory can hold, written by `before`.
 fn written_by(before: &Path) -> Left {
     let rig = Rig::with(|a, b| [a, b].into_iter().for_each(|plan| plan.binary = Some(before.to_owned())));
+    rig.may_complain();
     let mut plan = GuestPlan::records("web", 50);
     plan.disks.iter_mut().for_each(|disk| disk.format = "qcow2");
     let guest = rig.define(plan);

@@ -7,7 +7,7 @@ mod stories;
 
 use crate::rig::Rig;
 use standin_testbed::builds::find_binary;
-use standin_testbed::daemon::{Daemon, DaemonPlan};
+use standin_testbed::daemon::{Daemon, DaemonPlan, complaints};
 use standin_testbed::guest::{GuestPlan, checkout};
 use standin_wire::PkiDir;
 use std::io::Write;
@@ -35,6 +35,9 @@ fn managed_by_plan(keys: &str, adjust: impl Fn(&mut DaemonPlan, &mut DaemonPlan)
         }
         adjust(a, b);
     });
+    rig.a.may_complain(&["a log-in failed"]);
+    rig.a.may_complain(complaints::OF_THE_OLD_HOST);
+    rig.b.may_complain(complaints::OF_AN_ASSERTION);
     for daemon in [&rig.a, &rig.b] {
         add_user(daemon, "admin", &["--role", "administrator", "--ntlm"]);
         add_user(daemon, "looker", &["--role", "viewer"]);

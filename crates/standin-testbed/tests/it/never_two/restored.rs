@@ -43,6 +43,7 @@ fn restore(daemon: &Daemon, backup: &Path) {
 #[test]
 fn a_primary_that_comes_back_from_an_older_backup_starts_nothing_that_runs_on_the_replica() {
     let mut rig = Rig::new();
+    rig.may_complain();
     let guest = running(&rig);
     let before_all = backup(&mut rig, |rig| &mut rig.a, "a-before-all");
     rig.replicate("web", "1s");
@@ -81,6 +82,7 @@ fn a_primary_that_comes_back_from_an_older_backup_starts_nothing_that_runs_on_th
 #[test]
 fn a_replica_that_lost_its_database_still_says_that_the_vm_runs_there() {
     let mut rig = Rig::new();
+    rig.may_complain();
     let guest = running(&rig);
     rig.replicate("web", "1s");
     rig.wait_point_beyond("web", 1);
@@ -102,6 +104,7 @@ fn a_replica_that_lost_its_database_still_says_that_the_vm_runs_there() {
 #[test]
 fn a_replica_whose_backup_is_from_before_the_failover_still_says_that_the_vm_runs_there() {
     let mut rig = Rig::new();
+    rig.may_complain();
     let guest = running(&rig);
     rig.replicate("web", "1s");
     rig.wait_point_beyond("web", 1);

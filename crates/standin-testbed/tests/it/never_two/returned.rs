@@ -24,6 +24,7 @@ fn restart(daemon: &mut Daemon) {
 #[test]
 fn a_returned_primary_stays_off_whatever_is_removed_on_either_host() {
     let mut rig = managed();
+    rig.may_complain();
     let guest = rig.boot("web", 20);
     rig.replicate("web", "2s");
     rig.wait_point_beyond("web", 1);

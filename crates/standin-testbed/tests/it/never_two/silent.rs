@@ -21,6 +21,7 @@ fn apart(policy: &str) -> (Network, Rig) {
         }
         a.extra_config.push_str(policy);
     });
+    rig.may_complain();
     (network, rig)
 }
 
