@@ -35,7 +35,7 @@ fn managed_by_plan(keys: &str, adjust: impl Fn(&mut DaemonPlan, &mut DaemonPlan)
         }
         adjust(a, b);
     });
-    rig.a.may_complain(&["a log-in failed"]);
+    rig.a.may_complain(&["a log-in failed", "a password came over plain HTTP"]);
     rig.a.may_complain(complaints::OF_THE_OLD_HOST);
     rig.b.may_complain(complaints::OF_AN_ASSERTION);
     for daemon in [&rig.a, &rig.b] {
