@@ -10,11 +10,14 @@ pub const OF_THE_OLD_HOST: &[&str] =
 /// The host that started a VM on somebody's word that the other one is down.
 pub const OF_AN_ASSERTION: &[&str] = &["a VM is started that no other host confirmed"];
 
-/// The host of a VM whose tracking ended with its QEMU.
-pub const OF_LOST_TRACKING: &[&str] = &["change tracking was lost"];
-
-/// The host of a VM that was killed while something was asked of it.
-pub const OF_A_KILLED_VM: &[&str] = &["what other hosts say of a VM cannot be compared"];
+/// The host of a VM whose QEMU ended, and its tracking with it, in the middle of any call.
+pub const OF_LOST_TRACKING: &[&str] = &[
+    "work failed",
+    "old marks are left",
+    "dirty bitmaps are left",
+    "a view was not closed cleanly",
+    "what other hosts say of a VM cannot be compared",
+];
 
 /// Faults of every kind are injected, or times are measured: what counts there is judged otherwise.
 pub const ANY: &[&str] = &[""];

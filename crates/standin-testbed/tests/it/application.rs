@@ -91,7 +91,7 @@ fn disk_of_point(rig: &Rig, point: &Value, into: &str) -> PathBuf {
 fn a_point_of_a_frozen_guest_has_a_clean_file_system_and_every_committed_row() {
     let rig = Rig::new();
     rig.a.may_complain(&["could not be frozen"]);
-    rig.a.may_complain(complaints::OF_A_KILLED_VM);
+    rig.a.may_complain(complaints::OF_LOST_TRACKING);
     rig.a.may_complain(complaints::OF_THE_OLD_HOST);
     let begun = Instant::now();
     let guest = rig.define(GuestPlan::debian("debian").unwrap());

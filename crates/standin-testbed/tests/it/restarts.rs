@@ -222,6 +222,8 @@ fn failover_can_be_reverted_and_repeated_on_an_older_point_and_committed() {
     rig.a.may_complain(complaints::OF_THE_OLD_HOST);
     let guest = rig.boot("writer", 50);
     rig.replicate("writer", "2s");
+    // So that no point goes by its age between two looks.
+    rig.a.run(&["set", "writer", "--keep-all-for", "1h"]).unwrap();
     rig.wait_point_beyond("writer", 2);
     let points = rig.b.json(&["points", "writer"]).unwrap();
     let oldest = points.as_array().unwrap().last().unwrap()["id"].as_str().unwrap().to_owned();

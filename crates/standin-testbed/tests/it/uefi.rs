@@ -43,7 +43,7 @@ pub fn boot(rig: &Rig, name: &str, rate: u32) -> (Guest, PathBuf) {
 #[test]
 fn firmware_and_its_variables_travel_and_the_replica_boots_with_them() {
     let rig = Rig::new();
-    rig.a.may_complain(complaints::OF_A_KILLED_VM);
+    rig.a.may_complain(complaints::OF_LOST_TRACKING);
     rig.a.may_complain(complaints::OF_THE_OLD_HOST);
     let (_, vars) = boot(&rig, "uefi", 20);
     // The firmware has written to its variables: they are this VM's, not the package's.

@@ -37,6 +37,7 @@ fn managed_by_plan(keys: &str, adjust: impl Fn(&mut DaemonPlan, &mut DaemonPlan)
     });
     rig.a.may_complain(&["a log-in failed", "a password came over plain HTTP"]);
     rig.a.may_complain(complaints::OF_THE_OLD_HOST);
+    rig.a.may_complain(complaints::OF_LOST_TRACKING);
     rig.b.may_complain(complaints::OF_AN_ASSERTION);
     for daemon in [&rig.a, &rig.b] {
         add_user(daemon, "admin", &["--role", "administrator", "--ntlm"]);
