@@ -387,9 +387,9 @@ instance of Msvm_ReplicationSettingData
             let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
             let mof = format!("instance of X {{ N = {number}; L = {large}; T = \"{quoted}\"; }};");
             let instance = parse(&mof).unwrap();
-            prop_assert_eq!(instance.value("N"), Some(&Value::Sint64(number)));
+            prop_assert_eq!(instance.value("N").cloned(), Some(Value::Sint64(number)));
             prop_assert_eq!(instance.value("L").unwrap().to_text(), large.to_string());
-            prop_assert_eq!(instance.value("T"), Some(&Value::String(text)));
+            prop_assert_eq!(instance.value("T").cloned(), Some(Value::String(text)));
         }
     }
 }
