@@ -223,7 +223,7 @@ impl Task {
                 self.is_held_elsewhere(&known);
             }
         } else if std::mem::take(&mut self.was_fenced) {
-            self.is_held_again();
+            self.is_held_again().await;
         }
         if known.fence.outdated && !self.is_fenced() {
             self.compare_after_all().await;
@@ -239,13 +239,15 @@ impl Task {
         self.apply(Event::PeerFailedOver);
     }
 
-    fn is_held_again(&mut self) {
+    async fn is_held_again(&mut self) {
         self.record.last_error = None;
         self.record.failures = 0;
         self.schedule.at_once();
         if self.record.state == ReplicationState::Critical {
             self.apply(Event::RetrySucceeded);
         }
+        // A comparison that the other holder interrupted: its job is still wanted.
+        self.resync_by_itself(self.record.settings.auto_resync || self.record.job.is_some()).await;
     }
 
     /// This host's data directory is an older one than the replica's: what it knows of the disks counts no more.
@@ -258,11 +260,7 @@ impl Task {
             "the replica knows a later claim of this host: an older data directory was put back".to_owned(),
         );
         self.tracking_lost(&error).await;
-        if self.record.state == S::WaitingToStartResynchronization {
-            if let Err(refusal) = self.begin_resync().await {
-                tracing::error!(error = %refusal, "the resynchronization was not started");
-            }
-        }
+        self.resync_by_itself(true).await;
     }
 }
 

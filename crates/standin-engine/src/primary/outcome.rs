@@ -194,12 +194,16 @@ impl Task {
     pub(super) async fn tracking_lost(&mut self, error: &WorkError) {
         self.note_error(error);
         self.apply(Event::BitmapsLost);
-        if self.record.settings.auto_resync
-            && self.record.state == ReplicationState::WaitingToStartResynchronization
-        {
-            if let Err(refusal) = self.begin_resync().await {
-                tracing::error!(error = %refusal, "the resynchronization was not started");
-            }
+        self.resync_by_itself(self.record.settings.auto_resync).await;
+    }
+
+    /// Begins the comparison that this relationship waits for, where that is `wanted`.
+    pub(super) async fn resync_by_itself(&mut self, wanted: bool) {
+        if !wanted || self.record.state != ReplicationState::WaitingToStartResynchronization {
+            return;
+        }
+        if let Err(refusal) = self.begin_resync().await {
+            tracing::error!(error = %refusal, "the resynchronization was not started");
         }
     }
 

@@ -177,12 +177,7 @@ impl Task {
 
     /// An automatic resynchronization that an earlier process did not come to start.
     async fn go_on_after_restart(&mut self) {
-        let waits = self.record.state == ReplicationState::WaitingToStartResynchronization;
-        if waits && self.record.settings.auto_resync {
-            if let Err(refusal) = self.begin_resync().await {
-                tracing::error!(error = %refusal, "the resynchronization was not started");
-            }
-        }
+        self.resync_by_itself(self.record.settings.auto_resync).await;
     }
 
     fn wake_at(&self) -> Instant {
