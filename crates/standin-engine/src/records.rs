@@ -241,6 +241,37 @@ impl PrimaryRecord {
 }
 
 impl ReplicaRecord {
+    /// One of which nothing is known but the VM, its name here, its directory's place and the windows of its statistics:
+    /// waiting for its initial replication, bound to no host and no entry, never saved.
+    #[must_use]
+    pub fn blank(vm: VmId, name: VmName, location: PathBuf, statistics: Monitor) -> Self {
+        Self {
+            vm,
+            index: 0,
+            name,
+            primary_name: None,
+            primary_host: String::new(),
+            host: None,
+            auth: AuthId(Uuid::nil()),
+            bound: false,
+            location,
+            settings: RelationshipSettings::default(),
+            disks: Vec::new(),
+            state: ReplicationState::WaitingForInitialReplication,
+            failover: None,
+            last_failover_kind: None,
+            last_received_at: None,
+            last_epoch: None,
+            last_point_at: None,
+            last_error: None,
+            statistics,
+            network: NetworkSettings::default(),
+            primary_network: NetworkSettings::default(),
+            replica: Uuid::nil(),
+            revision: 0,
+        }
+    }
+
     /// The host that made the relationship.
     #[must_use]
     pub fn source(&self) -> HostId {

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use standin_model::JobId;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
@@ -30,11 +31,9 @@ pub(super) fn start(kept: Arc<Kept>) -> mpsc::UnboundedSender<Order> {
 
 /// Hands over a job that has ended.
 pub(super) fn end(writer: &mpsc::UnboundedSender<Order>, entry: Arc<Entry>) {
-    if let Err(refused) = writer.send(Order::Save(entry)) {
-        if let Order::Save(entry) = refused.0 {
-            // The runtime is gone. The next process finds the job as running, and ends it.
-            tracing::warn!(job = %entry.record.borrow().id, "the end of a job is not recorded: the daemon ends");
-        }
+    if let Err(SendError(Order::Save(entry))) = writer.send(Order::Save(entry)) {
+        // The runtime is gone. The next process finds the job as running, and ends it.
+        tracing::warn!(job = %entry.record.borrow().id, "the end of a job is not recorded: the daemon ends");
     }
 }
 

@@ -251,12 +251,12 @@ impl Ledger {
             *lock(&ledger.noted) = Noted::default();
             *lock(&ledger.book) = None;
             *lock(&ledger.opened) = false;
-            let removed = fs::remove_dir_all(&dir);
-            if let Err(error) = removed.or_else(|error| match error.kind() {
-                std::io::ErrorKind::NotFound => Ok(()),
-                _ => Err(error),
-            }) {
-                tracing::warn!(vm = %name, dir = %dir.display(), %error, "the digests of what was sent are left");
+            match fs::remove_dir_all(&dir) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    let dir = dir.display();
+                    tracing::warn!(vm = %name, %dir, %error, "the digests of what was sent are left");
+                }
+                _ => {}
             }
         })
         .await;

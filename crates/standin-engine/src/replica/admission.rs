@@ -14,7 +14,6 @@ use crate::vm::Sharing;
 use jiff::Timestamp;
 use standin_hypervisor::definition::VmIdentity;
 use standin_model::fence::{Claim, KnownHost, Reason, Role};
-use standin_model::network::NetworkSettings;
 use standin_model::settings::MAX_DISKS;
 use standin_model::state::{Event, ReplicationState};
 use standin_model::stats::{Monitor, Window};
@@ -181,29 +180,15 @@ fn new_record(
     window: Window,
 ) -> ReplicaRecord {
     ReplicaRecord {
-        vm: offer.vm,
-        index: 0,
         primary_name: Some(offer.name.clone()).filter(|called| *called != name),
-        name,
         primary_host,
         auth,
-        bound: false,
-        location,
         settings: offer.settings.clone(),
         disks: offer.disks.clone(),
-        state: ReplicationState::WaitingForInitialReplication,
-        host: None,
-        failover: None,
-        last_failover_kind: None,
-        last_received_at: None,
-        last_epoch: None,
-        last_point_at: None,
-        last_error: None,
-        statistics: Monitor::new(window, Timestamp::now()),
-        network: NetworkSettings::default(),
         primary_network: offer.network.clone(),
         replica: Uuid::new_v4(),
         revision: 1,
+        ..ReplicaRecord::blank(offer.vm, name, location, Monitor::new(window, Timestamp::now()))
     }
 }
 

@@ -19,11 +19,10 @@ use crate::messages::DiskShape;
 use crate::records::{self, FailoverRecord, LastError, ReplicaRecord};
 use jiff::Timestamp;
 use standin_model::fence::Role;
-use standin_model::network::NetworkSettings;
 use standin_model::settings::RelationshipSettings;
 use standin_model::state::ReplicationState;
 use standin_model::stats::Monitor;
-use standin_model::{AuthId, PointKind, Refusal, RelationshipId};
+use standin_model::{PointKind, Refusal, RelationshipId};
 use standin_store::{Manifest, Purpose, Replica};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -95,16 +94,11 @@ impl ReplicaHost {
         let source = hosts.into_iter().find(|(_, known)| known.role == Role::Source);
         let failover = failover_of(&manifest);
         let committed = manifest.committed().is_some();
+        let location = store.directory().parent().unwrap_or(store.directory()).to_owned();
+        let statistics = Monitor::new(self.shared.service.get().monitoring, Timestamp::now());
         ReplicaRecord {
-            vm: manifest.vm,
-            index: 0,
-            name: manifest.name.clone(),
-            primary_name: None,
             primary_host: source.as_ref().map(|(_, known)| known.name.clone()).unwrap_or_default(),
             host: source.map(|(host, _)| host),
-            auth: AuthId(Uuid::nil()),
-            bound: false,
-            location: store.directory().parent().unwrap_or(store.directory()).to_owned(),
             settings: RelationshipSettings {
                 granularity: manifest.granule,
                 ..RelationshipSettings::default()
@@ -123,15 +117,8 @@ impl ReplicaHost {
             },
             last_failover_kind: failover.as_ref().map(|failover| failover.kind),
             failover,
-            last_received_at: None,
             last_epoch: store.head_epoch(),
-            last_point_at: None,
-            last_error: None,
-            statistics: Monitor::new(self.shared.service.get().monitoring, Timestamp::now()),
-            network: NetworkSettings::default(),
-            primary_network: NetworkSettings::default(),
-            replica: Uuid::nil(),
-            revision: 0,
+            ..ReplicaRecord::blank(manifest.vm, manifest.name.clone(), location, statistics)
         }
     }
 

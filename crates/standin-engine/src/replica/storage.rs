@@ -19,16 +19,13 @@ use crate::vm::Sharing;
 use jiff::Timestamp;
 use standin_hypervisor::{PowerState, VmInfo};
 use standin_model::fence::{Claim, KnownHost, Role};
-use standin_model::network::NetworkSettings;
-use standin_model::settings::RelationshipSettings;
 use standin_model::state::ReplicationState;
 use standin_model::stats::Monitor;
 use standin_model::view::{DirectoryKind, DirectoryView};
-use standin_model::{AuthId, Refusal, RelationshipId, ReturnCode, VmId, VmName};
+use standin_model::{Refusal, RelationshipId, ReturnCode, VmId, VmName};
 use standin_store::{Directory, DirectoryState, Repaired, Replica, Unreadable};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use uuid::Uuid;
 
 /// The refusal for a replica that cannot be opened.
 pub(super) fn cannot_be_opened(name: &VmName, unreadable: &Unreadable) -> Refusal {
@@ -335,29 +332,10 @@ fn used_by(vms: &[VmInfo], directory: &Path) -> Option<VmName> {
 
 /// A record for `status` of a replica of which nothing but its directory is known.
 fn nameless(unreadable: &Unreadable) -> ReplicaRecord {
+    let location = unreadable.directory.parent().unwrap_or(Path::new("/")).to_owned();
     ReplicaRecord {
-        vm: unreadable.vm,
-        index: 0,
-        name: unreadable.name.clone(),
-        primary_name: None,
         primary_host: "unknown".to_owned(),
-        host: None,
-        auth: AuthId(Uuid::nil()),
-        bound: false,
-        location: unreadable.directory.parent().unwrap_or(Path::new("/")).to_owned(),
-        settings: RelationshipSettings::default(),
-        disks: Vec::new(),
         state: ReplicationState::Critical,
-        failover: None,
-        last_failover_kind: None,
-        last_received_at: None,
-        last_epoch: None,
-        last_point_at: None,
-        last_error: None,
-        statistics: Monitor::default(),
-        network: NetworkSettings::default(),
-        primary_network: NetworkSettings::default(),
-        replica: Uuid::nil(),
-        revision: 0,
+        ..ReplicaRecord::blank(unreadable.vm, unreadable.name.clone(), location, Monitor::default())
     }
 }

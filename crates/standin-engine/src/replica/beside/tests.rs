@@ -1,37 +1,21 @@
 use super::*;
 use jiff::Timestamp;
-use standin_model::network::NetworkSettings;
-use standin_model::settings::RelationshipSettings;
 use standin_model::state::ReplicationState as S;
 use standin_model::stats::{Monitor, Window};
 use standin_model::{AuthId, HostId, VmId, VmName};
 use uuid::Uuid;
 
 fn record(replica: u128, revision: u64) -> ReplicaRecord {
+    let (vm, name) = (VmId(Uuid::from_u128(1)), VmName::new("web").expect("a name"));
+    let statistics = Monitor::new(Window::default(), Timestamp::UNIX_EPOCH);
     ReplicaRecord {
-        vm: VmId(Uuid::from_u128(1)),
-        index: 0,
-        name: VmName::new("web").expect("a name"),
-        primary_name: None,
         primary_host: "alpha.example.org".to_owned(),
         host: Some(HostId(Uuid::from_u128(2))),
         auth: AuthId(Uuid::from_u128(3)),
-        bound: false,
-        location: "/var/lib/standin/replicas".into(),
-        settings: RelationshipSettings::default(),
-        disks: Vec::new(),
         state: S::Replicating,
-        failover: None,
-        last_failover_kind: None,
-        last_received_at: None,
-        last_epoch: None,
-        last_point_at: None,
-        last_error: None,
-        statistics: Monitor::new(Window::default(), Timestamp::UNIX_EPOCH),
-        network: NetworkSettings::default(),
-        primary_network: NetworkSettings::default(),
         replica: Uuid::from_u128(replica),
         revision,
+        ..ReplicaRecord::blank(vm, name, "/var/lib/standin/replicas".into(), statistics)
     }
 }
 
