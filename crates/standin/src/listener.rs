@@ -101,6 +101,11 @@ impl Host {
                 ),
                 Err(error) => tracing::warn!(%from, %error, "an enrolment was not granted"),
             },
+            // Whoever was there has gone: a look at the port, or a daemon that ended at the wrong moment. Nobody need act.
+            Err(error @ (standin_wire::Error::Closed { .. } | standin_wire::Error::Io { .. })) => {
+                let reason = standin_engine::error::chain(&error);
+                tracing::debug!(%from, %reason, "a connection ended before it was let in");
+            }
             Err(error) => {
                 let reason = standin_engine::error::chain(&error);
                 tracing::warn!(%from, %reason, remedy = %error.remedy(), "a connection was not let in");

@@ -215,6 +215,20 @@ fn is_closed(mut stream: TcpStream) -> bool {
     }
 }
 
+/// A monitor that looks whether the port is open, and a daemon that ends in the middle of a handshake: nobody need act, so
+/// nobody is warned (the rig looks for that at its end).
+#[test]
+fn who_hangs_up_before_it_is_let_in_is_no_complaint() {
+    let rig = Rig::new();
+    drop(connect(rig.b.listen()));
+    let mut stream = connect(rig.b.listen());
+    // The head of a TLS handshake whose body never comes.
+    stream.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00]).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert!(is_closed(stream));
+    answers_at_once(&rig.b);
+}
+
 #[test]
 fn rubbish_and_held_handshakes_on_the_port_neither_block_nor_grow_the_daemon() {
     let rig = Rig::new();
