@@ -9,6 +9,7 @@ mod defining;
 mod enable;
 mod operations;
 mod preflight;
+pub(crate) mod reason;
 mod rebind;
 mod rename;
 
@@ -121,42 +122,15 @@ pub struct Engine {
     enabling: tokio::sync::Mutex<()>,
 }
 
-fn refuse(code: ReturnCode, message: impl Into<String>, remedy: impl Into<String>) -> Refusal {
-    Refusal::new(code, message, remedy)
-}
-
-/// The model's return code for a hypervisor's error.
-pub(crate) fn hypervisor_code(error: &standin_hypervisor::Error) -> ReturnCode {
-    use standin_hypervisor::Error as E;
-    match error {
-        E::UnknownVm(_) | E::UnknownDisk { .. } => ReturnCode::FileNotFound,
-        E::AlreadyRunning(_) | E::AlreadyDefined { .. } | E::VmExists(_) => ReturnCode::InUse,
-        E::NotRunning(_) | E::Adopted { .. } => ReturnCode::InvalidState,
-        E::Unsupported { .. } => ReturnCode::NotSupported,
-        E::Timeout { .. } => ReturnCode::Timeout,
-        E::Definition { .. } | E::DiskProblem { .. } => ReturnCode::InvalidParameter,
-        E::Io { source, .. } if crate::error::out_of_memory(source) => ReturnCode::OutOfMemory,
-        _ => ReturnCode::Failed,
-    }
-}
-
 /// A hypervisor's error as people see it.
 #[must_use]
 pub fn hypervisor_refusal(error: &standin_hypervisor::Error) -> Refusal {
-    refuse(hypervisor_code(error), crate::error::chain(error), error.remedy().to_string())
+    reason::Hypervisor::of(error).into()
 }
 
-/// The same of an error of `inspect`: unless the hypervisor knows that the VM is not there, it cannot say how the VM is.
+/// The same of an error of `inspect`.
 pub(crate) fn inspect_refusal(error: &standin_hypervisor::Error) -> Refusal {
-    let refusal = hypervisor_refusal(error);
-    match refusal.code {
-        ReturnCode::Failed => Refusal {
-            code: ReturnCode::StatusUnknown,
-            message: format!("the hypervisor cannot say how the VM is: {}", refusal.message),
-            ..refusal
-        },
-        _ => refusal,
-    }
+    reason::Hypervisor::of_inspect(error).into()
 }
 
 /// What a connection that is to be a link begins with.

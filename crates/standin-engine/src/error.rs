@@ -3,129 +3,132 @@
 
 use jiff::Timestamp;
 use standin_model::fence::Claim;
-use standin_model::{PointId, Refusal, ReturnCode, VmName};
+use standin_model::reason::{Named, Reason, Text};
+use standin_model::{PointId, Refusal, ReturnCode, VmName, reasons};
+use std::borrow::Cow;
 use thiserror::Error;
 
-/// Why a cycle, a first copy or a resynchronization ended early. In every case the primary's recording marks
-/// still know all that the replica lacks.
-#[derive(Debug, Error)]
-pub enum WorkError {
-    /// The replica host did not answer or the connection broke.
-    #[error("{}", link_failed(peer, source))]
-    Link {
-        /// The address that was tried.
-        peer: String,
-        /// What broke.
-        #[source]
-        source: Box<standin_wire::Error>,
-    },
-    /// The replica answered with a refusal.
-    #[error("{peer} refused: {}", refusal.message)]
-    Refused {
-        /// The replica's address.
-        peer: String,
-        /// Its answer.
-        refusal: Refusal,
-        /// The highest claim that it knows, where it told.
-        claim: Option<Box<Claim>>,
-        /// Another host holds this VM.
-        failed_over: bool,
-    },
-    /// The host at the replica's address presents an id that is not its own.
-    #[error("{}", refusal.message)]
-    NotItself {
-        /// Why, and what to do.
-        refusal: Refusal,
-    },
-    /// The replica said something that the protocol does not have here.
-    #[error("{peer} answered out of turn: {what}")]
-    OutOfTurn {
-        /// The replica's address.
-        peer: String,
-        /// What came.
-        what: String,
-    },
-    /// A block could not be put into a frame.
-    #[error("a block of the disk could not be encoded")]
-    Encode {
-        /// The wire's reason.
-        #[source]
-        source: standin_wire::Error,
-    },
-    /// The hypervisor on this host failed.
-    #[error("{context}")]
-    Hypervisor {
-        /// Verb and object.
-        context: String,
-        /// Its error.
-        #[source]
-        source: standin_hypervisor::Error,
-    },
-    /// The view of the disks broke while it was read.
-    #[error("the view of the disks was lost: {0}")]
-    ViewLost(String),
-    /// What changed since the last point is not known any more.
-    #[error("change tracking was lost: {0}")]
-    TrackingLost(String),
-    /// The replica has sealed something else than what was sent.
-    #[error(
-        "the replica of VM {vm} on {peer} is not what was sent to it: the digest of {disks} differs at recovery \
-         point {point}"
-    )]
-    ReplicaDiffers {
-        /// The VM's name.
-        vm: VmName,
-        /// The replica's address.
-        peer: String,
-        /// Which disks, in words.
-        disks: String,
-        /// The point that was sealed.
-        point: PointId,
-    },
-    /// The replica has less than it acknowledged: an older copy of its disks was put back.
-    #[error("{}", older_replica(vm, peer, *lost, *since, *until))]
-    ReplicaOlder {
-        /// The VM's name.
-        vm: VmName,
-        /// The replica's address.
-        peer: String,
-        /// Epochs that are gone: so many recovery points at most.
-        lost: u64,
-        /// The cut of the newest point that is there.
-        since: Option<Timestamp>,
-        /// The cut of the newest one that was acknowledged.
-        until: Option<Timestamp>,
-    },
-    /// The VM is off: there is nothing to cut, and nothing changes.
-    #[error("the VM is not running")]
-    NotRunning,
-    /// A disk is not as the relationship has it.
-    #[error("{message}")]
-    DiskChanged {
-        /// Which disk and how.
-        message: String,
-        /// What to do.
-        remedy: String,
-    },
-    /// Somebody asked for the end of the work.
-    #[error("cancelled")]
-    Cancelled,
-    /// A local file could not be read or written.
-    #[error("{context}")]
-    Io {
-        /// Verb and object.
-        context: String,
-        /// The system's error.
-        #[source]
-        source: std::io::Error,
-    },
+reasons! {
+    /// Why a cycle, a first copy or a resynchronization ended early. In every case the primary's recording marks
+    /// still know all that the replica lacks.
+    #[derive(Debug, Error)]
+    pub enum WorkError {
+        /// The replica host did not answer or the connection broke.
+        #[error("{}", link_failed(peer, source))]
+        Link {
+            /// The address that was tried.
+            peer: String,
+            /// What broke.
+            #[source]
+            source: Box<standin_wire::Error>,
+        } => "link_failed", NotAvailable;
+        /// The replica answered with a refusal. Its own reason is told where it has one.
+        #[error("{peer} refused: {}", refusal.message)]
+        Refused {
+            /// The replica's address.
+            peer: String,
+            /// Its answer.
+            refusal: Refusal,
+            /// The highest claim that it knows, where it told.
+            claim: Option<Box<Claim>>,
+            /// Another host holds this VM.
+            failed_over: bool,
+        } => "peer_refused", Failed;
+        /// The host at the replica's address presents an id that is not its own.
+        #[error("{}", refusal.message)]
+        NotItself {
+            /// Why, and what to do.
+            refusal: Refusal,
+        } => "peer_not_itself", AccessDenied;
+        /// The replica said something that the protocol does not have here.
+        #[error("{peer} answered out of turn: {what}")]
+        OutOfTurn {
+            /// The replica's address.
+            peer: String,
+            /// What came.
+            what: String,
+        } => "peer_out_of_turn", Failed;
+        /// A block could not be put into a frame.
+        #[error("a block of the disk could not be encoded")]
+        Encode {
+            /// The wire's reason.
+            #[source]
+            source: standin_wire::Error,
+        } => "block_not_encoded", Failed;
+        /// The hypervisor on the primary failed while a cycle asked it for the disks.
+        #[error("{context}")]
+        Hypervisor {
+            /// Verb and object.
+            context: String,
+            /// Its error.
+            #[source]
+            source: standin_hypervisor::Error,
+        } => "disks_not_read", Failed;
+        /// The view of the disks broke while a cycle read it.
+        #[error("the view of the disks was lost: {0}")]
+        ViewLost(String) => "view_lost", Failed;
+        /// What changed since the last point is not known any more.
+        #[error("change tracking was lost: {0}")]
+        TrackingLost(String) => "tracking_lost", Failed;
+        /// The replica has sealed something else than what was sent.
+        #[error(
+            "the replica of VM {vm} on {peer} is not what was sent to it: the digest of {disks} differs at recovery \
+             point {point}"
+        )]
+        ReplicaDiffers {
+            /// The VM's name.
+            vm: VmName,
+            /// The replica's address.
+            peer: String,
+            /// Which disks, in words.
+            disks: String,
+            /// The point that was sealed.
+            point: PointId,
+        } => "replica_differs", Failed;
+        /// The replica has less than it acknowledged: an older copy of its disks was put back.
+        #[error("{}", older_replica(vm, peer, *lost, *since, *until))]
+        ReplicaOlder {
+            /// The VM's name.
+            vm: VmName,
+            /// The replica's address.
+            peer: String,
+            /// Epochs that are gone: so many recovery points at most.
+            lost: u64,
+            /// The cut of the newest point that is there.
+            since: Option<Timestamp>,
+            /// The cut of the newest one that was acknowledged.
+            until: Option<Timestamp>,
+        } => "replica_older", Failed;
+        /// The VM is off: there is nothing to cut, and nothing changes.
+        #[error("the VM is not running")]
+        NotRunning => "vm_not_running", InvalidState;
+        /// A disk is not as the relationship has it.
+        #[error("{message}")]
+        DiskChanged {
+            /// Which disk and how.
+            message: String,
+            /// What to do.
+            remedy: String,
+        } => "disk_changed", Failed;
+        /// Somebody cancelled the work.
+        #[error("cancelled")]
+        Cancelled => "work_cancelled", Failed;
+        /// A local file could not be read or written.
+        #[error("{context}")]
+        Io {
+            /// Verb and object.
+            context: String,
+            /// The system's error.
+            #[source]
+            source: std::io::Error,
+        } => "local_io_failed", Failed;
+    }
 }
 
 impl WorkError {
     /// What a person should do now. A retry happens by itself in any case but `TrackingLost`,
     /// `ReplicaOlder`, `ReplicaDiffers` and `Cancelled`.
-    #[must_use]
-    pub fn remedy(&self) -> String {
+    fn remedy(&self) -> String {
         match self {
             Self::Link { source, .. } => source.remedy().to_string(),
             Self::Refused { refusal, .. } | Self::NotItself { refusal } => refusal.remedy.clone(),
@@ -154,17 +157,6 @@ impl WorkError {
         }
     }
 
-    /// The model's return code for a job that ended with this error.
-    #[must_use]
-    pub fn code(&self) -> ReturnCode {
-        match self {
-            Self::Link { .. } => ReturnCode::NotAvailable,
-            Self::Refused { refusal, .. } | Self::NotItself { refusal } => refusal.code,
-            Self::NotRunning => ReturnCode::InvalidState,
-            _ => ReturnCode::Failed,
-        }
-    }
-
     /// No retry mends it: a person must change something.
     #[must_use]
     pub fn is_lasting(&self) -> bool {
@@ -178,10 +170,10 @@ impl WorkError {
         }
     }
 
-    /// The error with its chain of causes in one sentence, and the remedy.
+    /// What whoever asked gets to see of it.
     #[must_use]
     pub fn refusal(&self) -> Refusal {
-        Refusal::new(self.code(), chain(self), self.remedy())
+        Reason::refusal(self)
     }
 
     /// What this host has recorded of changes does not count: only a comparison tells what differs.
@@ -199,6 +191,26 @@ impl WorkError {
     pub fn hypervisor(context: impl Into<String>) -> impl FnOnce(standin_hypervisor::Error) -> Self {
         let context = context.into();
         move |source| Self::Hypervisor { context, source }
+    }
+}
+
+impl Reason for WorkError {
+    /// The error with its chain of causes in one sentence, and the remedy. A retry happens by itself in any case but
+    /// `TrackingLost`, `ReplicaOlder`, `ReplicaDiffers` and `Cancelled`.
+    fn text(&self) -> Text {
+        Text::new(chain(self), self.remedy())
+    }
+
+    /// What the other host said, or what is known of it, has a reason of its own: that is the one.
+    fn refusal(&self) -> Refusal {
+        let Text { message, remedy } = self.text();
+        match self {
+            Self::Refused { refusal, .. } | Self::NotItself { refusal } => {
+                let reason = refusal.named().map_or(Cow::Borrowed(self.name()), Cow::Owned);
+                Refusal::told(refusal.code, reason, message, remedy)
+            }
+            _ => Refusal::told(self.code(), self.name(), message, remedy),
+        }
     }
 }
 

@@ -8,13 +8,14 @@
 //! Called by the engine's tasks (through [`JobHandle`]) and by the management interfaces (through [`Jobs`]).
 
 mod handle;
+pub(crate) mod reason;
 mod writer;
 
 pub use handle::{JobHandle, Progress};
 
 use jiff::Timestamp;
 use standin_model::job::{JobRecord, JobType};
-use standin_model::{JobId, Refusal, ReturnCode, VmId, VmName};
+use standin_model::{JobId, Refusal, VmId, VmName};
 use standin_state::{StateError, Typed};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -94,11 +95,7 @@ impl Jobs {
     /// A refusal when the job cannot be recorded, or when the daemon stops (32777); the work must then not begin.
     pub async fn begin(self: &Arc<Self>, new: NewJob) -> Result<JobHandle, Refusal> {
         if self.stopping.load(Ordering::SeqCst) {
-            return Err(Refusal::new(
-                ReturnCode::NotAvailable,
-                format!("the daemon is stopping, so it does not begin: {}", new.description),
-                "Ask again when the daemon is up.",
-            ));
+            return Err(reason::Job::Stopping { what: new.description }.into());
         }
         let now = Timestamp::now();
         let mut record = JobRecord::new(new.job_type, self.owner.clone(), now).described(new.description);
@@ -154,11 +151,7 @@ impl Jobs {
             let Some(mut seen) = self.watch(job.id) else { continue };
             let ended = tokio::time::timeout_at(until, seen.wait_for(|record| record.state.is_final()));
             if ended.await.is_err() {
-                return Err(Refusal::new(
-                    ReturnCode::InUse,
-                    format!("another job works on the VM: {}", job.description),
-                    "Wait until it has ended; `standin jobs` shows how far it is.",
-                ));
+                return Err(reason::Job::Busy { what: job.description.clone() }.into());
             }
         }
     }
@@ -204,11 +197,7 @@ impl Jobs {
 /// The refusal for a job that is not known.
 #[must_use]
 pub fn unknown(id: JobId) -> Refusal {
-    Refusal::new(
-        ReturnCode::FileNotFound,
-        format!("there is no job {id}"),
-        "Jobs are kept for five minutes after their end; `standin jobs` lists those that are there.",
-    )
+    reason::Job::Unknown { id }.into()
 }
 
 #[cfg(test)]

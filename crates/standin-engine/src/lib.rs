@@ -27,6 +27,7 @@ pub mod network;
 pub mod overview;
 pub mod peers;
 pub mod primary;
+pub mod reasons;
 pub mod records;
 pub mod replica;
 pub mod service;

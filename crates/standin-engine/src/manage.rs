@@ -4,12 +4,13 @@
 //! Called by the management protocols, beside [`crate::engine`].
 
 use crate::engine::Engine;
+use crate::engine::reason::Operation;
 use crate::primary::{Command, Modification};
 use jiff::{SignedDuration, Timestamp};
 use standin_model::service::ServiceSettings;
 use standin_model::settings::RelationshipSettings;
 use standin_model::stats::Monitor;
-use standin_model::{JobId, PointId, Refusal, ReturnCode, VmId};
+use standin_model::{JobId, PointId, Refusal, VmId};
 
 /// How far ahead an initial replication can be planned: `StartTime` of `StartReplication`.
 pub const MAX_AHEAD: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -54,20 +55,10 @@ impl Engine {
         let now = Timestamp::now();
         let at = at.filter(|at| *at > now);
         if at.is_some_and(|at| at.duration_since(now) > MAX_AHEAD) {
-            return Err(Refusal::new(
-                ReturnCode::InvalidParameter,
-                "an initial replication can be planned for the next seven days, not later",
-                "Give a start time at most seven days ahead, or none to start now.",
-            ));
+            return Err(Operation::TooFarAhead.into());
         }
         let command = at.map_or(Command::Start, Command::StartAt);
-        self.ask(vm, command).await?.ok_or_else(|| {
-            Refusal::new(
-                ReturnCode::StatusUnknown,
-                "the initial replication was started, but its job is not known",
-                "Look at `standin jobs`.",
-            )
-        })
+        self.ask(vm, command).await?.ok_or_else(|| Operation::JobLost.into())
     }
 
     /// `RequestReplicationStateChange` 1, on the primary: gives a running or planned initial replication up. Its job

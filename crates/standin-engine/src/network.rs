@@ -2,6 +2,9 @@
 //! card; what the primary has travels with each session, and what was set on the replica goes before it there.
 //! [`crate::replica::network`] applies them.
 
+pub(crate) mod reason;
+
+use crate::engine::reason::Operation;
 use crate::engine::{Engine, inspect_refusal};
 use crate::primary::Command;
 use crate::replica::ReplicaVm;
@@ -12,7 +15,7 @@ use standin_model::network::{
     NetworkSettings, NetworkView, SettingsOrigin,
 };
 use standin_model::state::Method;
-use standin_model::{Epoch, Refusal, ReturnCode, VmId, VmName};
+use standin_model::{Epoch, Refusal, VmId, VmName};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -103,11 +106,7 @@ impl Engine {
         let nics = seen.map_err(|error| inspect_refusal(&error))?;
         let Some(handle) = self.primary(vm) else {
             let name = self.vms().get(&vm).map_or_else(|| vm.to_string(), |info| info.name.to_string());
-            return Err(Refusal::new(
-                ReturnCode::InvalidState,
-                format!("VM {name} does not replicate"),
-                "Enable its replication with `standin replicate VM --to HOST`; then set what it gets at a failover.",
-            ));
+            return Err(Operation::NotReplicating { vm: name }.into());
         };
         let record = handle.snapshot().record;
         Ok(Side {
@@ -174,10 +173,7 @@ async fn newest_cards(replica: &ReplicaVm) -> Result<Vec<NicDefinition>, Refusal
     let store = replica.store().clone();
     let read = crate::replica::layer::blocking(move || {
         let Some(file) = store.config_directory(point) else { return Ok(Vec::new()) };
-        let unreadable = |why: String| {
-            let message = format!("the VM's definition at its newest recovery point cannot be read: {why}");
-            Refusal::new(ReturnCode::Failed, message, "Run `standin store check VM`.")
-        };
+        let unreadable = |why: String| Refusal::from(reason::Network::DefinitionUnreadable { why });
         let text =
             std::fs::read_to_string(file.join("vm.toml")).map_err(|error| unreadable(error.to_string()))?;
         let definition = VmDefinition::from_toml(&text).map_err(|error| unreadable(error.to_string()))?;
@@ -194,31 +190,22 @@ fn adapter(vm: VmId, nic: &NicDefinition) -> Adapter {
 
 /// The name of the card that is meant.
 fn named(vm: VmId, side: &Side, wanted: Option<&str>) -> Result<String, Refusal> {
-    let invalid =
-        |message: String, remedy: String| Refusal::new(ReturnCode::InvalidParameter, message, remedy);
     let cards: Vec<Adapter> = side.nics.iter().map(|nic| adapter(vm, nic)).collect();
     let list =
         cards.iter().map(|card| format!("{} ({})", card.name, card.mac)).collect::<Vec<_>>().join(", ");
     match (wanted, &cards[..]) {
         (None, [only]) => Ok(only.name.clone()),
-        (None, []) => Err(invalid(
-            format!("VM {} has no network card that is known here", side.name),
-            "Give it one in its definition ([[nics]]); on the replica it is known with the first recovery point."
-                .to_owned(),
-        )),
-        (None, _) => Err(invalid(
-            format!("VM {} has {} network cards", side.name, cards.len()),
-            format!("Name one with --adapter: {list}."),
-        )),
+        (None, []) => Err(reason::Network::NoCard { vm: side.name.clone() }.into()),
+        (None, _) => {
+            Err(reason::Network::Ambiguous { vm: side.name.clone(), count: cards.len(), cards: list }.into())
+        }
         (Some(text), _) => {
             let card = cards.iter().find(|card| card.is_named(text)).map(|card| card.name.clone());
             // What a card had that the VM no longer has can still be cleared.
             let former = || side.here.0.contains_key(text).then(|| text.to_owned());
-            card.or_else(former).ok_or_else(|| {
-                let shown: String = text.chars().take(64).collect();
-                let remedy = if list.is_empty() { "It has none that is known here".to_owned() } else { list.clone() };
-                invalid(format!("VM {} has no network card {shown:?}", side.name), format!("Its cards: {remedy}."))
-            })
+            let unknown =
+                || reason::Network::UnknownCard { vm: side.name.clone(), card: text.to_owned(), cards: list };
+            card.or_else(former).ok_or_else(|| unknown().into())
         }
     }
 }

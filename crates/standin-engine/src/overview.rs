@@ -150,8 +150,7 @@ impl Engine {
             record.state = ReplicationState::Critical;
         }
         if let Some(refusal) = self.replicas().disks_missing(record.vm) {
-            let Refusal { message, remedy, .. } = refusal;
-            record.last_error = Some(LastError { at: Timestamp::now(), message, remedy });
+            record.last_error = Some(LastError::now(refusal));
         }
         self.of_record(record, &[], None)
     }

@@ -27,6 +27,7 @@ mod contact;
 mod dial;
 mod keep;
 mod link;
+pub(crate) mod reason;
 mod silence;
 mod transport;
 

@@ -18,6 +18,7 @@
 //! be rescued without this store. Beside them is a copy of a receiver's record too, see [`crate::replica::beside`].
 
 mod earlier;
+pub(crate) mod reason;
 
 pub use earlier::take_up;
 
@@ -54,6 +55,24 @@ pub struct LastError {
     pub message: String,
     /// What to do.
     pub remedy: String,
+    /// The stable name of the reason; empty in records of a version before.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+impl LastError {
+    /// What has just been refused or gone wrong.
+    #[must_use]
+    pub fn now(refusal: Refusal) -> Self {
+        let reason = refusal.named().unwrap_or_default();
+        Self { at: Timestamp::now(), message: refusal.message, remedy: refusal.remedy, reason }
+    }
+
+    /// What it was. The record has no code: whoever looks at it sees that something failed.
+    #[must_use]
+    pub fn refusal(&self) -> Refusal {
+        Refusal::told(ReturnCode::Failed, self.reason.clone(), self.message.clone(), self.remedy.clone())
+    }
 }
 
 /// The primary's side of a relationship.
@@ -390,19 +409,7 @@ impl Tables {
 }
 
 fn failed(key: &str, error: &StateError) -> Refusal {
-    let message = format!("the record {key} could not be kept: {}", crate::error::chain(error));
-    match error {
-        StateError::Io { source, .. } if crate::error::out_of_memory(source) => Refusal::new(
-            ReturnCode::OutOfMemory,
-            message,
-            "Free some memory on this host, restart the daemon (the VMs run on), then try again.",
-        ),
-        _ => Refusal::new(
-            ReturnCode::Failed,
-            message,
-            "See to the file system of the data directory (full, read-only, failing), then try again.",
-        ),
-    }
+    reason::Record::not_kept(key.to_owned(), error).into()
 }
 
 /// Reads a record.
@@ -416,11 +423,7 @@ pub async fn get<T: Serialize + DeserializeOwned>(
     let key = table.key(&id);
     match table.get(id).await {
         Ok(found) => Ok(found.map(|(record, _)| record)),
-        Err(error) => Err(Refusal::new(
-            ReturnCode::Failed,
-            format!("the record {key} could not be read: {}", crate::error::chain(&error)),
-            "See to the disk of the data directory, then restart the daemon (the VMs run on).",
-        )),
+        Err(error) => Err(reason::Record::Unreadable { key, error: crate::error::chain(&error) }.into()),
     }
 }
 

@@ -5,9 +5,9 @@
 use crate::records::{self, ServiceRecord, Tables};
 use crate::tasks::to_its_end;
 use jiff::Timestamp;
+use standin_model::Refusal;
 use standin_model::service::{AllowedAuthentication, ServiceSettings};
 use standin_model::stats::{Monitor, Window};
-use standin_model::{Refusal, ReturnCode};
 use standin_state::StateError;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -80,11 +80,7 @@ impl Service {
         if settings.recovery_server_enabled && by_certificate {
             return Ok(());
         }
-        Err(Refusal::new(
-            ReturnCode::AccessDenied,
-            "this host does not take in replicas: its recovery server is disabled",
-            "Enable it on the replica host (RecoveryServerEnabled in its service settings).",
-        ))
+        Err(crate::replica::reason::admission::Entry::RecoveryServerDisabled.into())
     }
 
     /// Lays the windows of statistics where they are to lie now, and ends the one that is over. Call it before

@@ -12,7 +12,7 @@ use standin_model::point::PointKind;
 use standin_model::state::{ReplicationMode, ReplicationState, Side};
 use standin_model::stats::Statistics;
 use standin_model::view::{DiskView, ErrorView, ProgressView, StatusView, VmView};
-use standin_model::{Generation, Refusal, ReturnCode, VmId};
+use standin_model::{Generation, Refusal, VmId};
 use std::collections::BTreeMap;
 
 /// The words of a power state.
@@ -35,8 +35,7 @@ pub fn accelerator(accelerator: &Accelerator) -> String {
 }
 
 fn error_view(error: &LastError) -> ErrorView {
-    let refusal = Refusal::new(ReturnCode::Failed, error.message.clone(), error.remedy.clone());
-    ErrorView::new(refusal, Some(error.at))
+    ErrorView::new(error.refusal(), Some(error.at))
 }
 
 fn age(at: Timestamp) -> f64 {
@@ -206,8 +205,7 @@ fn inputs(
         cycles_missed: current.cycles_missed,
         average_latency: current.average_latency(),
         last_transfer_at: last_transfer.or(current.start).unwrap_or_else(Timestamp::now),
-        blocked: error
-            .map(|error| Refusal::new(ReturnCode::Failed, error.message.clone(), error.remedy.clone())),
+        blocked: error.map(LastError::refusal),
         application_consistent_failures: current.application_consistent_failing,
     }
 }

@@ -1,7 +1,7 @@
 //! Work beside the work that begins it: in the same spans of the log, and where it must be, to its end although nobody
 //! waits for it any more.
 
-use standin_model::{Refusal, ReturnCode};
+use standin_model::Refusal;
 use std::future::Future;
 use tokio::task::JoinHandle;
 use tracing::{Instrument, Span};
@@ -32,17 +32,14 @@ where
 {
     spawn(work).await.unwrap_or_else(|defect| {
         tracing::error!(error = %defect, "an operation ended by a defect");
-        Err(Refusal::new(
-            ReturnCode::Failed,
-            "the operation ended by a defect of standin",
-            "Look at `standin status` for what is done of it, and at the daemon's log; please report it.",
-        ))
+        Err(crate::engine::reason::Operation::Defect.into())
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use standin_model::ReturnCode;
     use std::sync::Arc;
     use std::time::Duration;
     use tokio::sync::Notify;

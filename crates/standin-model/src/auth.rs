@@ -1,6 +1,8 @@
 //! Authorization entries of a replica host: who may send, and where it is stored.
 
-use crate::codes::{Refusal, ReturnCode};
+pub(crate) mod reason;
+
+use crate::codes::Refusal;
 use crate::ids::AuthId;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -29,10 +31,6 @@ pub struct AuthorizationEntry {
     pub storage_location: PathBuf,
 }
 
-fn invalid(message: String, remedy: &str) -> Refusal {
-    Refusal::new(ReturnCode::InvalidParameter, message, remedy)
-}
-
 /// A letter, digit or inner hyphen in each place, as DNS has it.
 fn is_label(label: &str) -> bool {
     (1..=MAX_LABEL).contains(&label.len())
@@ -45,25 +43,19 @@ impl AuthorizationEntry {
     /// Checks every field.
     ///
     /// # Errors
-    /// [`ReturnCode::InvalidParameter`] with what is allowed.
+    /// [`crate::ReturnCode::InvalidParameter`] with what is allowed.
     pub fn validate(&self) -> Result<(), Refusal> {
         self.check_host()?;
         let group_ok = (1..=MAX_TRUST_GROUP).contains(&self.trust_group.len())
             && self.trust_group.chars().all(|c| c.is_ascii_graphic() || c == ' ')
             && self.trust_group.trim() == self.trust_group;
         if !group_ok {
-            return Err(invalid(
-                format!("{:?} cannot be a trust group", cut(&self.trust_group)),
-                "Use 1 to 64 printable ASCII characters without spaces at the ends.",
-            ));
+            return Err(reason::Entry::TrustGroup { group: self.trust_group.clone() }.into());
         }
         let path_ok = self.storage_location.is_absolute()
             && self.storage_location.components().all(|part| part != Component::ParentDir);
         if !path_ok {
-            return Err(invalid(
-                format!("{} cannot be a storage location", self.storage_location.display()),
-                "Use an absolute path without `..`.",
-            ));
+            return Err(reason::Entry::StorageLocation { path: self.storage_location.clone() }.into());
         }
         Ok(())
     }
@@ -74,11 +66,7 @@ impl AuthorizationEntry {
         if name == "*" || (name.len() <= MAX_HOST && domain.split('.').all(is_label)) {
             return Ok(());
         }
-        Err(invalid(
-            format!("{:?} does not name primary hosts", cut(name)),
-            "Use a host's full name (host.example.org), a wildcard in the first label (*.example.org), \
-             or * for every host with a valid certificate.",
-        ))
+        Err(reason::Entry::Hosts { pattern: name.to_owned() }.into())
     }
 
     /// Whether a host whose certificate carries these names is admitted. Without regard to case; the dot that
@@ -136,8 +124,4 @@ impl fmt::Display for AuthorizationEntry {
             self.storage_location.display()
         )
     }
-}
-
-fn cut(text: &str) -> String {
-    text.chars().take(64).collect()
 }

@@ -1,6 +1,8 @@
 //! Return codes of the methods of `Msvm_ReplicationService`, and the refusal that carries one.
 
-use serde::{Deserialize, Serialize};
+use crate::reason::{Named, Text};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::borrow::Cow;
 use thiserror::Error;
 
 /// What a method returns. The numbers are those of the Hyper-V replication API.
@@ -74,12 +76,18 @@ impl TryFrom<u32> for ReturnCode {
     }
 }
 
-/// Why a request was not carried out: the code for programs, a sentence for people, and what to do now.
+/// Why a request was not carried out: code and name for programs, a sentence for people, and what to do now.
+///
+/// One is made of a [`Reason`](crate::reason::Reason), or read: from another host, from a record, from the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
 #[error("{message}")]
+#[non_exhaustive]
 pub struct Refusal {
     /// The code of the model.
     pub code: ReturnCode,
+    /// The stable name of the reason, for programs. Empty where it was refused by a release that knew no names.
+    #[serde(default, deserialize_with = "reason_name", skip_serializing_if = "str::is_empty")]
+    pub reason: Cow<'static, str>,
     /// What happened, to which VM and disk.
     pub message: String,
     /// What to do now. A full sentence.
@@ -87,8 +95,55 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// A refusal with its remedy.
-    pub fn new(code: ReturnCode, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { code, message: message.into(), remedy: remedy.into() }
+    pub(crate) fn of(reason: &(impl Named + ?Sized), text: Text) -> Self {
+        let Text { message, remedy } = text;
+        Self { code: reason.code(), reason: Cow::Borrowed(reason.name()), message, remedy }
     }
+
+    /// One that was told before: to a client by its daemon, to this process by a record of it. Something new is refused by
+    /// a [`Reason`](crate::reason::Reason).
+    #[must_use]
+    pub fn told(
+        code: ReturnCode,
+        reason: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { code, reason: reason.into(), message: message.into(), remedy: remedy.into() }
+    }
+
+    /// The name of its reason, where it has one.
+    #[must_use]
+    pub fn named(&self) -> Option<String> {
+        (!self.reason.is_empty()).then(|| self.reason.to_string())
+    }
+
+    /// The same reason with other words about it: where a caller knows more of what it meant to do.
+    #[must_use]
+    pub fn saying(self, message: impl Into<String>) -> Self {
+        Self { message: message.into(), ..self }
+    }
+
+    /// The same reason where something else helps.
+    #[must_use]
+    pub fn with_remedy(self, remedy: impl Into<String>) -> Self {
+        Self { remedy: remedy.into(), ..self }
+    }
+
+    /// The same reason by the code that another method has for it.
+    #[must_use]
+    pub fn with_code(self, code: ReturnCode) -> Self {
+        Self { code, ..self }
+    }
+}
+
+/// Longest name of a reason that is read.
+const MAX_REASON: usize = 64;
+
+/// Another host may send anything: what is no name is none.
+pub(crate) fn reason_name<'de, D: Deserializer<'de>>(from: D) -> Result<Cow<'static, str>, D::Error> {
+    let name = String::deserialize(from)?;
+    let is_name = name.len() <= MAX_REASON
+        && name.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_');
+    Ok(if is_name { Cow::Owned(name) } else { Cow::Borrowed("") })
 }

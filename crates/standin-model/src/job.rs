@@ -4,6 +4,8 @@
 //! engine stores the record after each of them that succeeds.
 
 use crate::coded::coded;
+pub(crate) mod reason;
+
 use crate::codes::{Refusal, ReturnCode};
 use crate::ids::{JobId, VmId};
 use crate::names::VmName;
@@ -318,11 +320,7 @@ impl JobRecord {
             return Err(self.wrong_state("cancel"));
         }
         if !self.cancellable {
-            return Err(Refusal::new(
-                ReturnCode::NotSupported,
-                format!("job {} ({}) cannot be cancelled", self.id, self.job_type),
-                "Wait until it has ended; `standin jobs --watch` shows how far it is.",
-            ));
+            return Err(reason::Job::NotCancellable { id: self.id, what: self.job_type }.into());
         }
         self.state = JobState::ShuttingDown;
         Ok(())
@@ -342,11 +340,7 @@ impl JobRecord {
     /// # Errors
     /// [`ReturnCode::InvalidState`] when it has ended already.
     pub fn interrupted(&mut self, now: Timestamp) -> Result<(), Refusal> {
-        let reason = Refusal::new(
-            ReturnCode::Failed,
-            format!("the daemon ended during job {} ({})", self.id, self.job_type),
-            "Start it again; nothing half done was left behind.",
-        );
+        let reason = Refusal::from(reason::Job::Interrupted { id: self.id, what: self.job_type });
         let state =
             if self.state == JobState::ShuttingDown { JobState::Terminated } else { JobState::Exception };
         self.end(state, reason.code, Some(reason), now)
@@ -379,21 +373,7 @@ impl JobRecord {
         self.ended_at.is_some_and(|ended| now.duration_since(ended) >= RETENTION)
     }
 
-    fn wrong_state(&self, verb: &str) -> Refusal {
-        let remedy = if self.state.is_final() {
-            "It has ended; start a new one if it is still needed."
-        } else {
-            "Look at `standin jobs` and repeat it from the state it shows."
-        };
-        Refusal::new(
-            ReturnCode::InvalidState,
-            format!(
-                "cannot {verb} job {} ({}): it is {}",
-                self.id,
-                self.job_type,
-                self.state.name().to_lowercase()
-            ),
-            remedy,
-        )
+    fn wrong_state(&self, verb: &'static str) -> Refusal {
+        reason::Job::State { verb, id: self.id, what: self.job_type, state: self.state }.into()
     }
 }

@@ -16,6 +16,7 @@ pub mod job;
 pub mod names;
 pub mod network;
 pub mod point;
+pub mod reason;
 pub mod request;
 pub mod retention;
 pub mod service;

@@ -7,14 +7,16 @@
 
 mod address;
 mod cim;
+pub(crate) mod reason;
 mod view;
 
 pub use address::{InterfaceAddress, MacAddress};
 pub use cim::{CimSettings, ProtocolInterface};
 pub use view::{AdapterView, AppliedNetwork, ApplyState, ApplyWay, NetworkView, SettingsOrigin};
 
-use crate::codes::{Refusal, ReturnCode};
+use crate::codes::Refusal;
 use crate::ids::VmId;
+use reason::Network;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -95,21 +97,14 @@ pub struct AdapterSettings {
     pub dns: Vec<IpAddr>,
 }
 
-fn invalid(message: impl Into<String>, remedy: impl Into<String>) -> Refusal {
-    Refusal::new(ReturnCode::InvalidParameter, message, remedy)
-}
-
 impl AdapterSettings {
     /// Checks every rule: what passed can be applied.
     ///
     /// # Errors
-    /// [`ReturnCode::InvalidParameter`] that names the value and what is allowed.
+    /// [`crate::ReturnCode::InvalidParameter`] that names the value and what is allowed.
     pub fn validate(&self) -> Result<(), Refusal> {
         if self.addresses.is_empty() && !self.dhcp4 && !self.dhcp6 {
-            return Err(invalid(
-                "the settings give the network card no address",
-                "Give at least one address with its network, as 192.0.2.5/24, or DHCP.",
-            ));
+            return Err(Network::NoAddress.into());
         }
         bounded("addresses", self.addresses.len(), MAX_ADDRESSES)?;
         bounded("default gateways", self.gateways.len(), MAX_GATEWAYS)?;
@@ -130,10 +125,7 @@ impl AdapterSettings {
     fn check_families(&self) -> Result<(), Refusal> {
         for (dhcp, v4, family) in [(self.dhcp4, true, "IPv4"), (self.dhcp6, false, "IPv6")] {
             if dhcp && self.addresses.iter().any(|address| address.address().is_ipv4() == v4) {
-                return Err(invalid(
-                    format!("the settings have both DHCP and a static address for {family}"),
-                    "Give each family either DHCP or static addresses.",
-                ));
+                return Err(Network::DhcpAndStatic { family }.into());
             }
         }
         Ok(())
@@ -143,45 +135,36 @@ impl AdapterSettings {
         usable("default gateway", gateway)?;
         let own = self.addresses.iter().find(|address| address.address() == gateway);
         if let Some(own) = own {
-            return Err(invalid(
-                format!("{gateway} is the default gateway and, as {own}, an address of the card itself"),
-                "Give the address of the router in that network as the gateway.",
-            ));
+            return Err(Network::GatewayIsOwn { gateway, own: *own }.into());
         }
         let v4 = gateway.is_ipv4();
         let dhcp = if v4 { self.dhcp4 } else { self.dhcp6 };
         if dhcp || self.addresses.iter().any(|address| address.address().is_ipv4() == v4) {
             return Ok(());
         }
-        Err(invalid(
-            format!("the default gateway {gateway} has no address of its family to be used with"),
-            "Give an address of the same family too, or leave the gateway out.",
-        ))
+        Err(Network::GatewayWithoutAddress { gateway }.into())
     }
 }
 
-fn bounded(what: &str, count: usize, most: usize) -> Result<(), Refusal> {
+fn bounded(what: &'static str, count: usize, most: usize) -> Result<(), Refusal> {
     if count <= most {
         return Ok(());
     }
-    Err(invalid(format!("{count} {what} for one network card"), format!("Give at most {most}.")))
+    Err(Network::TooMany { what, count, most }.into())
 }
 
-fn distinct(what: &str, values: impl Iterator<Item = IpAddr>) -> Result<(), Refusal> {
+fn distinct(what: &'static str, values: impl Iterator<Item = IpAddr>) -> Result<(), Refusal> {
     let mut seen = BTreeSet::new();
     match values.into_iter().find(|value| !seen.insert(*value)) {
         None => Ok(()),
-        Some(twice) => Err(invalid(format!("the {what} {twice} is given twice"), "Give each one once.")),
+        Some(twice) => Err(Network::Twice { what, address: twice }.into()),
     }
 }
 
-fn usable(what: &str, address: IpAddr) -> Result<(), Refusal> {
+fn usable(what: &'static str, address: IpAddr) -> Result<(), Refusal> {
     match address::unusable(address) {
         None => Ok(()),
-        Some(why) => Err(invalid(
-            format!("{address} cannot be a {what}: it {why}"),
-            format!("Give the address of a {what} that the guest can reach."),
-        )),
+        Some(why) => Err(Network::Unusable { what, address, why }.into()),
     }
 }
 
@@ -200,25 +183,18 @@ impl NetworkSettings {
     /// Checks every card's settings, and the names: this may come from a peer.
     ///
     /// # Errors
-    /// [`ReturnCode::InvalidParameter`] that names the card.
+    /// [`crate::ReturnCode::InvalidParameter`] that names the card.
     pub fn validate(&self) -> Result<(), Refusal> {
         if self.0.len() > MAX_ADAPTERS {
-            return Err(invalid(
-                format!("network settings for {} cards", self.0.len()),
-                format!("Give settings for at most {MAX_ADAPTERS} network cards."),
-            ));
+            return Err(Network::TooManyCards { cards: self.0.len() }.into());
         }
         for (name, settings) in &self.0 {
             if name.is_empty() || name.len() > MAX_ADAPTER_NAME || name.chars().any(char::is_control) {
-                let shown: String = name.chars().take(MAX_ADAPTER_NAME).collect();
-                return Err(invalid(
-                    format!("{shown:?} is no name of a network card"),
-                    "Name the card as the VM's definition does.",
-                ));
+                return Err(Network::CardName { name: name.clone() }.into());
             }
-            settings.validate().map_err(|refusal| Refusal {
-                message: format!("network card {name}: {}", refusal.message),
-                ..refusal
+            settings.validate().map_err(|refusal| {
+                let message = format!("network card {name}: {}", refusal.message);
+                refusal.saying(message)
             })?;
         }
         Ok(())

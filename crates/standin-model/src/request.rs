@@ -2,12 +2,12 @@
 //! model, the state it found and the remedy. Every front end (command line, management API) and the engine ask
 //! here before anything is recorded or touched.
 
-use crate::codes::{Refusal, ReturnCode};
+use crate::codes::Refusal;
 use crate::names::VmName;
 use crate::state::{ReplicationState as S, Side};
-use refusal::{shown, wrong_side, wrong_state};
+use reason::NotNow;
 
-mod refusal;
+pub(crate) mod reason;
 
 /// The methods that are gated, by their names in `Msvm_ReplicationService`; the `Request…` ones are the values
 /// of `RequestReplicationStateChange`, [`Method::TakePoint`] is standin's own.
@@ -279,7 +279,7 @@ pub fn request(side: Side, state: S, method: Method) -> Result<(), Refusal> {
 /// is [`S::Disabled`] and the side does not matter.
 ///
 /// # Errors
-/// [`ReturnCode::InvalidState`] for the wrong state or side, [`ReturnCode::NotSupported`] for what standin has
+/// [`crate::ReturnCode::InvalidState`] for the wrong state or side, [`crate::ReturnCode::NotSupported`] for what standin has
 /// no provider for. The refusal names the state and the remedy.
 pub fn request_with(side: Side, state: S, method: Method, facts: Facts) -> Result<(), Refusal> {
     decide("the VM", side, state, method, facts)
@@ -295,11 +295,7 @@ pub fn request_for(vm: &VmName, side: Side, state: S, method: Method, facts: Fac
 
 fn decide(vm: &str, side: Side, state: S, method: Method, facts: Facts) -> Result<(), Refusal> {
     if method == Method::InitiateFailback {
-        return Err(Refusal::new(
-            ReturnCode::NotSupported,
-            "failback belongs to an external replication provider, and this host has none",
-            "Reverse the replication after the failover, and fail over again in the other direction.",
-        ));
+        return Err(NotNow::Failback.into());
     }
     let Some(rule) = method.rule() else { return Ok(()) };
     // After a completed initial replication a replica that waits for another one still has its points.
@@ -313,10 +309,10 @@ fn decide(vm: &str, side: Side, state: S, method: Method, facts: Facts) -> Resul
     };
     // The other host first: what the state allows here would mislead.
     if !side_fits && state.is_enabled() {
-        return Err(wrong_side(vm, side, state, method));
+        return Err(NotNow::OtherSide { vm: vm.to_owned(), side, state, method }.into());
     }
     if !rule.states.contains(&state) && !points_while_waiting {
-        return Err(wrong_state(vm, side, state, method, rule.states));
+        return Err(reason::wrong_state(vm.to_owned(), side, state, method, rule.states).into());
     }
     check_extended(vm, side, state, method, facts)
 }
@@ -324,23 +320,11 @@ fn decide(vm: &str, side: Side, state: S, method: Method, facts: Facts) -> Resul
 fn check_extended(vm: &str, side: Side, state: S, method: Method, facts: Facts) -> Result<(), Refusal> {
     match method {
         Method::RemoveReplicationRelationship if facts.has_extended && side == Side::Replica => {
-            Err(Refusal::new(
-                ReturnCode::InvalidState,
-                format!(
-                    "cannot remove the replication of {vm} in state {}: an extended one depends on it",
-                    shown(state)
-                ),
-                "Remove the extended replication first.",
-            ))
+            Err(NotNow::ExtendedDepends { vm: vm.to_owned(), state }.into())
         }
-        Method::ChangeReplicationModeToPrimary if !facts.has_extended => Err(Refusal::new(
-            ReturnCode::InvalidState,
-            format!(
-                "cannot make the replica of {vm} a primary in state {}: it has no extended replication",
-                shown(state)
-            ),
-            "Reverse the replication, or remove it and run the VM on this host alone.",
-        )),
+        Method::ChangeReplicationModeToPrimary if !facts.has_extended => {
+            Err(NotNow::NoExtended { vm: vm.to_owned(), state }.into())
+        }
         _ => Ok(()),
     }
 }

@@ -20,7 +20,9 @@
 //! Invariants, each tested: the latest and all pinned points stay; planning again drops nothing more; dropping
 //! early never changes what is kept later; what stays is bounded by [`Policy::bound`] and the pinned ones.
 
-use crate::codes::{Refusal, ReturnCode};
+pub(crate) mod reason;
+
+use crate::codes::Refusal;
 use crate::ids::{Epoch, PointId};
 use crate::point::{PointKind, RecoveryPoint};
 use jiff::Timestamp;
@@ -110,33 +112,18 @@ impl Policy {
     /// Checks the ranges.
     ///
     /// # Errors
-    /// [`ReturnCode::InvalidParameter`] that says which tier, and what is allowed.
+    /// [`crate::ReturnCode::InvalidParameter`] that says which tier, and what is allowed.
     pub fn validate(&self) -> Result<(), Refusal> {
-        let invalid = |message: String, remedy: &str| {
-            Err(Refusal::new(ReturnCode::InvalidParameter, message, remedy.to_owned()))
-        };
         if self.tiers.len() > MAX_TIERS {
-            return invalid(
-                format!("a retention policy of {} tiers is too long", self.tiers.len()),
-                "Use at most 16 tiers.",
-            );
+            return Err(reason::Retention::TooManyTiers { tiers: self.tiers.len() }.into());
         }
         for (index, tier) in self.tiers.iter().enumerate() {
-            let place = index + 1;
-            if tier.keep_for_s == 0 || tier.keep_for_s > MAX_KEEP_S {
-                return invalid(
-                    format!("retention tier {place} keeps points for {} s", tier.keep_for_s),
-                    "Keep points for 1 s to 10 years.",
-                );
+            let (place, Tier { keep_for_s, every_s }) = (index + 1, *tier);
+            if keep_for_s == 0 || keep_for_s > MAX_KEEP_S {
+                return Err(reason::Retention::TierSpan { tier: place, keep_for_s }.into());
             }
-            if tier.every_s > tier.keep_for_s {
-                return invalid(
-                    format!(
-                        "retention tier {place} keeps one point every {} s for only {} s",
-                        tier.every_s, tier.keep_for_s
-                    ),
-                    "Keep points for at least as long as the time between two of them.",
-                );
+            if every_s > keep_for_s {
+                return Err(reason::Retention::TierTooThin { tier: place, every_s, keep_for_s }.into());
             }
         }
         Ok(())

@@ -2,7 +2,9 @@
 //! by `ModifyServiceSettings`.
 
 use crate::coded::coded;
-use crate::codes::{Refusal, ReturnCode};
+pub(crate) mod reason;
+
+use crate::codes::Refusal;
 use crate::stats::Window;
 use serde::{Deserialize, Serialize};
 
@@ -50,38 +52,23 @@ impl ServiceSettings {
     /// Checks every value, and that `self` may take the place of `before`.
     ///
     /// # Errors
-    /// [`ReturnCode::InvalidParameter`] for a value out of range, [`ReturnCode::NotSupported`] for what standin does
+    /// [`crate::ReturnCode::InvalidParameter`] for a value out of range, [`crate::ReturnCode::NotSupported`] for what standin does
     /// not have.
     pub fn may_replace(&self, before: &Self) -> Result<(), Refusal> {
         self.monitoring.validate()?;
         match self.authentication {
             AllowedAuthentication::Kerberos => {
-                return Err(Refusal::new(
-                    ReturnCode::NotSupported,
-                    "hosts authenticate each other by certificates; Kerberos alone would admit no primary",
-                    "Use certificates (AllowedAuthenticationType 2), or both (3).",
-                ));
+                return Err(reason::Service::KerberosAlone.into());
             }
             AllowedAuthentication::Undefined if self.recovery_server_enabled => {
-                return Err(Refusal::new(
-                    ReturnCode::InvalidParameter,
-                    "a host that takes in replicas needs a way of authentication",
-                    "Use certificates (AllowedAuthenticationType 2), or disable the recovery server.",
-                ));
+                return Err(reason::Service::NoAuthentication.into());
             }
             _ => {}
         }
         if self.https_port == before.https_port {
             return Ok(());
         }
-        Err(Refusal::new(
-            ReturnCode::NotSupported,
-            format!(
-                "the port of replication is {} and cannot be changed to {} while the daemon runs",
-                before.https_port, self.https_port
-            ),
-            "Set `listen` in the daemon's configuration and restart it.",
-        ))
+        Err(reason::Service::PortFixed { now: before.https_port, wanted: self.https_port }.into())
     }
 }
 
@@ -89,6 +76,7 @@ impl ServiceSettings {
 mod tests {
     use super::*;
     use crate::coded::check_coded;
+    use crate::codes::ReturnCode;
 
     fn settings() -> ServiceSettings {
         ServiceSettings::new(28444, Window::default())

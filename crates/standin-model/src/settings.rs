@@ -2,12 +2,14 @@
 //! passed `validate` needs no further checks anywhere.
 
 mod change;
+pub(crate) mod reason;
 
 pub use change::SettingsChange;
 
-use crate::codes::{Refusal, ReturnCode};
+use crate::codes::Refusal;
 use crate::names::DiskName;
 use crate::retention::{MAX_POINTS, Policy};
+use reason::Setting;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -98,25 +100,18 @@ impl Default for RelationshipSettings {
     }
 }
 
-fn invalid(message: impl Into<String>, remedy: impl Into<String>) -> Refusal {
-    Refusal::new(ReturnCode::InvalidParameter, message, remedy)
-}
-
 impl RelationshipSettings {
     /// Checks every range and every rule between fields.
     ///
     /// # Errors
-    /// [`ReturnCode::InvalidParameter`] that names the field, its value and what is allowed.
+    /// [`crate::ReturnCode::InvalidParameter`] that names the field, its value and what is allowed.
     pub fn validate(&self) -> Result<(), Refusal> {
         check_interval(u64::from(self.interval_s))?;
         self.check_points()?;
         if !self.granularity.is_power_of_two()
             || !(MIN_GRANULARITY..=MAX_GRANULARITY).contains(&self.granularity)
         {
-            return Err(invalid(
-                format!("the granularity of {} bytes cannot be tracked", self.granularity),
-                "Use a power of two from 4096 (4 KiB) to 1048576 (1 MiB).",
-            ));
+            return Err(Setting::Granularity { bytes: self.granularity }.into());
         }
         self.check_disks()?;
         self.check_window()?;
@@ -125,59 +120,36 @@ impl RelationshipSettings {
 
     fn check_window(&self) -> Result<(), Refusal> {
         match self.auto_resync_window {
-            Some(window) if window.start_s >= DAY_S || window.end_s >= DAY_S => Err(invalid(
-                "the times of a day between which a resynchronization may begin are not within a day",
-                "Use times from 00:00:00 to 23:59:59.",
-            )),
+            Some(window) if window.start_s >= DAY_S || window.end_s >= DAY_S => Err(Setting::Window.into()),
             _ => Ok(()),
         }
     }
 
     fn check_points(&self) -> Result<(), Refusal> {
         if self.history > MAX_HISTORY {
-            return Err(invalid(
-                format!("a history of {} hourly recovery points is out of range", self.history),
-                "Use 0 to 24; for longer ones set a retention policy.",
-            ));
+            return Err(Setting::History { points: self.history }.into());
         }
         if self.application_consistent_hours > MAX_APPLICATION_CONSISTENT_HOURS {
-            return Err(invalid(
-                format!(
-                    "an application-consistent point every {} hours is out of range",
-                    self.application_consistent_hours
-                ),
-                "Use 1 to 12 hours, or 0 for none.",
-            ));
+            let hours = self.application_consistent_hours;
+            return Err(Setting::ApplicationConsistentHours { hours }.into());
         }
         if self.application_consistent_hours > 0 && self.history == 0 && self.retention.is_none() {
-            return Err(invalid(
-                "application-consistent points need a history, and the history is 0",
-                "Set a history of 1 to 24 hours, or no application-consistent points.",
-            ));
+            return Err(Setting::ApplicationConsistentWithoutHistory.into());
         }
         if !(1..=60).contains(&self.freeze_deadline_s) {
-            return Err(invalid(
-                format!("a guest cannot be frozen for {} s", self.freeze_deadline_s),
-                "Use a freeze deadline of 1 to 60 s.",
-            ));
+            return Err(Setting::FreezeDeadline { seconds: self.freeze_deadline_s }.into());
         }
         Ok(())
     }
 
     fn check_disks(&self) -> Result<(), Refusal> {
         if self.disks.len() > MAX_DISKS {
-            return Err(invalid(
-                format!("{} disks are too many for one VM", self.disks.len()),
-                format!("Replicate at most {MAX_DISKS} disks."),
-            ));
+            return Err(Setting::TooManyDisks { disks: self.disks.len() }.into());
         }
         let mut seen = BTreeSet::new();
         match self.disks.iter().find(|disk| !seen.insert(*disk)) {
             None => Ok(()),
-            Some(twice) => Err(invalid(
-                format!("the disk {twice} is named twice"),
-                "Name each disk that is to replicate once.",
-            )),
+            Some(twice) => Err(Setting::DiskTwice { disk: twice.clone() }.into()),
         }
     }
 
@@ -186,13 +158,7 @@ impl RelationshipSettings {
         policy.validate()?;
         let most = policy.bound(self.interval_s);
         if most > MAX_POINTS {
-            return Err(invalid(
-                format!(
-                    "the retention policy can keep {most} recovery points at an interval of {} s",
-                    self.interval_s
-                ),
-                format!("Keep at most {MAX_POINTS}: shorten a tier, thin it out, or use a longer interval."),
-            ));
+            return Err(Setting::TooManyPoints { most, interval_s: self.interval_s }.into());
         }
         Ok(())
     }
@@ -220,46 +186,31 @@ impl RelationshipSettings {
     /// application-consistent points of its own: the points it gets are made on the first host.
     ///
     /// # Errors
-    /// [`ReturnCode::InvalidParameter`].
+    /// [`crate::ReturnCode::InvalidParameter`].
     pub fn validate_extended(&self, first: &Self) -> Result<(), Refusal> {
         self.validate()?;
         if self.interval_s < first.interval_s {
-            return Err(invalid(
-                format!(
-                    "an extended replica cannot get points every {} s when its source gets one every {} s",
-                    self.interval_s, first.interval_s
-                ),
-                format!("Use an interval of {} s or more.", first.interval_s),
-            ));
+            let (interval_s, first_s) = (self.interval_s, first.interval_s);
+            return Err(Setting::ExtendedTooOften { interval_s, first_s }.into());
         }
         if self.application_consistent_hours > 0 {
-            return Err(invalid(
-                "an extended replication has no application-consistent points of its own",
-                "Set them on the primary; they reach the extended replica too.",
-            ));
+            return Err(Setting::ExtendedApplicationConsistent.into());
         }
         Ok(())
     }
 }
 
 fn check_interval(seconds: u64) -> Result<u32, Refusal> {
-    u32::try_from(seconds).ok().filter(|s| (MIN_INTERVAL_S..=MAX_INTERVAL_S).contains(s)).ok_or_else(|| {
-        invalid(
-            format!("an interval of {seconds} s is out of range"),
-            "Use 1 s to 24 h; 30s, 5m and 15m are the usual ones.",
-        )
-    })
+    let in_range = u32::try_from(seconds).ok().filter(|s| (MIN_INTERVAL_S..=MAX_INTERVAL_S).contains(s));
+    in_range.ok_or_else(|| Setting::Interval { seconds }.into())
 }
 
 /// Reads an interval as people write it: `30s`, `5m`, `1h`, `1d`, or bare seconds. Gives seconds.
 ///
 /// # Errors
-/// [`ReturnCode::InvalidParameter`] for other text and for what is out of range.
+/// [`crate::ReturnCode::InvalidParameter`] for other text and for what is out of range.
 pub fn parse_interval(text: &str) -> Result<u32, Refusal> {
-    let unreadable = || {
-        let shown: String = text.chars().take(32).collect();
-        invalid(format!("{shown:?} is no interval"), "Write a whole number and a unit: 30s, 5m or 1h.")
-    };
+    let unreadable = || Setting::NoInterval { text: text.to_owned() };
     let text_trimmed = text.trim();
     let digits = text_trimmed.trim_end_matches(|c: char| !c.is_ascii_digit());
     let factor: u64 = match &text_trimmed[digits.len()..] {
@@ -267,11 +218,11 @@ pub fn parse_interval(text: &str) -> Result<u32, Refusal> {
         "m" | "min" => 60,
         "h" => 3600,
         "d" => 86_400,
-        _ => return Err(unreadable()),
+        _ => return Err(unreadable().into()),
     };
     // `parse` would take a plus sign.
     if digits.is_empty() || !digits.bytes().all(|c| c.is_ascii_digit()) {
-        return Err(unreadable());
+        return Err(unreadable().into());
     }
     // Digits only, so the one way to fail is to be too large.
     check_interval(digits.parse::<u64>().map_or(u64::MAX, |number| number.saturating_mul(factor)))

@@ -4,7 +4,7 @@
 //! and counting begins anew. Times come from the caller; what happened once is counted once, in the window in
 //! which it ended.
 
-use crate::codes::{Refusal, ReturnCode};
+use crate::codes::Refusal;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -34,16 +34,12 @@ impl Window {
     /// Checks the range.
     ///
     /// # Errors
-    /// [`ReturnCode::InvalidParameter`].
+    /// [`crate::ReturnCode::InvalidParameter`].
     pub fn validate(&self) -> Result<(), Refusal> {
         if (MIN_WINDOW_S..=MAX_WINDOW_S).contains(&self.length_s) {
             return Ok(());
         }
-        Err(Refusal::new(
-            ReturnCode::InvalidParameter,
-            format!("a monitoring interval of {} s is out of range", self.length_s),
-            "Use 3600 s (an hour) to 604800 s (a week).",
-        ))
+        Err(crate::service::reason::Service::MonitoringInterval { seconds: self.length_s }.into())
     }
 
     /// The beginning of the window that `at` lies in.

@@ -18,7 +18,9 @@
 //! it acts on it. An event that the table does not know in a state is a defect of the caller and comes back as
 //! a refusal. What an operator may ask for is decided earlier, by [`crate::request`].
 
-use crate::codes::{Refusal, ReturnCode};
+pub(crate) mod reason;
+
+use crate::codes::Refusal;
 use crate::state::{ReplicationState as S, Side};
 use std::fmt;
 
@@ -111,17 +113,10 @@ impl fmt::Display for Event {
 /// The state after `event`, on this side of a relationship that is in `state`.
 ///
 /// # Errors
-/// [`ReturnCode::InvalidState`] when the table has no such step. Nothing has changed then.
+/// [`crate::ReturnCode::InvalidState`] when the table has no such step. Nothing has changed then.
 pub fn transition(side: Side, state: S, event: Event) -> Result<S, Refusal> {
     let next = if side.receives() { on_replica(state, event) } else { on_primary(state, event) };
-    next.ok_or_else(|| {
-        Refusal::new(
-            ReturnCode::InvalidState,
-            format!("the event {event} has no place in state {} ({state}) of a {side}", state.code()),
-            "Look at `standin status` and repeat what you asked for from the state it shows; \
-             if it comes again, report it with the daemon's log.",
-        )
-    })
+    next.ok_or_else(|| reason::NoStep::Misplaced { event, state, side }.into())
 }
 
 fn on_primary(state: S, event: Event) -> Option<S> {

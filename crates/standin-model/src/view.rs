@@ -9,7 +9,7 @@ mod fence;
 pub use fence::{FenceHostView, FenceView, PreflightView, WitnessView};
 
 use crate::auth::AuthorizationEntry;
-use crate::codes::{Refusal, ReturnCode};
+use crate::codes::{Refusal, ReturnCode, reason_name};
 use crate::fence::WhenSilent;
 use crate::health::{Health, HealthIssue};
 use crate::ids::{AuthId, Epoch, Generation, JobId, PointId, VmId};
@@ -22,6 +22,7 @@ use crate::state::{ReplicationMode, ReplicationState};
 use crate::stats::Statistics;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// `standin status`: a VM and its replication, as one host sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -111,6 +112,9 @@ impl ProgressView {
 pub struct ErrorView {
     /// The return code of the model.
     pub code: ReturnCode,
+    /// The stable name of the reason: `docs/reasons.md` lists them. Absent where a release refused that knew no names.
+    #[serde(default, deserialize_with = "reason_name", skip_serializing_if = "str::is_empty")]
+    pub reason: Cow<'static, str>,
     /// What happened.
     pub message: String,
     /// What to do now.
@@ -123,7 +127,8 @@ impl ErrorView {
     /// A refusal that happened at `at`.
     #[must_use]
     pub fn new(refusal: Refusal, at: Option<Timestamp>) -> Self {
-        Self { code: refusal.code, message: refusal.message, remedy: refusal.remedy, at }
+        let Refusal { code, reason, message, remedy } = refusal;
+        Self { code, reason, message, remedy, at }
     }
 }
 
@@ -270,6 +275,9 @@ pub struct JobView {
     pub error: Option<String>,
     /// What to do about it.
     pub remedy: Option<String>,
+    /// The stable name of why it failed: `docs/reasons.md` lists them.
+    #[serde(default)]
+    pub reason: Option<String>,
     /// Bytes dealt with.
     pub bytes_done: u64,
     /// Bytes to deal with; 0 when it does not count bytes.
@@ -302,6 +310,7 @@ impl From<&JobRecord> for JobView {
             return_code: job.return_code,
             error: job.error.as_ref().map(|error| error.message.clone()),
             remedy: job.error.as_ref().map(|error| error.remedy.clone()),
+            reason: job.error.as_ref().and_then(Refusal::named),
             bytes_done: job.bytes_done,
             bytes_total: job.bytes_total,
             created_at: job.created_at,

@@ -22,6 +22,7 @@ mod ids;
 mod jobs;
 mod make;
 mod methods;
+pub mod reasons;
 mod replication;
 mod service;
 mod settings;

@@ -1,12 +1,13 @@
 //! `store check` and `store repair` as jobs: both read whole replicas, and what they found is kept as long as the job.
 
+use crate::api::reason::{Daemon, Select};
 use crate::api::service::Result;
 use standin_engine::jobs::{self, JobHandle, Jobs, NewJob};
 use standin_engine::replica::ReplicaHost;
 use standin_engine::replica::layer::refusal_of;
 use standin_model::job::JobType;
 use standin_model::view::{CheckView, PointCheckView, RepairView};
-use standin_model::{JobId, Refusal, ReturnCode, VmId, VmName};
+use standin_model::{JobId, Refusal, VmId, VmName};
 use standin_store::{ReplicaReport, Store};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -112,11 +113,7 @@ impl Checks {
     fn nothing_of(&self, job: JobId) -> Refusal {
         match self.jobs.watch(job) {
             None => jobs::unknown(job),
-            Some(_) => Refusal::new(
-                ReturnCode::InvalidState,
-                format!("job {job} has no verdict"),
-                "Wait for its end (`standin jobs --watch`), or start it again.",
-            ),
+            Some(_) => Select::NoVerdict { job }.into(),
         }
     }
 
@@ -151,12 +148,7 @@ fn judge(views: &[CheckView]) -> std::result::Result<(), Refusal> {
     if views.iter().all(|view| view.good) {
         return Ok(());
     }
-    Err(Refusal::new(
-        ReturnCode::Failed,
-        format!("{bad} recovery points are damaged, {other} other problems were found"),
-        "Fail over only to points that are good. `standin resync VM` on the primary mends the newest state; see \
-         to the storage below the replica.",
-    ))
+    Err(Daemon::Damaged { points: bad, other }.into())
 }
 
 /// The verdict on a replica; `None` for one that was removed since.

@@ -93,7 +93,8 @@ mod tests {
 
     #[test]
     fn a_refusal_shows_its_code_and_its_remedy() {
-        let refusal = Refusal::new(ReturnCode::InvalidState, "web is suspended", "Resume it first.");
+        let refusal =
+            Refusal::told(ReturnCode::InvalidState, "replica_paused", "web is suspended", "Resume it first.");
         let failure = Failure::from(refusal);
         assert_eq!(failure.status(), 3);
         assert_eq!(failure.to_string(), "refused (32775): web is suspended\nwhat to do: Resume it first.");
@@ -101,7 +102,7 @@ mod tests {
 
     #[test]
     fn every_ending_has_its_own_status() {
-        let refusal = Refusal::new(ReturnCode::Failed, "", "");
+        let refusal = Refusal::told(ReturnCode::Failed, "", "", "");
         let all = [
             Failure::Local(anyhow::anyhow!("x")),
             Failure::Usage(String::new()),

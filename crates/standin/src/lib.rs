@@ -20,6 +20,7 @@ mod listener;
 pub mod logging;
 mod management;
 pub mod output;
+pub mod reasons;
 pub mod serve;
 pub mod service_impl;
 pub mod units;

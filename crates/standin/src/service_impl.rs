@@ -1,6 +1,7 @@
 //! The engine as the service of the local API, and how it is put together from the configuration.
 
 use crate::api::Service;
+use crate::api::reason::{Daemon, Select};
 use crate::api::service::Result;
 use crate::api::types::{
     AdoptRequest, AuthRequest, HostView, KeepRequest, Outcome, PeerAddress, PeerView, ReplicateOrder,
@@ -27,12 +28,13 @@ use standin_hypervisor::{Hypervisor, PowerState};
 use standin_model::auth::AuthorizationEntry;
 use standin_model::fence::Assertion;
 use standin_model::network::{NetworkChange, NetworkView};
+use standin_model::reason::Text;
 use standin_model::stats::Window;
 use standin_model::view::{
     AuthView, CheckView, DirectoryKind, DirectoryView, JobView, PointView, PreflightView, RepairView,
     SettingsView, StatusView, VmView,
 };
-use standin_model::{AuthId, HostId, JobId, PointId, Refusal, ReturnCode, VmId, VmName};
+use standin_model::{AuthId, HostId, JobId, PointId, Refusal, VmId, VmName};
 use standin_state::{RedbStore, StateStore};
 use standin_store::{Store, StoreOptions};
 use standin_wire::{Hello, Identity, IdentityFiles, PkiDir};
@@ -210,7 +212,7 @@ impl EngineService {
         match self.engine.hypervisor().inspect(id).await {
             Ok(info) => {
                 let message = refusal.message.replace(&id.to_string(), info.name.as_str());
-                Refusal { message, ..refusal }
+                refusal.saying(message)
             }
             Err(_) => refusal,
         }
@@ -228,13 +230,7 @@ impl EngineService {
     }
 
     fn settings_of(&self, id: VmId) -> Result<SettingsView> {
-        let none = || {
-            Refusal::new(
-                ReturnCode::InvalidState,
-                format!("VM {id} does not replicate on this host"),
-                "Replicate it with `standin replicate VM --to HOST`.",
-            )
-        };
+        let none = || Refusal::from(Select::NoSettings { id });
         let found = self.engine.relationship(id).ok_or_else(none)?;
         let (vms, status) = (self.engine.vm_tasks(), found.status);
         let set_here = vms.record(id).is_some_and(|record| record.when_silent.is_some());
@@ -271,7 +267,7 @@ impl Service for EngineService {
         self.identity
             .reload()
             .map(|_| ())
-            .map_err(|error| Refusal::new(ReturnCode::Failed, error.to_string(), error.remedy().to_string()))
+            .map_err(|error| Daemon::NotReloaded(Text::new(error.to_string(), error.remedy())).into())
     }
 
     async fn list_vms(&self) -> Result<Vec<VmView>> {

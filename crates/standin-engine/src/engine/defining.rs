@@ -3,13 +3,14 @@
 //!
 //! Called by the local API and the management protocols.
 
-use super::{Engine, refuse};
+use super::Engine;
+use super::reason::Operation;
 use crate::replica::vm::name_taken;
 use crate::vm::Start;
 use standin_hypervisor::VmDefinition;
 use standin_model::fence::Assertion;
 use standin_model::state::Side;
-use standin_model::{Refusal, ReturnCode, VmId, VmName};
+use standin_model::{Refusal, VmId, VmName};
 use std::path::PathBuf;
 
 impl Engine {
@@ -20,11 +21,7 @@ impl Engine {
     /// reason. Nothing changed then.
     pub async fn define_vm(&self, definition: VmDefinition) -> Result<VmId, Refusal> {
         if let Some(replica) = self.replicas().find(definition.uuid) {
-            return Err(refuse(
-                ReturnCode::InUse,
-                format!("VM {} is a replica on this host", replica.snapshot().name),
-                "Give the new VM another UUID, or remove the replica first.",
-            ));
+            return Err(Operation::UuidOfReplica { vm: replica.snapshot().name }.into());
         }
         self.may_be_named(definition.uuid, &definition.name)?;
         self.vms.define(definition).await
@@ -59,20 +56,7 @@ impl Engine {
             return Ok(());
         }
         let Some((id, side)) = self.related(vm, name) else { return Ok(()) };
-        let remedy = match side {
-            Side::Primary => format!(
-                "If this is that VM, write `uuid = \"{id}\"` into its definition. Else choose another name, or end that \
-                 replication with `standin unreplicate {id}`."
-            ),
-            _ => {
-                format!("Choose another name, or give that replica another one: `standin rename {id} NAME`.")
-            }
-        };
-        Err(refuse(
-            ReturnCode::InUse,
-            format!("the VM {id}, which has a replication relationship on this host, is called {name}"),
-            remedy,
-        ))
+        Err(Operation::NameOfAnother { name: name.clone(), id, side }.into())
     }
 
     /// Another VM than `vm` that is sent from here or received here by a name, and which side this host is. No I/O.

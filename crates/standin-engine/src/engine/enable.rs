@@ -5,9 +5,11 @@
 //!
 //! Called by the local API and the management protocols.
 
-use super::{Engine, inspect_refusal, refuse};
+use super::reason::Operation;
+use super::{Engine, inspect_refusal};
 use crate::messages::{DiskShape, Opened};
 use crate::peers::Address;
+use crate::peers::reason::Peer;
 use crate::primary::{Command, Worker};
 use crate::records::{self, PrimaryRecord};
 use crate::tasks::to_its_end;
@@ -19,7 +21,7 @@ use standin_model::network::NetworkSettings;
 use standin_model::settings::RelationshipSettings;
 use standin_model::state::ReplicationState;
 use standin_model::stats::Monitor;
-use standin_model::{DiskName, JobId, Refusal, ReturnCode, VmId};
+use standin_model::{DiskName, JobId, Refusal, VmId};
 use std::sync::Arc;
 
 /// What enabling replication needs.
@@ -92,7 +94,7 @@ impl Engine {
         let opened = worker.create(&record, claim).await.map_err(|error| error.refusal())?;
         found_again(&mut record, &opened);
         let found = record.found;
-        let (host, name) = worker.host().ok_or_else(|| nameless(&record.peer))?;
+        let (host, name) = worker.host().ok_or_else(|| Peer::Nameless { address: record.peer.clone() })?;
         record.host = Some(host);
         let addresses = vec![record.peer.clone()];
         let known = KnownHost { name, addresses: addresses.clone(), role: Role::Replica, accepted: None };
@@ -109,22 +111,14 @@ impl Engine {
 
     fn not_replicating(&self, info: &VmInfo) -> Result<(), Refusal> {
         let Some(handle) = self.primary(info.id) else { return Ok(()) };
-        Err(refuse(
-            ReturnCode::InvalidState,
-            format!("VM {} already replicates to {}", info.name, handle.snapshot().record.peer),
-            "`standin status` shows it; remove it first with `standin unreplicate VM`.",
-        ))
+        Err(Operation::Replicates { vm: info.name.clone(), peer: handle.snapshot().record.peer }.into())
     }
 
     /// Asked before the hypervisor, which does not know a replica that has not failed over.
     fn not_a_replica(&self, vm: VmId) -> Result<(), Refusal> {
         let Some(replica) = self.replicas.find(vm) else { return Ok(()) };
         let record = replica.snapshot();
-        Err(refuse(
-            ReturnCode::InvalidState,
-            format!("VM {} is a replica of {}", record.name, record.primary_host),
-            "Commit its failover and remove the replica relationship (`standin unreplicate VM`) first.",
-        ))
+        Err(Operation::IsReplica { vm: record.name, of: record.primary_host }.into())
     }
 }
 
@@ -141,15 +135,6 @@ fn found_again(record: &mut PrimaryRecord, opened: &Opened) {
     }
 }
 
-/// A host whose certificate has no name of its own could not be told from another.
-fn nameless(peer: &str) -> Refusal {
-    refuse(
-        ReturnCode::InvalidParameter,
-        format!("the certificate of {peer} carries no name of its own"),
-        "Issue a certificate with that host's name, then restart the daemon there.",
-    )
-}
-
 /// Names this relationship in the hypervisor: the beginning of the VM's id.
 fn tracker(vm: VmId) -> Tracker {
     Tracker(vm.0.simple().to_string().chars().take(12).collect())
@@ -160,11 +145,7 @@ fn choose_disks(info: &VmInfo, wanted: &[DiskName]) -> Result<Vec<DiskShape>, Re
     let mut chosen = Vec::new();
     for name in wanted {
         let disk = info.disks.iter().find(|disk| disk.name == *name).ok_or_else(|| {
-            refuse(
-                ReturnCode::FileNotFound,
-                format!("VM {} has no disk {name}", info.name),
-                "`standin vm show VM` lists its disks.",
-            )
+            Refusal::from(Operation::UnknownDisk { vm: info.name.clone(), disk: name.clone() })
         })?;
         chosen.push(disk);
     }
@@ -177,18 +158,10 @@ fn choose_disks(info: &VmInfo, wanted: &[DiskName]) -> Result<Vec<DiskShape>, Re
             (None, true) => "it is read-only, so nothing on it changes".to_owned(),
             (None, false) => continue,
         };
-        return Err(refuse(
-            ReturnCode::InvalidParameter,
-            format!("disk {} of VM {} cannot replicate: {problem}", disk.name, info.name),
-            "Mend that, or name the disks that are to replicate with --disks.",
-        ));
+        return Err(Operation::DiskUnfit { vm: info.name.clone(), disk: disk.name.clone(), problem }.into());
     }
     if chosen.is_empty() {
-        return Err(refuse(
-            ReturnCode::InvalidParameter,
-            format!("VM {} has no disk that could replicate", info.name),
-            "Give it a raw or qcow2 disk.",
-        ));
+        return Err(Operation::NoDisk { vm: info.name.clone() }.into());
     }
     if info.power == PowerState::Off {
         tracing::info!(vm = %info.name, "replication is enabled while the VM is off; it begins when it runs");

@@ -4,7 +4,8 @@
 //!
 //! Called by the local API and the management protocols.
 
-use super::{Engine, hypervisor_refusal, inspect_refusal, refuse};
+use super::reason::Operation;
+use super::{Engine, hypervisor_refusal, inspect_refusal};
 use crate::jobs::NewJob;
 use crate::overview::Relationship;
 use crate::primary::Command;
@@ -18,7 +19,7 @@ use crate::vm::{Start, Started};
 use standin_hypervisor::PowerState;
 use standin_model::fence::Assertion;
 use standin_model::state::{ReplicationState, Side};
-use standin_model::{JobId, JobType, Refusal, ReturnCode, VmId, VmName};
+use standin_model::{JobId, JobType, Refusal, VmId, VmName};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -43,12 +44,8 @@ impl Engine {
         found.dedup();
         match found[..] {
             [one] => Ok(one),
-            [] => Err(unknown_vm(name)),
-            _ => Err(refuse(
-                ReturnCode::InvalidParameter,
-                format!("{} VMs on this host are called {name}", found.len()),
-                "Name the VM by its UUID; `standin status --json` shows it.",
-            )),
+            [] => Err(Operation::UnknownVm { name: name.clone() }.into()),
+            _ => Err(Operation::Ambiguous { name: name.clone(), count: found.len() }.into()),
         }
     }
 
@@ -73,18 +70,10 @@ impl Engine {
 
     async fn no_primary(&self, vm: VmId) -> Refusal {
         if let Some(replica) = self.replicas.find(vm) {
-            return refuse(
-                ReturnCode::InvalidState,
-                format!("VM {} is received here, not sent", replica.snapshot().name),
-                "Use this verb on its primary host.",
-            );
+            return Operation::Received { vm: replica.snapshot().name }.into();
         }
         match self.hypervisor.inspect(vm).await {
-            Ok(info) => refuse(
-                ReturnCode::InvalidState,
-                format!("VM {} does not replicate", info.name),
-                "Enable its replication with `standin replicate VM --to HOST`.",
-            ),
+            Ok(info) => Operation::NotReplicating { vm: info.name.to_string() }.into(),
             Err(error) => inspect_refusal(&error),
         }
     }
@@ -238,7 +227,7 @@ impl Engine {
         // Its answer is noted; without one, what it said last holds.
         drop(handle.ask(Command::Greet).await);
         match handle.snapshot().record.last_error {
-            Some(said) => Refusal { remedy: said.remedy, ..refusal },
+            Some(said) => refusal.with_remedy(said.remedy),
             None => refusal,
         }
     }
@@ -312,31 +301,15 @@ impl Engine {
         // A replica's own VM is there while it is failed over; one of its id that is there otherwise only keeps it from that.
         let own = |found: &Relationship| found.side == Side::Primary || found.status.state.is_failed_over();
         if let Some(found) = self.relationship(vm).filter(own) {
-            return Err(refuse(
-                ReturnCode::InUse,
-                format!("VM {} has a replication relationship", found.status.vm),
-                "Remove that first: `standin unreplicate VM`.",
-            ));
+            return Err(Operation::Related { vm: found.status.vm }.into());
         }
         self.vms.undefine(vm).await
     }
 }
 
-fn unknown_vm(name: &VmName) -> Refusal {
-    refuse(
-        ReturnCode::FileNotFound,
-        format!("there is no VM {name} on this host"),
-        "`standin vm list` and `standin status` show what is here.",
-    )
-}
-
 fn not_prepared(record: &PrimaryRecord) -> Result<(), Refusal> {
     if record.state == ReplicationState::SyncedReplicationComplete {
-        return Err(refuse(
-            ReturnCode::InvalidState,
-            format!("VM {} is prepared for a planned failover", record.name),
-            "Call it off with `standin resume VM`, or fail over on the replica host.",
-        ));
+        return Err(Operation::Prepared { vm: record.name.clone() }.into());
     }
     Ok(())
 }
@@ -345,9 +318,5 @@ fn failed_over(record: &ReplicaRecord) -> Result<(), Refusal> {
     if matches!(record.state, ReplicationState::Recovered | ReplicationState::Committed) {
         return Ok(());
     }
-    Err(refuse(
-        ReturnCode::InvalidState,
-        format!("VM {} is a replica in state {}", record.name, record.state),
-        "Fail over first: `standin failover VM --start`.",
-    ))
+    Err(Operation::NotFailedOver { vm: record.name.clone(), state: record.state }.into())
 }

@@ -3,8 +3,10 @@
 //!
 //! Called by the local API.
 
-use super::{Engine, refuse};
-use standin_model::{HostId, Refusal, ReturnCode};
+use super::Engine;
+use super::reason::Operation;
+use crate::peers::reason::Peer;
+use standin_model::{HostId, Refusal};
 
 /// What a host is known as from now on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,15 +40,9 @@ impl Engine {
 
     async fn has_another_id(&self, old: HostId, new: HostId) -> Result<(), Refusal> {
         if old == new || new == self.vms.me() || old == self.vms.me() {
-            return Err(refuse(
-                ReturnCode::InvalidParameter,
-                format!(
-                    "the host {old} cannot become the host {new} here: they are the same, or one is this host"
-                ),
-                "Name the id of before and the one of now, as `standin peer list` shows them.",
-            ));
+            return Err(Operation::SameHost { old, new }.into());
         }
-        let Some(name) = self.peers().name(new) else { return Err(never_met(new)) };
+        let Some(name) = self.peers().name(new) else { return Err(Peer::NeverMet { id: new }.into()) };
         let known_before = self.peers().name(old).is_some();
         let mut shared = 0_usize;
         for record in self.vms.records() {
@@ -67,17 +63,9 @@ impl Engine {
             shared += 1;
         }
         if shared == 0 && !known_before {
-            return Err(never_met(old));
+            return Err(Peer::NeverMet { id: old }.into());
         }
         tracing::warn!(%old, %new, %name, "a host has another id from now on, as an operator says");
         self.peers().forget_host(old).await
     }
-}
-
-fn never_met(host: HostId) -> Refusal {
-    refuse(
-        ReturnCode::FileNotFound,
-        format!("this host has never met a host with the id {host}"),
-        "Name the id of a host that `standin peer list` shows; a host is met when it connects for the first time.",
-    )
 }

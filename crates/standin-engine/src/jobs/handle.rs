@@ -1,9 +1,10 @@
 //! The worker's end of a job.
 
+use super::reason::Job;
 use super::{Entry, Jobs, writer};
 use jiff::Timestamp;
 use standin_model::job::{JobRecord, JobState};
-use standin_model::{JobId, Refusal, ReturnCode};
+use standin_model::{JobId, Refusal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio_util::sync::CancellationToken;
@@ -111,11 +112,7 @@ impl JobHandle {
 
     /// Ends the job on request.
     pub async fn terminate(self) {
-        let reason = Refusal::new(
-            ReturnCode::Failed,
-            "it was ended on request",
-            "Start it again when it is wanted; nothing half done was left behind.",
-        );
+        let reason = Refusal::from(Job::Cancelled);
         self.end(|record| record.terminated(reason, Timestamp::now())).await;
     }
 
@@ -183,15 +180,6 @@ impl Drop for JobHandle {
             }
             return;
         }
-        self.end_unattended(|record| {
-            record.fail(
-                Refusal::new(
-                    ReturnCode::Failed,
-                    "the operation ended without a result",
-                    "Look at the daemon's log, and start the operation again.",
-                ),
-                Timestamp::now(),
-            )
-        });
+        self.end_unattended(|record| record.fail(Job::NoResult.into(), Timestamp::now()));
     }
 }

@@ -7,9 +7,10 @@
 //!
 //! A certificate may stand behind several ids, one after the other: a host whose data directory was made anew.
 
+use super::reason;
 use crate::records::{self, PeerRecord, Tables};
 use jiff::Timestamp;
-use standin_model::{HostId, Refusal, ReturnCode};
+use standin_model::{HostId, Refusal};
 use standin_state::StateError;
 use standin_wire::{Hello, PeerIdentity};
 use std::collections::HashMap;
@@ -206,18 +207,10 @@ impl Book {
     pub async fn rebind(&self, id: HostId, names: Vec<String>) -> Result<(), Refusal> {
         let _admitting = self.admitting.lock().await;
         let Some(mut record) = self.get(id) else {
-            return Err(Refusal::new(
-                ReturnCode::FileNotFound,
-                format!("this host has never met a host with the id {id}"),
-                "Name the id of a host that `standin peer list` shows.",
-            ));
+            return Err(reason::Peer::NeverMet { id }.into());
         };
         if own_name(&names).is_none() {
-            return Err(Refusal::new(
-                ReturnCode::InvalidParameter,
-                "a host cannot be bound to a certificate without a name of its own",
-                "Name the host as its certificate does.",
-            ));
+            return Err(reason::Peer::BoundToNoName.into());
         }
         record.names = names;
         records::put(&self.tables.peers, id, &record).await?;
@@ -245,33 +238,15 @@ impl Book {
 }
 
 fn nameless(identity: &PeerIdentity) -> Refusal {
-    Refusal::new(
-        ReturnCode::InvalidParameter,
-        format!("the certificate that came from {} carries no name of its own", identity.address),
-        "Issue a certificate with the host's name, then restart the daemon there.",
-    )
+    reason::Peer::Nameless { address: identity.address.to_string() }.into()
 }
 
 fn same_as_here(name: &str) -> Refusal {
-    Refusal::new(
-        ReturnCode::AccessDenied,
-        format!("{name} presents the id of the very host that it speaks to"),
-        "If the address leads back to the same host, correct it. If the data directory of one host was copied from the \
-         other, remove the file host-id there and restart its daemon.",
-    )
+    reason::Peer::SameAsHere { name: name.to_owned() }.into()
 }
 
 fn anothers(id: HostId, name: &str, owner: Option<&str>) -> Refusal {
-    let owner = owner.map(|owner| format!(", which is bound to {owner}")).unwrap_or_default();
-    Refusal::new(
-        ReturnCode::AccessDenied,
-        format!("{name} presents the host id {id}{owner}"),
-        format!(
-            "If that host got a certificate with another name, say so on the host that refuses: `standin peer rebind {id} \
-             {name}`; a replica host must also admit the name (`standin auth add {name}`). If its data directory was copied, \
-             remove the file host-id there and restart its daemon."
-        ),
-    )
+    reason::Peer::IdOfAnother { id, name: name.to_owned(), owner: owner.map(str::to_owned) }.into()
 }
 
 #[cfg(test)]

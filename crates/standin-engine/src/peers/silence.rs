@@ -1,73 +1,76 @@
 //! Why a host did not answer. Silence is no answer: nobody may conclude from it what the host does.
 
 use crate::error::WorkError;
-use standin_model::{HostId, Refusal, ReturnCode};
+use standin_model::reason::{Reason, Text};
+use standin_model::{HostId, Refusal, reasons};
 use thiserror::Error;
 
-/// Why a host did not answer.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum Silence {
-    /// It has not connected, and nobody knows where it is.
-    #[error("no address of host {host} is known, and it has not connected")]
-    NoAddress {
-        /// The host, by name or id.
-        host: String,
-    },
-    /// No connection came about.
-    #[error("{0}")]
-    Unreachable(Refusal),
-    /// It speaks protocol version 1, which has no calls.
-    #[error("{host} runs a release of standin that cannot be asked about VMs")]
-    OldVersion {
-        /// The host.
-        host: String,
-    },
-    /// Another host answers at its address.
-    #[error("another host answers at {address}: {name} (id {found})")]
-    OtherHost {
-        /// Where.
-        address: String,
-        /// Who it is.
-        name: String,
-        /// Its id.
-        found: HostId,
-    },
-    /// It takes no link from this host, or this host none from it.
-    #[error("{0}")]
-    Refused(Refusal),
-    /// It did not answer in time.
-    #[error("{host} does not answer")]
-    NoAnswer {
-        /// The host.
-        host: String,
-    },
-    /// The link ended before the answer came.
-    #[error("the link with {host} ended: {reason}")]
-    Ended {
-        /// The host.
-        host: String,
-        /// Why.
-        reason: String,
-    },
-    /// What it answered cannot be read.
-    #[error("{host} answered something that this release does not understand: {reason}")]
-    Unreadable {
-        /// The host.
-        host: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The call cannot be sent: it is longer than a message may be.
-    #[error("{host} cannot be asked: {reason}")]
-    Unsendable {
-        /// The host.
-        host: String,
-        /// Why.
-        reason: String,
-    },
-    /// This daemon is going down.
-    #[error("this daemon is stopping")]
-    Stopping,
+reasons! {
+    /// Why a host did not answer.
+    #[derive(Debug, Clone, PartialEq, Eq, Error)]
+    pub enum Silence {
+        /// The other host has not connected, and nobody knows where it is.
+        #[error("no address of host {host} is known, and it has not connected")]
+        NoAddress {
+            /// The host, by name or id.
+            host: String,
+        } => "peer_address_unknown", NotAvailable;
+        /// No connection with the other host came about.
+        #[error("{0}")]
+        Unreachable(Refusal) => "peer_unreachable", NotAvailable;
+        /// The other host speaks protocol version 1, which has no calls.
+        #[error("{host} runs a release of standin that cannot be asked about VMs")]
+        OldVersion {
+            /// The host.
+            host: String,
+        } => "peer_of_old_release", NotAvailable;
+        /// Another host answers at the address of the one that is meant.
+        #[error("another host answers at {address}: {name} (id {found})")]
+        OtherHost {
+            /// Where.
+            address: String,
+            /// Who it is.
+            name: String,
+            /// Its id.
+            found: HostId,
+        } => "peer_address_of_another", NotAvailable;
+        /// The other host takes no link from this one, or refused a call.
+        #[error("{0}")]
+        Refused(Refusal) => "peer_refuses_link", NotAvailable;
+        /// The other host did not answer in time.
+        #[error("{host} does not answer")]
+        NoAnswer {
+            /// The host.
+            host: String,
+        } => "peer_no_answer", NotAvailable;
+        /// The link with the other host ended before the answer came.
+        #[error("the link with {host} ended: {reason}")]
+        Ended {
+            /// The host.
+            host: String,
+            /// Why.
+            reason: String,
+        } => "peer_link_ended", NotAvailable;
+        /// What the other host answered cannot be read.
+        #[error("{host} answered something that this release does not understand: {reason}")]
+        Unreadable {
+            /// The host.
+            host: String,
+            /// What is wrong with it.
+            reason: String,
+        } => "peer_answer_unreadable", NotAvailable;
+        /// The call to the other host is longer than a message may be.
+        #[error("{host} cannot be asked: {reason}")]
+        Unsendable {
+            /// The host.
+            host: String,
+            /// Why.
+            reason: String,
+        } => "peer_call_too_long", NotAvailable;
+        /// The other host was not asked, because this daemon is stopping.
+        #[error("this daemon is stopping")]
+        Stopping => "not_asked_stopping", NotAvailable;
+    }
 }
 
 impl Silence {
@@ -80,6 +83,12 @@ impl Silence {
     /// No connection came about with what is at `address`.
     pub(super) fn unreachable(address: &str, error: standin_wire::Error) -> Self {
         Self::Unreachable(WorkError::link(address, error).refusal())
+    }
+
+    /// What whoever asked gets to see of it.
+    #[must_use]
+    pub fn refusal(&self) -> Refusal {
+        Reason::refusal(self)
     }
 
     /// What to do now, a full sentence.
@@ -103,10 +112,10 @@ impl Silence {
             Self::Stopping => "Try again when the daemon is up.".to_owned(),
         }
     }
+}
 
-    /// The same, for the API.
-    #[must_use]
-    pub fn refusal(&self) -> Refusal {
-        Refusal::new(ReturnCode::NotAvailable, self.to_string(), self.remedy())
+impl Reason for Silence {
+    fn text(&self) -> Text {
+        Text::new(self.to_string(), self.remedy())
     }
 }

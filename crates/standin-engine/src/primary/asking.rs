@@ -17,7 +17,6 @@ use crate::peers::LinkState;
 use crate::records::LastError;
 use crate::tasks;
 use crate::vm::VmRecord;
-use jiff::Timestamp;
 use standin_model::fence::{Claim, Fence, Reason};
 use standin_model::state::{Event, ReplicationState};
 use standin_model::{Backoff, Generation, Refusal, VmName};
@@ -232,9 +231,8 @@ impl Task {
     }
 
     fn is_held_elsewhere(&mut self, known: &VmRecord) {
-        let Refusal { message, remedy, .. } = held_elsewhere(&self.record.name, &known.fence);
         if self.record.last_error.is_none() {
-            self.record.last_error = Some(LastError { at: Timestamp::now(), message, remedy });
+            self.record.last_error = Some(LastError::now(held_elsewhere(&self.record.name, &known.fence)));
         }
         self.apply(Event::PeerFailedOver);
     }

@@ -1,12 +1,13 @@
 //! How the rest of the engine reaches the task of a relationship: it asks by [`Command`], and sees the last
 //! [`Snapshot`] without waiting.
 
+use super::reason::Primary;
 use crate::records::PrimaryRecord;
 use jiff::Timestamp;
 use standin_model::fence::WhenSilent;
 use standin_model::network::AdapterSettings;
 use standin_model::settings::SettingsChange;
-use standin_model::{JobId, Refusal, ReturnCode, VmName};
+use standin_model::{JobId, Refusal, VmName};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -115,13 +116,7 @@ impl Handle {
     /// # Errors
     /// The task's refusal.
     pub async fn ask(&self, command: Command) -> Result<Option<JobId>, Refusal> {
-        let gone = || {
-            Refusal::new(
-                ReturnCode::InvalidState,
-                "the replication of this VM has just been removed",
-                "Look at `standin status`.",
-            )
-        };
+        let gone = || Refusal::from(Primary::Removed);
         let (answer, decided) = oneshot::channel();
         self.commands.send((command, answer)).await.map_err(|_| gone())?;
         decided.await.map_err(|_| gone())?

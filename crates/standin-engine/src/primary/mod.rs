@@ -14,6 +14,7 @@ mod modify;
 mod outcome;
 pub mod pass;
 mod provenance;
+pub(crate) mod reason;
 mod requests;
 mod resync;
 pub mod schedule;

@@ -9,6 +9,7 @@
 
 use super::asking::GREETING;
 use super::handle::Modification;
+use super::reason::Primary;
 use super::session::Session;
 use super::task::Task;
 use super::worker::{Worker, offer};
@@ -56,20 +57,16 @@ impl Task {
         let mut settings = change.applied_to(known)?;
         let same_disks = settings.disks.len() == known.disks.len()
             && settings.disks.iter().all(|disk| known.disks.contains(disk));
-        let fixed = |what: String, other: &str| {
-            Err(Refusal::new(
-                ReturnCode::NotSupported,
-                format!("{what} of VM {name} cannot be changed"),
-                format!("Remove the replication and enable it again with the other {other}."),
-            ))
+        let fixed = |what: &'static str, other: &'static str| {
+            Err(Primary::Fixed { vm: name.clone(), what, other }.into())
         };
         if !settings.disks.is_empty() && !same_disks {
-            return fixed("the set of replicating disks".to_owned(), "disks");
+            return fixed("the set of replicating disks", "disks");
         }
         // Their order numbers the streams of data.
         settings.disks.clone_from(&known.disks);
         if settings.granularity != known.granularity {
-            return fixed("the granularity of the change tracking".to_owned(), "granularity");
+            return fixed("the granularity of the change tracking", "granularity");
         }
         Ok(settings)
     }
@@ -94,13 +91,8 @@ impl Task {
 
     /// Goes on with the replica at another address, once it is known to be the same one.
     async fn find_replica_at(&mut self, peer: String) -> Result<(), Refusal> {
-        let silent = || {
-            Refusal::new(
-                ReturnCode::Timeout,
-                format!("{peer} did not answer within {} s; nothing was changed", GREETING.as_secs()),
-                "Check the address, and that the replica's daemon runs there and can be reached from this host.",
-            )
-        };
+        let silent =
+            || Refusal::from(Primary::SilentAddress { peer: peer.clone(), seconds: GREETING.as_secs() });
         let tools = self.shared.tools.clone();
         let dialled = tokio::time::timeout(GREETING, Session::dial(&tools.peers, &peer)).await;
         let mut session = dialled.map_err(|_| silent())?.map_err(|error| error.refusal())?;
@@ -144,16 +136,13 @@ impl Task {
         if found.is_some_and(is_known) {
             return Ok(());
         }
-        let (vm, found) =
-            (&self.record.name, found.map_or("a host without a name", |(_, name)| name.as_str()));
-        Err(Refusal::new(
-            ReturnCode::InvalidParameter,
-            format!("the host at {peer} is {found}; the replica of VM {vm} is on {known}"),
-            format!(
-                "Give an address at which {known} is reached. To replicate to another host, end this replication \
-                 (`standin unreplicate {vm}`) and enable it anew."
-            ),
-        ))
+        Err(Primary::AnotherHost {
+            vm: self.record.name.clone(),
+            peer: peer.to_owned(),
+            found: found.map_or_else(|| "a host without a name".to_owned(), |(_, name)| name.clone()),
+            known,
+        }
+        .into())
     }
 
     /// A replica whose host never told who it is, because an older version made the relationship, is known by how far it
@@ -162,14 +151,7 @@ impl Task {
         if self.record.host.is_some() || session.opened().head == self.record.acknowledged {
             return Ok(());
         }
-        Err(Refusal::new(
-            ReturnCode::InvalidState,
-            format!(
-                "the replica of VM {} at {peer} is not as far as the one that this host has sent to",
-                self.record.name
-            ),
-            "Check the address. If it is the right one, let one cycle reach the replica at the address of before first.",
-        ))
+        Err(Primary::NotAsFar { vm: self.record.name.clone(), peer: peer.to_owned() }.into())
     }
 
     /// The next piece of work opens a session of its own.
@@ -227,12 +209,5 @@ fn not_there(peer: &str, name: &VmName, refusal: Refusal) -> Refusal {
     if refusal.code != ReturnCode::FileNotFound {
         return refusal;
     }
-    Refusal {
-        message: format!("{peer} does not have the replica of VM {name}: {}", refusal.message),
-        remedy: format!(
-            "Nothing was changed. Give an address of the host that has it; `standin status {name}` shows the one that is \
-             used now."
-        ),
-        ..refusal
-    }
+    Primary::NotThere { vm: name.clone(), peer: peer.to_owned(), refusal: refusal.message }.into()
 }

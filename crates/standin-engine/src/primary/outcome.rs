@@ -12,6 +12,7 @@
 //!
 //! Called by [`super::task`]; [`super::requests`] and [`super::asking`] note errors and cancel with it.
 
+use super::reason::Primary;
 use super::task::Task;
 use super::work::Work;
 use super::worker::{Sealed, Worker};
@@ -168,8 +169,7 @@ impl Task {
 
     pub(super) fn note_error(&mut self, error: &WorkError) {
         self.record.failures = self.record.failures.saturating_add(1);
-        self.record.last_error =
-            Some(LastError { at: Timestamp::now(), message: chain(error), remedy: error.remedy() });
+        self.record.last_error = Some(LastError::now(error.refusal()));
     }
 
     async fn note_failure(&mut self, error: &WorkError) {
@@ -254,15 +254,7 @@ impl Task {
         self.point_wanted = None;
         if self.record.job.is_none() {
             if let Some(job) = self.job.take() {
-                job.fail(Refusal::new(
-                    ReturnCode::InvalidState,
-                    format!(
-                        "the replication of VM {} was paused, or the VM ended, before the point",
-                        self.record.name
-                    ),
-                    "Nothing is lost. Resume the replication or start the VM, then ask for the point again.",
-                ))
-                .await;
+                job.fail(Primary::PointGivenUp { vm: self.record.name.clone() }.into()).await;
             }
         }
     }
@@ -287,12 +279,5 @@ impl Task {
 }
 
 fn freeze_refusal(record: &PrimaryRecord, reason: &str) -> Refusal {
-    Refusal::new(
-        ReturnCode::Failed,
-        format!(
-            "the guest of VM {} could not be frozen ({reason}); a crash-consistent recovery point was taken",
-            record.name
-        ),
-        "See to the guest agent in the guest (qemu-guest-agent running, guest_agent = true in its definition).",
-    )
+    Primary::NotFrozen { vm: record.name.clone(), reason: reason.to_owned() }.into()
 }

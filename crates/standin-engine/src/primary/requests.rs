@@ -3,6 +3,7 @@
 
 use super::asking::{GREETING, held_elsewhere, silent};
 use super::handle::Command;
+use super::reason::Primary;
 use super::task::Task;
 use super::work::ended;
 use super::worker::Worker;
@@ -14,7 +15,7 @@ use jiff::Timestamp;
 use standin_model::job::JobType;
 use standin_model::network::AdapterSettings;
 use standin_model::state::{self, Event, Facts, Method, ReplicationState, Side};
-use standin_model::{JobId, Refusal, ReturnCode};
+use standin_model::{JobId, Refusal};
 
 impl Task {
     pub(super) async fn command(&mut self, command: Command) -> Result<Option<JobId>, Refusal> {
@@ -151,11 +152,7 @@ impl Task {
 
     async fn want_point(&mut self, application: bool) -> Result<JobId, Refusal> {
         if !self.vm_running {
-            return Err(Refusal::new(
-                ReturnCode::InvalidState,
-                format!("VM {} is not running, so nothing can be cut", self.record.name),
-                "Start it with `standin vm start VM`; its last recovery point is the newest state there is.",
-            ));
+            return Err(Primary::VmOff { vm: self.record.name.clone() }.into());
         }
         let what = if application { "application-consistent recovery point" } else { "recovery point" };
         let id = self.begin_job(JobType::SendDelta, what, true).await?;
@@ -170,14 +167,7 @@ impl Task {
         cancellable: bool,
     ) -> Result<JobId, Refusal> {
         if let Some(job) = &self.job {
-            return Err(Refusal::new(
-                ReturnCode::InUse,
-                format!("job {} already works on VM {}", job.id(), self.record.name),
-                format!(
-                    "Wait for its end (`standin jobs {0} --watch`), or `standin jobs cancel {0}`.",
-                    job.id()
-                ),
-            ));
+            return Err(Primary::Busy { vm: self.record.name.clone(), job: job.id() }.into());
         }
         let new = NewJob {
             job_type,

@@ -4,11 +4,13 @@ use super::beside;
 use super::files;
 use super::host::ReplicaHost;
 use super::layer::{blocking, refusal_of};
+use super::reason::Admission;
 use super::reattach;
 use super::sender::Sender;
 use super::vm::{Locked, ReplicaVm};
 use crate::engine::hypervisor_refusal;
 use crate::messages::{DiskShape, Offer, RefusedReply};
+use crate::peers::reason::Peer;
 use crate::records::{self, ReplicaRecord};
 use crate::vm::Sharing;
 use jiff::Timestamp;
@@ -34,12 +36,7 @@ pub(super) fn unknown(host: &ReplicaHost, offer: &Offer) -> Refusal {
     if let Some(missing) = host.disks_missing(offer.vm) {
         return missing;
     }
-    Refusal::new(
-        ReturnCode::FileNotFound,
-        format!("this host has no replica of VM {}", offer.name),
-        "The replication was removed on the replica; remove it on the primary (`standin unreplicate VM`) and \
-         enable it again.",
-    )
+    Admission::NoReplica { vm: offer.name.clone() }.into()
 }
 
 /// Makes the replica, or finds the one that an earlier try made.
@@ -58,11 +55,7 @@ pub(super) async fn create(
         return Err(refusal);
     }
     if let Ok(info) = host.shared.hypervisor.inspect(offer.vm).await {
-        return Err(Refusal::new(
-            ReturnCode::InUse,
-            format!("VM {} ({}) exists on this host, so it cannot be a replica here", info.name, info.id),
-            "Replicate to another host, or remove the VM here (`standin vm remove VM`).",
-        ));
+        return Err(Admission::Exists { vm: info.name, id: info.id, adopting: false }.into());
     }
     let (location, host_name) = (entry.storage_location.clone(), peer.name());
     let others = host.shared.hypervisor.names().await.map_err(|error| hypervisor_refusal(&error))?;
@@ -93,11 +86,8 @@ pub(super) async fn share(
     name: &VmName,
 ) -> Result<(), Refusal> {
     let Some(id) = peer.host else {
-        return Err(Refusal::new(
-            ReturnCode::AccessDenied,
-            format!("the certificate that came from {} carries no name of its own", peer.identity.address),
-            "Issue a certificate with that host's name, then restart the daemon there.",
-        ));
+        return Err(Refusal::from(Peer::Nameless { address: peer.identity.address.to_string() })
+            .with_code(ReturnCode::AccessDenied));
     };
     let claim = offer.claim.unwrap_or_else(|| Claim::unnamed(offer.generation, id));
     let addresses = peer.address.iter().cloned().collect();
@@ -121,25 +111,19 @@ pub(super) fn refused(host: &ReplicaHost, peer: &Sender, vm: VmId, refusal: Refu
 }
 
 fn check_offer(offer: &Offer) -> Result<(), Refusal> {
-    let wrong =
-        |message: String, remedy: &str| Err(Refusal::new(ReturnCode::InvalidParameter, message, remedy));
     offer.settings.validate()?;
     offer.network.validate()?;
     if offer.disks.is_empty() || offer.disks.len() > MAX_DISKS {
-        return wrong(
-            format!("{} disks of VM {} cannot be replicated", offer.disks.len(), offer.name),
-            "Name at least one disk of the VM with --disks.",
-        );
+        return Err(Admission::DiskCount { vm: offer.name.clone(), disks: offer.disks.len() }.into());
     }
     let mut names = BTreeSet::new();
     for DiskShape { name, size } in &offer.disks {
         if !names.insert(name) {
-            return wrong(format!("the disk {name} of VM {} is there twice", offer.name), "Name it once.");
+            return Err(Admission::DiskTwice { vm: offer.name.clone(), disk: name.clone() }.into());
         }
         if *size == 0 || size % SECTOR != 0 || *size > MAX_DISK {
-            return wrong(
-                format!("disk {name} of VM {} has {size} bytes", offer.name),
-                "A disk that replicates has a multiple of 512 bytes, at most 64 TiB.",
+            return Err(
+                Admission::DiskSize { vm: offer.name.clone(), disk: name.clone(), bytes: *size }.into()
             );
         }
     }
@@ -242,56 +226,31 @@ pub(super) fn takes_nothing(record: &ReplicaRecord) -> Option<Refusal> {
     if record.state.is_failed_over() {
         return Some(failed_over(record));
     }
-    matches!(record.state, ReplicationState::Suspended | ReplicationState::Disabled).then(|| {
-        Refusal::new(
-            ReturnCode::InvalidState,
-            format!("the replica of VM {} is in state {}", record.name, record.state),
-            "Resume it on the replica host: `standin resume VM`.",
-        )
-    })
+    matches!(record.state, ReplicationState::Suspended | ReplicationState::Disabled)
+        .then(|| Admission::Paused { vm: record.name.clone(), state: record.state }.into())
 }
 
 fn failed_over(record: &ReplicaRecord) -> Refusal {
-    let remedy = if record.state == ReplicationState::Committed {
-        "Do not run the VM on this host: it runs on the replica host for good. Here, `standin unreplicate VM` and \
-         `standin vm remove VM` forget it; its old disks stay."
-    } else {
-        "Do not run the VM on this host. Revert the failover on the replica host (`standin failover VM \
-         --revert`) to go on replicating, or commit it there."
-    };
-    Refusal::new(
-        ReturnCode::InvalidState,
-        format!("VM {} has failed over to the replica host (state {})", record.name, record.state),
-        remedy,
-    )
+    Admission::FailedOver { vm: record.name.clone(), state: record.state }.into()
 }
 
 pub(super) fn same_shape(record: &ReplicaRecord, offer: &Offer) -> Result<(), Refusal> {
     if record.settings.granularity != offer.settings.granularity {
-        return Err(Refusal::new(
-            ReturnCode::InvalidParameter,
-            format!("the primary tracks changes of VM {} with another granularity", record.name),
-            "Remove the replication on both hosts and enable it again.",
-        ));
+        return Err(Admission::GranularityDiffers { vm: record.name.clone() }.into());
     }
     let differs = record.disks.iter().zip(&offer.disks).find(|(ours, theirs)| ours != theirs);
     if let Some((ours, theirs)) = differs {
-        return Err(Refusal::new(
-            ReturnCode::InvalidParameter,
-            format!(
-                "disk {} of VM {} has {} bytes on the replica; the primary offers disk {} of {} bytes",
-                ours.name, record.name, ours.size, theirs.name, theirs.size
-            ),
-            "Remove the replication on both hosts and enable it again; changing replicated disks is not \
-             supported yet.",
-        ));
+        return Err(Admission::DiskDiffers {
+            vm: record.name.clone(),
+            disk: ours.name.clone(),
+            bytes: ours.size,
+            offered: theirs.name.clone(),
+            offered_bytes: theirs.size,
+        }
+        .into());
     }
     if record.disks.len() != offer.disks.len() {
-        return Err(Refusal::new(
-            ReturnCode::InvalidParameter,
-            format!("VM {} has another number of disks on the replica", record.name),
-            "Remove the replication on both hosts and enable it again.",
-        ));
+        return Err(Admission::DiskCountDiffers { vm: record.name.clone() }.into());
     }
     Ok(())
 }
@@ -301,16 +260,10 @@ pub(super) async fn released(record: &mut Locked<'_>) -> Result<(), Refusal> {
     if record.state == ReplicationState::Suspended || record.state.is_failed_over() {
         return Ok(());
     }
-    let refusal = Refusal::new(
-        ReturnCode::InvalidState,
-        format!("the primary has removed the replication of VM {}", record.name),
-        if record.last_point_at.is_some() {
-            "Its recovery points are still here: fail over to one, or remove the replica with `standin unreplicate \
-             VM`."
-        } else {
-            "It has no recovery point: remove the replica with `standin unreplicate VM`."
-        },
-    );
+    let refusal = Refusal::from(Admission::PrimaryRemoved {
+        vm: record.name.clone(),
+        has_points: record.last_point_at.is_some(),
+    });
     if record.last_point_at.is_some() {
         record.step(Event::RetryExhausted).await?;
     }
@@ -329,29 +282,16 @@ pub(super) fn same_vm(peer: &Sender, record: &ReplicaRecord, definition: &str) -
     if definition.is_empty() {
         return Ok(());
     }
-    let wrong = |message: String, remedy: &str| Refusal::new(ReturnCode::InvalidParameter, message, remedy);
-    let found = VmIdentity::of_toml(definition).map_err(|error| {
-        wrong(
-            format!(
-                "the definition of VM {} cannot be understood: {}",
-                record.name,
-                crate::error::chain(&error)
-            ),
-            "Run the same version of standin on both hosts.",
-        )
+    let found = VmIdentity::of_toml(definition).map_err(|error| Admission::DefinitionUnreadable {
+        vm: record.name.clone(),
+        error: crate::error::chain(&error),
     })?;
     let name = record.primary_name();
     if found.uuid == record.vm && (found.name == *name || !peer.tells_renames) {
         return Ok(());
     }
-    Err(wrong(
-        format!(
-            "the primary sent the definition of VM {} ({}) with a recovery point of VM {name} ({})",
-            found.name, found.uuid, record.vm
-        ),
-        "Look at the log of the primary host: its standin sends what its VM is; another program, or a host that is no \
-         longer its owner's, may not.",
-    ))
+    let (vm, id) = (name.clone(), record.vm);
+    Err(Admission::DefinitionOfAnother { found: found.name, found_id: found.uuid, vm, id }.into())
 }
 
 /// Where the files of a configuration are, by role, for a definition on this host.

@@ -12,14 +12,15 @@
 use super::failover::{carry_out_commit, carry_out_revert, finish_commit, give_back};
 use super::network;
 use super::overlay_vm::{fill_overlays, serve_maps, start_vm, undo};
+use super::reason::Failover;
 use super::vm::ReplicaVm;
 use crate::jobs::JobHandle;
 use crate::records::FailoverRecord;
 use crate::tasks;
 use standin_hypervisor::PowerState;
+use standin_model::Refusal;
 use standin_model::job::JobType;
 use standin_model::state::{Event, ReplicationState};
-use standin_model::{Refusal, ReturnCode};
 use std::sync::Arc;
 
 /// Takes up what an earlier process left: a failover in the middle goes back, one that is done is served again,
@@ -116,11 +117,9 @@ async fn give_up(vm: &ReplicaVm, failover: &FailoverRecord) -> Result<(), Refusa
 async fn serve_again(vm: &Arc<ReplicaVm>, failover: &FailoverRecord) -> Result<bool, Refusal> {
     let overlays = vm.store().overlays();
     let Some(overlay) = overlays.into_iter().find(|known| known.id == failover.overlay) else {
-        return Err(Refusal::new(
-            ReturnCode::FileNotFound,
-            format!("the overlay {} of VM {} is gone", failover.overlay, vm.snapshot().name),
-            "Revert the failover and fail over again.",
-        ));
+        return Err(
+            Failover::OverlayGone { vm: vm.snapshot().name, overlay: failover.overlay.clone() }.into()
+        );
     };
     serve_maps(vm, &overlay).await?;
     let running = vm.shared.hypervisor.inspect(vm.id()).await.is_ok_and(|info| info.power != PowerState::Off);

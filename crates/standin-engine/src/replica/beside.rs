@@ -13,10 +13,11 @@
 //! Called by [`super::vm`] for each change, and by [`super::host`] when replicas are found.
 
 use super::layer::blocking;
+use super::reason::Storage;
 use crate::error::chain;
 use crate::records::ReplicaRecord;
 use standin_durable::{Content, Document, DocumentError, Files};
-use standin_model::{Refusal, ReturnCode};
+use standin_model::Refusal;
 use std::path::{Path, PathBuf};
 
 /// Its name in the replica's directory.
@@ -45,11 +46,7 @@ pub(super) async fn write(files: &Files, directory: PathBuf, record: &ReplicaRec
     blocking(move || {
         let written = Document::open(files, directory.join(NAME)).and_then(|file| file.write(&record));
         written.map_err(|error| {
-            Refusal::new(
-                ReturnCode::Failed,
-                format!("the record beside the disks of VM {} is an old one: {}", record.name, chain(&error)),
-                "See to the storage location (full, read-only, failing); the next change writes it again.",
-            )
+            Refusal::from(Storage::RecordNotKept { vm: record.name.clone(), error: chain(&error) })
         })
     })
     .await

@@ -4,10 +4,11 @@
 //! Called by [`super::overlay_vm`] to make the VM of a failover and to take it back.
 
 use super::overlay_vm::serial_log;
+use super::reason::Failover;
 use super::vm::ReplicaVm;
 use crate::engine::{hypervisor_refusal, inspect_refusal};
 use standin_hypervisor::{Error, VmDefinition, VmInfo};
-use standin_model::{Refusal, ReturnCode, VmName};
+use standin_model::{Refusal, VmName};
 use standin_store::Overlay;
 
 /// How often a name that was taken a moment before is given up for another one.
@@ -50,15 +51,7 @@ pub(super) fn is_made_by(overlay: &Overlay, info: &VmInfo) -> bool {
 }
 
 fn somebody_elses(info: &VmInfo) -> Refusal {
-    Refusal::new(
-        ReturnCode::InUse,
-        format!(
-            "this host has a VM {} ({}) that is not of this failover: it is left as it is",
-            info.name, info.id
-        ),
-        "See what it is (`standin vm show VM`) and remove it here (`standin vm remove VM`, its disks stay), then fail over \
-         again; the recovery points are unharmed.",
-    )
+    Failover::VmOfAnother { vm: info.name.clone(), id: info.id }.into()
 }
 
 impl ReplicaVm {

@@ -10,11 +10,12 @@
 use super::admission::takes_nothing;
 use super::host::ReplicaHost;
 use super::layer::refusal_of;
+use super::reason::Entry;
 use super::sender::Sender;
 use crate::records::{self, ReplicaRecord};
 use crate::tasks::to_its_end;
 use standin_model::auth::AuthorizationEntry;
-use standin_model::{AuthId, Refusal, ReturnCode, VmId};
+use standin_model::{AuthId, Refusal, VmId};
 use standin_wire::PeerIdentity;
 use std::sync::Arc;
 
@@ -132,11 +133,10 @@ impl ReplicaHost {
 
     fn take_location(&self, entry: &AuthorizationEntry) -> Result<(), Refusal> {
         std::fs::create_dir_all(&entry.storage_location).map_err(|error| {
-            Refusal::new(
-                ReturnCode::InvalidParameter,
-                format!("the storage location {} cannot be used: {error}", entry.storage_location.display()),
-                "Name a directory that this host can write to.",
-            )
+            Refusal::from(Entry::StorageUnusable {
+                location: entry.storage_location.clone(),
+                error: error.to_string(),
+            })
         })?;
         self.shared.store.add_location(&entry.storage_location).map_err(|error| refusal_of(&error))
     }
@@ -184,18 +184,7 @@ impl ReplicaHost {
         if bound || takes_nothing(record).is_some() || entries.iter().any(|known| known.matches(&names)) {
             return None;
         }
-        let host = &record.primary_host;
-        Some(Refusal::new(
-            ReturnCode::AccessDenied,
-            format!(
-                "no authorization entry of this host admits {host}, so nothing is received for VM {}",
-                record.name
-            ),
-            format!(
-                "`standin auth add {host}`: the replication goes on by itself then, and every recovery point stays. Until \
-                 then the VM can fail over to those that are here."
-            ),
-        ))
+        Some(Entry::Unadmitted { vm: record.name.clone(), host: record.primary_host.clone() }.into())
     }
 }
 
@@ -205,25 +194,13 @@ fn free_pattern(entries: &[AuthorizationEntry], entry: &AuthorizationEntry) -> R
         known.id != entry.id && known.allowed_primary.eq_ignore_ascii_case(&entry.allowed_primary)
     });
     let Some(same) = same else { return Ok(()) };
-    Err(Refusal::new(
-        ReturnCode::InUse,
-        format!("{} is already authorised by entry {}", same.allowed_primary, same.id),
-        "Remove that entry first: `standin auth remove ID`.",
-    ))
+    Err(Entry::PatternTaken { pattern: same.allowed_primary.clone(), id: same.id }.into())
 }
 
 fn unknown_entry(id: AuthId) -> Refusal {
-    Refusal::new(
-        ReturnCode::FileNotFound,
-        format!("there is no authorization entry {id}"),
-        "`standin auth list` shows the entries.",
-    )
+    Entry::Unknown { id }.into()
 }
 
 fn not_authorised(peer: &PeerIdentity) -> Refusal {
-    Refusal::new(
-        ReturnCode::AccessDenied,
-        format!("the host {} is not authorised to replicate to this host", peer.names.join(", ")),
-        "On the replica host: `standin auth add NAME`, with the name of the primary's certificate.",
-    )
+    Entry::NotAuthorised { names: peer.names.clone() }.into()
 }

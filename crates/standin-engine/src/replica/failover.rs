@@ -16,6 +16,7 @@
 
 use super::layer::{blocking, refusal_of};
 use super::overlay_vm::{keep_copy, make, start_vm, undo};
+use super::reason;
 use super::vm::{Locked, ReplicaVm};
 use crate::jobs::{JobHandle, NewJob};
 use crate::records::{FailoverRecord, KeptCopy, ReplicaRecord};
@@ -27,7 +28,7 @@ use jiff::Timestamp;
 use standin_model::fence::{KnownHost, Place, Role};
 use standin_model::job::JobType;
 use standin_model::state::{Event, Method};
-use standin_model::{JobId, PointId, RecoveryPoint, Refusal, ReturnCode};
+use standin_model::{JobId, PointId, RecoveryPoint, Refusal};
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::{Instrument as _, Span};
@@ -149,15 +150,7 @@ fn choose(vm: &ReplicaVm, point: Option<PointId>) -> Result<RecoveryPoint, Refus
         Some(id) => points.into_iter().find(|known| known.id == id),
         None => points.into_iter().max_by_key(|known| known.epoch),
     };
-    found.ok_or_else(|| {
-        let name = vm.snapshot().name;
-        let what = point.map_or_else(|| "any recovery point".to_owned(), |id| format!("recovery point {id}"));
-        Refusal::new(
-            ReturnCode::FileNotFound,
-            format!("VM {name} does not have {what}"),
-            "`standin points VM` lists the points that are there.",
-        )
-    })
+    found.ok_or_else(|| reason::Failover::UnknownPoint { vm: vm.snapshot().name, point }.into())
 }
 
 async fn begin_job(
@@ -181,7 +174,7 @@ async fn carry_out(vm: &Arc<ReplicaVm>, point: Option<PointId>) -> Result<(), Re
     let made = reach(vm, point).await;
     let mut record = vm.lock().await;
     let Some(mut failover) = record.failover.clone() else {
-        return Err(Refusal::new(ReturnCode::Failed, "the failover's record is gone", "Fail over again."));
+        return Err(reason::Failover::RecordGone.into());
     };
     match made {
         Ok(chosen) => {
@@ -267,11 +260,7 @@ async fn belongs_to(record: &mut Locked<'_>, job: JobId, reverting: bool) -> Res
     let Some(failover) = &mut record.failover else { return Ok(()) };
     if failover.reverting && !reverting {
         let name = record.name.clone();
-        return Err(Refusal::new(
-            ReturnCode::InUse,
-            format!("the failover of VM {name} is being reverted"),
-            "Wait for that job; if it has failed, `standin failover VM --revert` goes on with it.",
-        ));
+        return Err(reason::Failover::BeingReverted { vm: name }.into());
     }
     let before = (failover.job.replace(job), std::mem::replace(&mut failover.reverting, reverting));
     let saved = record.save().await;
@@ -286,11 +275,7 @@ async fn belongs_to(record: &mut Locked<'_>, job: JobId, reverting: bool) -> Res
 pub(super) async fn carry_out_revert(vm: &ReplicaVm) -> Result<(), Refusal> {
     let mut record = vm.lock().await;
     let Some(failover) = record.failover.clone() else {
-        return Err(Refusal::new(
-            ReturnCode::InvalidState,
-            format!("VM {} has no failover to revert", record.name),
-            "Look at `standin status`.",
-        ));
+        return Err(reason::Failover::None { vm: record.name.clone() }.into());
     };
     if let Some(kept) = failover.kept {
         keep_copy(vm, &failover.overlay, kept).await?;

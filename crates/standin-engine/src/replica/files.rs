@@ -2,9 +2,11 @@
 //! content in the directory `files` of the replica, once for all points that have them.
 
 use super::layer::blocking;
+use super::reason::Receive;
 use crate::messages::{ConfigFileInfo, MAX_CONFIG_FILE};
 use standin_durable::{FileError, Files, Mode};
-use standin_model::{Refusal, ReturnCode};
+use standin_model::Refusal;
+use standin_model::reason::Text;
 use standin_wire::{BlockData, ReceivedBlock};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -17,12 +19,8 @@ const ROLES: [&str; 4] = ["kernel", "initrd", "firmware", "nvram"];
 /// How much of a file is in memory at once.
 const PIECE: usize = 256 << 10;
 
-fn failed(context: &str, path: &Path, error: &std::io::Error) -> Refusal {
-    Refusal::new(
-        ReturnCode::Failed,
-        format!("cannot {context} {}: {error}", path.display()),
-        "See to the file system of the replica's storage location.",
-    )
+fn failed(verb: &'static str, path: &Path, error: &std::io::Error) -> Refusal {
+    Receive::File { verb, path: path.to_owned(), error: error.to_string() }.into()
 }
 
 fn failed_file(error: FileError) -> Refusal {
@@ -40,13 +38,7 @@ pub fn path_of(replica: &Path, hash: &str) -> PathBuf {
 /// # Errors
 /// 32773 that names what is wrong.
 pub fn check(files: &[ConfigFileInfo]) -> Result<(), Refusal> {
-    let wrong = |what: String| {
-        Err(Refusal::new(
-            ReturnCode::InvalidParameter,
-            format!("the primary's configuration files cannot be taken: {what}"),
-            "Run the same version of standin on both hosts.",
-        ))
-    };
+    let wrong = |what: String| Err(Receive::FilesInvalid { what }.into());
     let mut seen = BTreeSet::new();
     for file in files {
         if !ROLES.contains(&file.role.as_str()) || !seen.insert(&file.role) {
@@ -106,15 +98,11 @@ impl Incoming {
     /// # Errors
     /// When it is damaged, outside of what was offered, or cannot be written.
     pub fn push(&mut self, block: ReceivedBlock) -> Result<(), Refusal> {
-        let block = block.decode().map_err(|error| {
-            Refusal::new(ReturnCode::Failed, crate::error::chain(&error), error.remedy().to_string())
-        })?;
+        let block = block
+            .decode()
+            .map_err(|error| Receive::Block(Text::new(crate::error::chain(&error), error.remedy())))?;
         if block.offset.checked_add(block.length).is_none_or(|end| end > self.length) {
-            return Err(Refusal::new(
-                ReturnCode::InvalidParameter,
-                "the primary sent more of its configuration files than it offered",
-                "Run the same version of standin on both hosts.",
-            ));
+            return Err(Receive::FilesTooLong.into());
         }
         if let BlockData::Data(data) = &block.data {
             self.file
@@ -137,11 +125,7 @@ impl Incoming {
     /// When a content is not what its hash says, or cannot be written.
     pub async fn finish(self, digest: &str) -> Result<(), Refusal> {
         if self.digest.to_string() != digest {
-            return Err(Refusal::new(
-                ReturnCode::Failed,
-                "what arrived of the configuration files is not what was sent",
-                "The cycle is repeated by itself.",
-            ));
+            return Err(Receive::FilesDiffer.into());
         }
         blocking(move || self.place()).await
     }
@@ -173,11 +157,7 @@ impl Incoming {
             done += length;
         }
         if hasher.finalize().to_hex().as_str() != info.hash {
-            return Err(Refusal::new(
-                ReturnCode::Failed,
-                format!("the {} that arrived is not the one that was offered", info.role),
-                "The cycle is repeated by itself.",
-            ));
+            return Err(Receive::FileDiffers { role: info.role.clone() }.into());
         }
         staged.publish().map_err(failed_file)
     }

@@ -22,7 +22,7 @@ use standin_model::fence::Role;
 use standin_model::settings::RelationshipSettings;
 use standin_model::state::ReplicationState;
 use standin_model::stats::Monitor;
-use standin_model::{PointKind, Refusal, RelationshipId};
+use standin_model::{PointKind, RelationshipId};
 use standin_store::{Manifest, Purpose, Replica};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -138,9 +138,9 @@ impl ReplicaHost {
         let head = store.head_epoch();
         let older = record.last_epoch.filter(|known| head.is_none_or(|head| head < *known));
         if let Some(known) = older.filter(|_| takes_nothing(&record).is_none()) {
-            let Refusal { message, remedy, .. } = older_disks(&record.name, head, known);
-            tracing::error!(vm = %record.name, %remedy, "{message}");
-            record.last_error = Some(LastError { at: Timestamp::now(), message, remedy });
+            let error = LastError::now(older_disks(&record.name, head, known));
+            tracing::error!(vm = %record.name, remedy = %error.remedy, "{}", error.message);
+            record.last_error = Some(error);
         }
         let unnamed = record.replica.is_nil();
         if unnamed {

@@ -3,6 +3,7 @@
 
 use super::layer::refusal_of;
 use super::local_name::{self, LocalNames};
+use super::reason::{Failover, Storage};
 use super::storage;
 use super::upkeep;
 use super::vm::ReplicaVm;
@@ -18,7 +19,7 @@ use standin_durable::Files;
 use standin_hypervisor::Hypervisor;
 use standin_model::auth::AuthorizationEntry;
 use standin_model::state::{Event, ReplicationState};
-use standin_model::{Refusal, RelationshipId, ReturnCode, VmId};
+use standin_model::{Refusal, RelationshipId, VmId};
 use standin_state::StateError;
 use standin_store::{RemoveDisks, Store};
 use std::collections::BTreeMap;
@@ -140,16 +141,7 @@ impl ReplicaHost {
         if let Some(unreadable) = unreadable {
             return Some(storage::cannot_be_opened(&record.name, &unreadable));
         }
-        Some(Refusal::new(
-            ReturnCode::NotAvailable,
-            format!(
-                "the disks of the replica of VM {} are not in its storage location {}",
-                record.name,
-                record.location.display()
-            ),
-            "Mount the storage location on the replica host and restart its daemon; if the disks are gone for good, \
-             remove the replica there (`standin unreplicate VM`).",
-        ))
+        Some(Storage::DisksMissing { vm: record.name.clone(), location: record.location.clone() }.into())
     }
 
     pub(super) fn lock_missing(&self) -> std::sync::MutexGuard<'_, BTreeMap<RelationshipId, ReplicaRecord>> {
@@ -183,11 +175,7 @@ impl ReplicaHost {
         let mut record = vm.lock().await;
         record.allow(standin_model::Method::RemoveReplicationRelationship)?;
         if record.state == ReplicationState::Recovered {
-            return Err(Refusal::new(
-                ReturnCode::InvalidState,
-                format!("VM {} has failed over and is not committed", record.name),
-                "Commit the failover (`standin failover VM --commit`) or revert it (--revert) first.",
-            ));
+            return Err(Failover::NotCommitted { vm: record.name.clone() }.into());
         }
         self.stands_alone(vm).await?;
         let before = record.state;
@@ -235,11 +223,7 @@ impl ReplicaHost {
         if info.definition.disks.iter().all(|disk| disk.backing.is_none()) {
             return Ok(());
         }
-        Err(Refusal::new(
-            ReturnCode::InUse,
-            format!("the disks of VM {} are still being filled from its recovery point", info.name),
-            "Let the VM run until that is done (it is in the log), then remove the replication.",
-        ))
+        Err(Failover::StillFilled { vm: info.name }.into())
     }
 
     /// Stops what serves points, after the last session has ended.

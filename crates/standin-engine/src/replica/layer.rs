@@ -2,10 +2,12 @@
 //! side, so that the network is read on while a block is written. The order of blocks within a pass does not
 //! matter; a pass ends only when all of its blocks are written and agree with the sender's digest.
 
+use super::reason::{Receive, Storage, Store};
 use crate::primary::pass::add_to_digest;
 use crate::tasks;
 use standin_model::digest::DeltaDigest;
-use standin_model::{DiskName, Epoch, Refusal, ReturnCode};
+use standin_model::reason::Text;
+use standin_model::{DiskName, Epoch, Refusal};
 use standin_store::LayerWriter;
 use standin_wire::{BlockData, ReceivedBlock};
 use std::collections::BTreeMap;
@@ -19,16 +21,6 @@ const WINDOW: u32 = 8;
 /// waking it.
 const BATCH_BYTES: usize = 512 << 10;
 const BATCH_BLOCKS: usize = 64;
-
-/// What to do about storage that is full; tells this refusal from others, which have no code of their own either.
-pub const NO_SPACE: &str =
-    "Free some space on the replica's storage or shorten the retention; replication goes on by itself.";
-
-/// Whether the replica's storage is full.
-#[must_use]
-pub fn is_no_space(refusal: &Refusal) -> bool {
-    refusal.remedy == NO_SPACE
-}
 
 /// A layer that is being received.
 pub struct Layer {
@@ -167,11 +159,7 @@ impl Layer {
         if ours == *theirs {
             return Ok(());
         }
-        Err(Refusal::new(
-            ReturnCode::Failed,
-            format!("what arrived of epoch {} is not what was sent", self.epoch),
-            "The cycle is repeated by itself. If it happens again, check the memory of both hosts.",
-        ))
+        Err(Receive::PassDiffers { epoch: self.epoch }.into())
     }
 
     /// Gives the writer back, for the seal or to discard it. Call after [`Self::settle`].
@@ -196,19 +184,13 @@ impl Shared {
     }
 
     fn disk(&self, stream: u16) -> Result<&DiskName, Refusal> {
-        self.disks.get(usize::from(stream)).ok_or_else(|| {
-            Refusal::new(
-                ReturnCode::InvalidParameter,
-                format!("the primary sent blocks of a disk number {stream} that this VM does not have"),
-                "Run the same version of standin on both hosts.",
-            )
-        })
+        self.disks.get(usize::from(stream)).ok_or_else(|| Receive::UnknownStream { stream }.into())
     }
 
     fn take(&self, block: ReceivedBlock) -> Result<(), Refusal> {
-        let decoded = block.decode().map_err(|error| {
-            Refusal::new(ReturnCode::Failed, crate::error::chain(&error), error.remedy().to_string())
-        })?;
+        let decoded = block
+            .decode()
+            .map_err(|error| Receive::Block(Text::new(crate::error::chain(&error), error.remedy())))?;
         let disk = self.disk(decoded.stream)?;
         match &decoded.data {
             BlockData::Zero => self.writer.write_zeroes(disk, decoded.offset, decoded.length),
@@ -224,40 +206,13 @@ impl Shared {
 }
 
 fn gone() -> Refusal {
-    Refusal::new(ReturnCode::Failed, "the layer is being closed", "The cycle is repeated by itself.")
+    Receive::LayerClosed.into()
 }
 
 /// A store's error as the primary and the operator see it.
 #[must_use]
 pub fn refusal_of(error: &standin_store::Error) -> Refusal {
-    use standin_store::Error as E;
-    let (code, remedy) = match error {
-        E::UnknownVm(_) | E::UnknownPoint { .. } | E::UnknownEpoch { .. } | E::UnknownOverlay { .. } => {
-            (ReturnCode::FileNotFound, "`standin status` and `standin points VM` show what is there.")
-        }
-        E::UnknownDisk { .. } | E::Invalid(_) => (
-            ReturnCode::InvalidParameter,
-            "Run the same version of standin on both hosts; look at both logs.",
-        ),
-        E::Busy { .. } | E::Exists(_) | E::Locked { .. } => {
-            (ReturnCode::InUse, "Wait for what holds it to end, or end that, then try again.")
-        }
-        E::NoSpace { .. } => (ReturnCode::Failed, NO_SPACE),
-        E::Corrupt { .. } => (
-            ReturnCode::Failed,
-            "Run `standin store check` on the replica host: it says which points are good.",
-        ),
-        E::Io { source, .. } if crate::error::out_of_memory(source) => {
-            (ReturnCode::OutOfMemory, "Free some memory on the replica host, then try again.")
-        }
-        E::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => (
-            ReturnCode::NotAvailable,
-            "Mount the replica's storage location again and restart its daemon; if it is mounted, run `standin store \
-             check`.",
-        ),
-        _ => (ReturnCode::Failed, "See to the file system of the replica's storage location."),
-    };
-    Refusal::new(code, crate::error::chain(error), remedy)
+    Store::of(error).into()
 }
 
 /// Runs a call of the store on a blocking thread.
@@ -267,11 +222,5 @@ pub fn refusal_of(error: &standin_store::Error) -> Refusal {
 pub async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Refusal> {
-    tasks::on_thread(call).await.unwrap_or_else(|_| {
-        Err(Refusal::new(
-            ReturnCode::Failed,
-            "a call of the store ended by a defect of standin",
-            "Look at the daemon's log and report it; `standin store check` tells which points are good.",
-        ))
-    })
+    tasks::on_thread(call).await.unwrap_or_else(|_| Err(Storage::Defect.into()))
 }

@@ -14,6 +14,7 @@ pub mod layer;
 pub mod local_name;
 mod network;
 pub(crate) mod overlay_vm;
+pub(crate) mod reason;
 mod reattach;
 mod sender;
 pub mod session;

@@ -13,13 +13,16 @@
 //! takes it away and a commit keeps it. An agent that stays silent has the next start use the disk.
 
 use super::layer::blocking;
+use super::reason::Receive;
 use super::vm::ReplicaVm;
+use crate::network::reason::Network;
 use crate::records::{FailoverRecord, NetworkRecord, ReplicaRecord};
 use crate::tasks;
 use jiff::Timestamp;
 use standin_hypervisor::{DiskDefinition, DiskFormat, Error, GuestNic, VmDefinition, nocloud};
 use standin_model::network::{AppliedNetwork, ApplyState, ApplyWay, NetworkSettings};
-use standin_model::{DiskName, Refusal, ReturnCode};
+use standin_model::reason::{Reason, Text};
+use standin_model::{DiskName, Refusal};
 use standin_store::Overlay;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -95,8 +98,7 @@ async fn plan(
 ) -> Result<Option<(ApplyWay, String)>, Refusal> {
     let hypervisor = &vm.shared.hypervisor;
     let failed = |error: &Error| {
-        let message = format!("the network settings could not be prepared: {}.", crate::error::chain(error));
-        Refusal::new(ReturnCode::Failed, message, error.remedy())
+        Refusal::from(Network::NotPrepared(Text::new(crate::error::chain(error), error.remedy())))
     };
     let mut definition = hypervisor.inspect(vm.id()).await.map_err(|error| failed(&error))?.definition;
     let before = definition.clone();
@@ -138,10 +140,7 @@ async fn write_image(
     failover: &FailoverRecord,
     cards: Vec<GuestNic>,
 ) -> Result<PathBuf, Refusal> {
-    let failed = |why: String| {
-        let message = format!("the cloud-init disk with the network settings could not be made: {why}.");
-        Refusal::new(ReturnCode::Failed, message, "See to the storage location, then start the VM again.")
-    };
+    let failed = |why: String| Refusal::from(Network::NoImage { why });
     let image = directory(vm, failover)
         .ok_or_else(|| failed("the failover has no directory".to_owned()))?
         .join(IMAGE);
@@ -157,9 +156,8 @@ async fn write_image(
 
 /// On the bus of the VM's first disk: the guest has a driver for that.
 fn seed_disk(definition: &VmDefinition, image: PathBuf) -> Result<DiskDefinition, Refusal> {
-    let name = DiskName::new(DISK).map_err(|error| {
-        Refusal::new(ReturnCode::Failed, error.to_string(), "Report this; it is a defect of standin.")
-    })?;
+    let name =
+        DiskName::new(DISK).map_err(|error| Refusal::from(Receive::Defect { error: error.to_string() }))?;
     let mut disk = DiskDefinition::new(name, image, DiskFormat::Raw);
     disk.bus = definition.disks.first().map(|first| first.bus).unwrap_or_default();
     disk.read_only = true;
@@ -233,12 +231,7 @@ async fn note(vm: &ReplicaVm, of: &FailoverRecord, network: Option<NetworkRecord
     match applied {
         Some(AppliedNetwork { state: ApplyState::Failed, message, .. }) => {
             tracing::warn!(vm = %name, %message, "the guest did not get its network settings");
-            record.note_error(&Refusal::new(
-                ReturnCode::Failed,
-                format!("the guest of VM {name} did not get its network settings: {message}"),
-                format!("The VM runs all the same; set its network in the guest, and see `standin network {name}`."),
-            ))
-            .await;
+            record.note_error(&Network::NotApplied { vm: name.clone(), why: message }.refusal()).await;
         }
         applied => {
             if let Some(AppliedNetwork { state: ApplyState::Applied, message, .. }) = applied {

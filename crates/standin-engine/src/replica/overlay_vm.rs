@@ -12,26 +12,24 @@ use super::admission::file_path;
 use super::defining;
 use super::layer::{blocking, refusal_of};
 use super::network;
+use super::reason::Failover;
 use super::vm::ReplicaVm;
 use crate::engine::inspect_refusal;
+use crate::error::chain;
 use crate::messages::ConfigFileInfo;
 use crate::records::KeptCopy;
 use crate::tasks;
 use crate::vm::{Start, Started};
 use standin_hypervisor::{DiskFormat, PowerState, VmDefinition, VmInfo};
-use standin_model::{PointKind, RecoveryPoint, Refusal, ReturnCode, VmName};
+use standin_model::{PointKind, RecoveryPoint, Refusal, VmName};
 use standin_store::{Backing, NewPoint, Overlay, OverlayRequest, Purpose};
 use std::path::Path;
 use std::sync::Arc;
 
-fn failed(context: &str, error: &dyn std::error::Error, remedy: impl Into<String>) -> Refusal {
-    Refusal::new(ReturnCode::Failed, format!("{context}: {}", crate::error::chain(error)), remedy)
-}
-
 /// Makes the overlay and the VM on it.
 pub(super) async fn make(vm: &Arc<ReplicaVm>, point: &RecoveryPoint) -> Result<(), Refusal> {
     let Some(failover) = vm.snapshot().failover else {
-        return Err(Refusal::new(ReturnCode::Failed, "the failover's record is gone", "Fail over again."));
+        return Err(Failover::RecordGone.into());
     };
     let request =
         OverlayRequest { id: failover.overlay.clone(), point: point.id, purpose: Purpose::Failover };
@@ -57,33 +55,27 @@ pub(super) async fn serve_maps(vm: &ReplicaVm, overlay: &Overlay) -> Result<(), 
     }
     let (store, epoch) = (vm.store().clone(), overlay.epoch);
     let reader = blocking(move || store.reader_at(epoch).map_err(|error| refusal_of(&error))).await?;
-    vm.exports.serve(&overlay.id, reader, &disks).map_err(|error| {
-        failed("serve the recovery point to QEMU", &error, "See to the runtime directory of the daemon.")
-    })
+    let served = vm.exports.serve(&overlay.id, reader, &disks);
+    served.map_err(|error| Failover::NotServed { error: chain(&error) }.into())
 }
 
 /// The VM as it was at the point, with the overlay's disks and the files of that time.
 fn definition(vm: &ReplicaVm, overlay: &Overlay, point: &RecoveryPoint) -> Result<VmDefinition, Refusal> {
-    let remedy =
-        "The point's disks are whole: define a VM over them by hand, see the documentation on rescue.";
-    let config = overlay.config.as_ref().ok_or_else(|| {
-        Refusal::new(
-            ReturnCode::FileNotFound,
-            format!("the recovery point {} has no configuration of the VM", point.id),
-            remedy,
-        )
-    })?;
-    let read = |name: &str| {
-        std::fs::read_to_string(config.join(name)).map_err(|error| {
-            failed(&format!("read {name} of the recovery point {}", point.id), &error, remedy)
-        })
+    let unreadable = |what: String, error: &dyn std::error::Error| {
+        Refusal::from(Failover::Configuration { what, error: chain(error) })
     };
-    let mut definition = VmDefinition::from_toml(&read("vm.toml")?)
-        .map_err(|error| failed("understand the configuration of the recovery point", &error, remedy))?;
+    let config = overlay.config.as_ref().ok_or(Failover::NoConfiguration { point: point.id })?;
+    let read = |name: &str| {
+        std::fs::read_to_string(config.join(name))
+            .map_err(|error| unreadable(format!("read {name} of the recovery point {}", point.id), &error))
+    };
+    let mut definition = VmDefinition::from_toml(&read("vm.toml")?).map_err(|error| {
+        unreadable("understand the configuration of the recovery point".to_owned(), &error)
+    })?;
     let record = vm.snapshot();
     (definition.uuid, definition.name) = (record.vm, record.name);
     let files: Vec<ConfigFileInfo> = serde_json::from_str(&read("files.json")?)
-        .map_err(|error| failed("understand the files of the recovery point", &error, remedy))?;
+        .map_err(|error| unreadable("understand the files of the recovery point".to_owned(), &error))?;
     definition.disks.retain(|disk| overlay.disks.contains_key(&disk.name));
     for disk in &mut definition.disks {
         let Some(made) = overlay.disks.get(&disk.name) else { continue };
@@ -124,16 +116,8 @@ fn carry_files(
     super::files::check(files)?;
     let roles: Vec<&'static str> = definition.carried_files().into_iter().map(|(role, _)| role).collect();
     for role in roles {
-        let file = files.iter().find(|file| file.role == role).ok_or_else(|| {
-            Refusal::new(
-                ReturnCode::FileNotFound,
-                format!(
-                    "the {role} of VM {} did not travel with the recovery point {}",
-                    definition.name, point.id
-                ),
-                "Fail over to another point.",
-            )
-        })?;
+        let missing = || Failover::FileMissing { vm: definition.name.clone(), role, point: point.id };
+        let file = files.iter().find(|file| file.role == role).ok_or_else(missing)?;
         let kept = file_path(vm, &file.hash);
         let path = if role == "nvram" { nvram(disk_directory(overlay)?, &kept)? } else { kept };
         definition.set_carried_file(role, path);
@@ -162,17 +146,14 @@ pub(super) fn moved(mut definition: VmDefinition, from: &Path, to: &Path) -> VmD
 
 /// Where the overlay's files are.
 fn disk_directory(overlay: &Overlay) -> Result<&Path, Refusal> {
-    overlay.disks.values().next().and_then(|disk| disk.path.parent()).ok_or_else(|| {
-        Refusal::new(ReturnCode::Failed, "the overlay has no disks", "Fail over to another point.")
-    })
+    let disk = overlay.disks.values().next();
+    disk.and_then(|disk| disk.path.parent()).ok_or_else(|| Failover::NoDisks.into())
 }
 
 /// The guest writes to its NVRAM, so the failover has a copy of its own.
 fn nvram(directory: &Path, kept: &Path) -> Result<std::path::PathBuf, Refusal> {
     let own = directory.join("nvram.fd");
-    std::fs::copy(kept, &own).map_err(|error| {
-        failed("copy the NVRAM of the recovery point", &error, "See to the storage location.")
-    })?;
+    std::fs::copy(kept, &own).map_err(|error| Failover::Nvram { error: chain(&error) })?;
     Ok(own)
 }
 
@@ -181,22 +162,14 @@ pub(super) async fn start_vm(vm: &Arc<ReplicaVm>) -> Result<(), Refusal> {
     let asserted = record.failover.as_ref().and_then(|failover| failover.asserted);
     network::prepare(vm).await;
     let started = vm.shared.vms.start(record.vm, Start { asserted, ..Start::default() }).await;
-    let failed = |refusal: Refusal| Refusal {
-        message: format!(
-            "VM {} has failed over, but it could not be started: {}",
-            record.name, refusal.message
-        ),
-        ..refusal
+    let failed = |refusal: Refusal| {
+        let why = &refusal.message;
+        let message = format!("VM {} has failed over, but it could not be started: {why}", record.name);
+        refusal.saying(message)
     };
     match started.map_err(failed)? {
         Started::Runs(_) => runs(vm).await,
-        Started::Waits(_) => {
-            return Err(failed(Refusal::new(
-                ReturnCode::NotAvailable,
-                "a host that could run it does not answer",
-                format!("Start it with `standin vm start {}`: that waits for the host.", record.name),
-            )));
-        }
+        Started::Waits(_) => return Err(Failover::NotStarted { vm: record.name }.into()),
     }
     Ok(())
 }
@@ -250,13 +223,13 @@ pub(super) async fn keep_copy(vm: &ReplicaVm, overlay: &str, kept: KeptCopy) -> 
     let point = NewPoint { id: kept.point, created_at: kept.at, kind: PointKind::Standard };
     let made =
         blocking(move || store.keep_overlay(&id, point, GIVEN_UP).map_err(|error| refusal_of(&error))).await;
-    let point = made.map_err(|refusal| Refusal {
-        message: format!(
+    let point = made.map_err(|refusal| {
+        let message = format!(
             "what the copy of VM {name} wrote could not be made a recovery point: {}. The copy is left as it is",
             refusal.message
-        ),
-        remedy: format!("{} Then go on with `standin failover {name} --revert`.", refusal.remedy),
-        ..refusal
+        );
+        let remedy = format!("{} Then go on with `standin failover {name} --revert`.", refusal.remedy);
+        refusal.saying(message).with_remedy(remedy)
     })?;
     tracing::warn!(vm = %name, point = %point.id, epoch = %point.epoch, "what a copy wrote that was given up is a recovery point");
     Ok(())

@@ -7,13 +7,13 @@
 
 use super::admission::{same_shape, share, takes_nothing};
 use super::host::ReplicaHost;
+use super::reason::Admission;
 use super::sender::Sender;
 use super::vm::{Locked, ReplicaVm};
 use crate::messages::Offer;
 use crate::records::{LastError, ReplicaRecord};
-use jiff::Timestamp;
 use standin_model::state::{Event, ReplicationState};
-use standin_model::{Epoch, Refusal, ReturnCode, VmName};
+use standin_model::{Epoch, Refusal, VmName};
 use std::sync::Arc;
 
 /// A primary whose records are lost, or that begins anew, finds its replica: the recovery points stay, and both sides are
@@ -31,14 +31,13 @@ pub(super) async fn found_again(
     if !peer.is_source_of(&record) {
         return Err(of_another_host(&record, peer));
     }
-    same_shape(&record, offer).map_err(|refusal| Refusal {
-        remedy: format!(
+    same_shape(&record, offer).map_err(|refusal| {
+        refusal.with_remedy(format!(
             "Give the VM the disks that it had, or name those with --disks and --granularity. To begin without the \
              recovery points of the replica, remove it on the replica host first (`standin unreplicate {}`): its disks \
              stay there.",
             record.name
-        ),
-        ..refusal
+        ))
     })?;
     share(host, peer, offer, &record.name).await?;
     let mut record = vm.lock().await;
@@ -54,31 +53,17 @@ pub(super) async fn found_again(
 }
 
 fn of_another_host(record: &ReplicaRecord, peer: &Sender) -> Refusal {
-    let (vm, owner, asks) = (&record.name, &record.primary_host, peer.name());
-    if owner.is_empty() {
-        return Refusal::new(
-            ReturnCode::InUse,
-            format!(
-                "the replica of VM {vm} on this host has lost every record of the host that it belongs to"
-            ),
-            format!(
-                "Its recovery points can be failed over to on the replica host. To replicate anew, remove it there first \
-                 (`standin unreplicate {vm}`): its disks stay there."
-            ),
-        );
+    if record.primary_host.is_empty() {
+        return Admission::OwnerLost { vm: record.name.clone() }.into();
     }
-    let (old, new) = (record.source(), peer.host.map(|host| host.to_string()).unwrap_or_default());
-    Refusal::new(
-        ReturnCode::InUse,
-        format!(
-            "the replica of VM {vm} on this host belongs to {owner} (host id {old}); {asks} has the host id {new}"
-        ),
-        format!(
-            "If that is the same machine, set up anew, say so on the replica host: `standin peer rebind {old} {new}`; then \
-             replicate again, and every recovery point stays. If the VM has another primary now, remove its replica there \
-             first: `standin unreplicate {vm}`."
-        ),
-    )
+    Admission::OfAnotherHost {
+        vm: record.name.clone(),
+        owner: record.primary_host.clone(),
+        old: record.source(),
+        asks: peer.name(),
+        new: peer.host,
+    }
+    .into()
 }
 
 /// What there is to say where the disks are older than what the primary was told is durable; `None` where it is said
@@ -90,21 +75,12 @@ pub(super) fn older_than_acknowledged(
 ) -> Option<LastError> {
     let head = vm.store().head_epoch();
     let told = offer.acknowledged.filter(|told| head.is_none_or(|head| head < *told))?;
-    let Refusal { message, remedy, .. } = older_disks(&record.name, head, told);
-    let said = record.last_error.as_ref().is_some_and(|known| known.message == message);
-    (!said).then(|| LastError { at: Timestamp::now(), message, remedy })
+    let refusal = older_disks(&record.name, head, told);
+    let said = record.last_error.as_ref().is_some_and(|known| known.message == refusal.message);
+    (!said).then(|| LastError::now(refusal))
 }
 
 /// What is wrong where the disks are older than what was acknowledged of them.
 pub(super) fn older_disks(vm: &VmName, head: Option<Epoch>, known: Epoch) -> Refusal {
-    let newest = head.map_or_else(|| "none".to_owned(), |head| head.to_string());
-    Refusal::new(
-        ReturnCode::InvalidState,
-        format!(
-            "the disks of the replica of VM {vm} are an older copy: their newest epoch is {newest}, and {known} was \
-             durable here before; the recovery points in between are gone"
-        ),
-        "Its primary compares and goes on by itself; the points that are here stay. If the newer disks still exist, put \
-         them back instead: stop the daemon first.",
-    )
+    Admission::OlderDisks { vm: vm.clone(), newest: head, known }.into()
 }

@@ -6,7 +6,8 @@
 use super::admission;
 use super::files::{self, Incoming};
 use super::host::ReplicaHost;
-use super::layer::{Layer, NO_SPACE, blocking, is_no_space, refusal_of};
+use super::layer::{Layer, blocking, refusal_of};
+use super::reason::{Receive, Store};
 use super::sender::Sender;
 use super::vm::{ActiveSession, ReplicaVm};
 use crate::messages::{
@@ -17,6 +18,7 @@ use crate::records::LastError;
 use crate::spans;
 use jiff::Timestamp;
 use standin_model::point::PointKind;
+use standin_model::reason::Text;
 use standin_model::state::{Event, ReplicationState};
 use standin_model::stats::Cycle;
 use standin_model::{DiskName, Epoch, Refusal, ReturnCode};
@@ -45,7 +47,7 @@ pub async fn serve(host: Arc<ReplicaHost>, connection: Connection, first: Receiv
     let span = session.span();
     session.end().instrument(span.clone()).await;
     let Err(refused) = last_word else { return };
-    if let Some(vm) = vm.filter(|_| is_no_space(&refused.refusal)) {
+    if let Some(vm) = vm.filter(|_| Store::is_no_space(&refused.refusal.reason)) {
         cannot_store(&vm, &refused.refusal).await;
     }
     let (peer, reason) = (session.peer.identity.address, &refused.refusal);
@@ -113,11 +115,10 @@ impl Session {
             match received {
                 Ok(Some(Frame::Control(control))) => {
                     let request = control.parse::<Request>().map_err(|error| {
-                        plain(Refusal::new(
-                            ReturnCode::InvalidParameter,
+                        plain(Refusal::from(Receive::Request(Text::new(
                             crate::error::chain(&error),
-                            error.remedy().to_string(),
-                        ))
+                            error.remedy(),
+                        ))))
                     })?;
                     if let Some(reply) = self.request(request).instrument(span.clone()).await? {
                         if let Err(error) = self.reply(&reply).await {
@@ -387,13 +388,7 @@ impl Session {
         let name = vm.as_ref().map(|record| record.name.to_string()).unwrap_or_default();
         // The state says why, if it is why; what is left is a change of who may send, and a newer session.
         let reason = vm.as_ref().and_then(admission::takes_nothing);
-        let refusal = reason.unwrap_or_else(|| {
-            Refusal::new(
-                ReturnCode::InvalidState,
-                format!("the replica of VM {name} takes nothing from this session any more"),
-                "It connects again by itself; if it is refused then, that refusal says why.",
-            )
-        });
+        let refusal = reason.unwrap_or_else(|| Receive::Superseded { vm: name }.into());
         match vm {
             Some(record) => admission::refused(&self.host, &self.peer, record.vm, refusal),
             None => plain(refusal),
@@ -413,11 +408,7 @@ fn plain(refusal: Refusal) -> RefusedReply {
 }
 
 fn out_of_turn(what: &str) -> Refusal {
-    Refusal::new(
-        ReturnCode::InvalidState,
-        format!("the primary sent {what} out of turn"),
-        "Run the same version of standin on both hosts; look at both logs.",
-    )
+    Receive::OutOfTurn { what: what.to_owned() }.into()
 }
 
 /// What of a configuration is kept with a point: the definition, and the hashes of its files by role.
@@ -425,9 +416,8 @@ fn config_of(definition: &str, files: &[ConfigFileInfo]) -> Result<Vec<ConfigFil
     if definition.is_empty() {
         return Ok(Vec::new());
     }
-    let list = serde_json::to_vec_pretty(files).map_err(|error| {
-        Refusal::new(ReturnCode::Failed, error.to_string(), "Report this; it is a defect of standin.")
-    })?;
+    let list =
+        serde_json::to_vec_pretty(files).map_err(|error| Receive::Defect { error: error.to_string() })?;
     Ok(vec![
         ConfigFile { name: "vm.toml".to_owned(), data: definition.as_bytes().to_vec() },
         ConfigFile { name: "files.json".to_owned(), data: list },
@@ -448,7 +438,7 @@ async fn stores_again(vm: &ReplicaVm) {
         return;
     }
     let mut record = vm.lock().await;
-    let full = |error: &mut LastError| error.remedy == NO_SPACE;
+    let full = |error: &mut LastError| Store::is_no_space(&error.reason);
     if record.last_error.take_if(full).is_some() {
         if let Err(refusal) = record.save().await {
             tracing::error!(%refusal, "the replica's record could not be saved");

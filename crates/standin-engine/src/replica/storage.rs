@@ -11,34 +11,31 @@ use super::beside;
 use super::host::ReplicaHost;
 use super::layer::{blocking, refusal_of};
 use super::overlay_vm;
+use super::reason::{Admission, Storage};
 use super::vm::ReplicaVm;
 use crate::engine::hypervisor_refusal;
 use crate::records::{LastError, ReplicaRecord};
 use crate::tasks::to_its_end;
 use crate::vm::Sharing;
-use jiff::Timestamp;
 use standin_hypervisor::{PowerState, VmInfo};
 use standin_model::fence::{Claim, KnownHost, Role};
 use standin_model::state::ReplicationState;
 use standin_model::stats::Monitor;
 use standin_model::view::{DirectoryKind, DirectoryView};
-use standin_model::{Refusal, RelationshipId, ReturnCode, VmId, VmName};
+use standin_model::{Refusal, RelationshipId, VmId, VmName};
 use standin_store::{Directory, DirectoryState, Repaired, Replica, Unreadable};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The refusal for a replica that cannot be opened.
 pub(super) fn cannot_be_opened(name: &VmName, unreadable: &Unreadable) -> Refusal {
-    let remedy = match unreadable.repairable {
-        true => format!("On the replica host: `standin store repair {name}`; it reads all of the replica."),
-        false => format!(
-            "Mend that in {} on the replica host and restart its daemon; docs/rescue.md says how its points are used by \
-             hand.",
-            unreadable.directory.display()
-        ),
-    };
-    let message = format!("the replica of VM {name} cannot be opened: {}", unreadable.message);
-    Refusal::new(ReturnCode::NotAvailable, message, remedy)
+    Storage::NotOpened {
+        vm: name.clone(),
+        error: unreadable.message.clone(),
+        directory: unreadable.directory.clone(),
+        repairable: unreadable.repairable,
+    }
+    .into()
 }
 
 /// Brings a replica's record to where its directory is; whether it was elsewhere.
@@ -63,11 +60,7 @@ pub(super) async fn bring_vm(vm: &ReplicaVm) -> Result<(), Refusal> {
     let Ok(info) = vm.shared.hypervisor.inspect(vm.id()).await else { return Ok(()) };
     let Some(old) = other_root(&info, vm.store()) else { return Ok(()) };
     if info.power != PowerState::Off {
-        return Err(Refusal::new(
-            ReturnCode::InUse,
-            format!("VM {} runs on the disks in {}", info.name, old.display()),
-            "Shut it down, copy the directory again, then restart the daemon.",
-        ));
+        return Err(Storage::RunsOnOldDisks { vm: info.name, old }.into());
     }
     let definition = overlay_vm::moved(info.definition.clone(), &old, vm.store().directory());
     vm.shared.vms.define(definition).await.map(|_| ())
@@ -187,11 +180,7 @@ impl ReplicaHost {
             let unreadable =
                 host.shared.store.unreadable().into_iter().find(|unreadable| unreadable.vm == id);
             if unreadable.is_none_or(|unreadable| !unreadable.repairable) {
-                return Err(Refusal::new(
-                    ReturnCode::InvalidState,
-                    format!("this host has no replica of VM {id} whose manifest is lost"),
-                    "`standin store list` shows what is there, `standin store check` what is good.",
-                ));
+                return Err(Storage::NothingToRepair { id }.into());
             }
             let store = host.shared.store.clone();
             let (replica, repaired) =
@@ -220,11 +209,7 @@ impl ReplicaHost {
         let _one_at_a_time = self.creating.lock().await;
         let found = self.known_directory(path.clone()).await?;
         if let Ok(info) = self.shared.hypervisor.inspect(found.vm).await {
-            return Err(Refusal::new(
-                ReturnCode::InUse,
-                format!("VM {} ({}) exists on this host, so it cannot be a replica here", info.name, info.id),
-                "Remove the VM here first (`standin vm remove VM`, its disks stay).",
-            ));
+            return Err(Admission::Exists { vm: info.name, id: info.id, adopting: true }.into());
         }
         let store = self.shared.store.clone();
         let replica = blocking(move || store.adopt(&path).map_err(|error| refusal_of(&error))).await?;
@@ -244,13 +229,7 @@ impl ReplicaHost {
         }
         record.failover = None;
         record.state = ReplicationState::Critical;
-        record.last_error = Some(LastError {
-            at: Timestamp::now(),
-            message: format!("the replica of VM {name} was taken up again from what was kept, and nothing is sent to it"),
-            remedy: "Fail over to one of its points, replicate the VM to this host again, or remove it with `standin \
-                     unreplicate VM`."
-                .to_owned(),
-        });
+        record.last_error = Some(LastError::now(Storage::TakenUp { vm: name.clone() }.into()));
         self.restore(replica, record, false).await;
         Ok(name)
     }
@@ -281,19 +260,11 @@ impl ReplicaHost {
             let found = host.known_directory(path.clone()).await?;
             let vms = host.shared.hypervisor.list().await.map_err(|error| hypervisor_refusal(&error))?;
             if let Some(vm) = used_by(&vms, &path) {
-                return Err(Refusal::new(
-                    ReturnCode::InUse,
-                    format!("VM {vm} of this host has disks in {}", path.display()),
-                    "Move its disks elsewhere, or remove the VM first (`standin vm remove VM`).",
-                ));
+                return Err(Storage::UsedByVm { vm, path }.into());
             }
             let replica = host.disks_missing(found.vm).is_some();
             if replica && matches!(found.state, DirectoryState::Unreadable(_)) {
-                return Err(Refusal::new(
-                    ReturnCode::InUse,
-                    format!("{} is the replica of VM {}, which cannot be opened", path.display(), found.name),
-                    "End the replication on this host first (`standin unreplicate VM`) if its points are of no more use.",
-                ));
+                return Err(Storage::IsReplica { vm: found.name.to_string(), path }.into());
             }
             let store = host.shared.store.clone();
             blocking(move || store.remove_directory(&path).map_err(|error| refusal_of(&error))).await
@@ -308,13 +279,7 @@ impl ReplicaHost {
             Ok(all.into_iter().find(|found| found.path == path).ok_or(path))
         })
         .await?;
-        found.map_err(|path| {
-            Refusal::new(
-                ReturnCode::FileNotFound,
-                format!("{} is no directory of a replica in a storage location of this host", path.display()),
-                "`standin store list` shows those that are.",
-            )
-        })
+        found.map_err(|path| Storage::UnknownDirectory { path }.into())
     }
 }
 

@@ -6,11 +6,12 @@
 use super::beside;
 use super::host::HostShared;
 use super::layer::blocking;
+use super::reason::{Failover, Storage};
 use crate::records::{self, LastError, ReplicaRecord};
 use crate::tasks::to_its_end;
 use jiff::Timestamp;
 use standin_model::state::{self, Event, Facts, Method, ReplicationState, Side};
-use standin_model::{PointId, Refusal, RelationshipId, ReturnCode, VmId, VmName};
+use standin_model::{PointId, Refusal, RelationshipId, VmId, VmName};
 use standin_store::Replica;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -119,16 +120,7 @@ impl ReplicaVm {
         jobs.free(id, SETTLING).await?;
         self.storage_is_there().await?;
         let locked = tokio::time::timeout(PATIENCE, self.lock()).await.map_err(|_| {
-            Refusal::new(
-                ReturnCode::Timeout,
-                format!(
-                    "something has held VM {} for {} s and does not let go",
-                    self.snapshot().name,
-                    PATIENCE.as_secs()
-                ),
-                "Try again; if that does not help, look at the daemon's log and restart the daemon: what is half done is \
-                 finished or undone then.",
-            )
+            Refusal::from(Failover::Held { vm: self.snapshot().name, seconds: PATIENCE.as_secs() })
         })?;
         // One may have begun in the meantime.
         jobs.free(id, Duration::ZERO).await?;
@@ -140,11 +132,7 @@ impl ReplicaVm {
         let name = self.snapshot().name;
         blocking(move || match directory.is_dir() {
             true => Ok(()),
-            false => Err(Refusal::new(
-                ReturnCode::NotAvailable,
-                format!("the disks of the replica of VM {name} are not in {} any more", directory.display()),
-                "Mount the storage location on the replica host again and restart its daemon.",
-            )),
+            false => Err(Storage::DisksGone { vm: name, directory }.into()),
         })
         .await
     }
@@ -178,17 +166,9 @@ impl ReplicaVm {
         let active = self.session.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(active) = active else { return Ok(()) };
         active.cancel.cancel();
-        tokio::time::timeout(patience, active.ended.cancelled()).await.map_err(|_| {
-            Refusal::new(
-                ReturnCode::Timeout,
-                format!(
-                    "what is being received of VM {} could not be sealed or given up within {} s",
-                    self.snapshot().name,
-                    patience.as_secs()
-                ),
-                "See to the storage of the replica: a write to it does not end. Then try again.",
-            )
-        })
+        tokio::time::timeout(patience, active.ended.cancelled())
+            .await
+            .map_err(|_| Failover::NotSealed { vm: self.snapshot().name, seconds: patience.as_secs() }.into())
     }
 
     /// Pauses: takes nothing more from the primary.
@@ -264,11 +244,7 @@ impl ReplicaVm {
     pub async fn remove_point(&self, point: PointId) -> Result<(), Refusal> {
         let record = self.lock().await;
         if record.state == ReplicationState::FailoverInProgress {
-            return Err(Refusal::new(
-                ReturnCode::InUse,
-                format!("VM {} is being failed over", record.name),
-                "Wait until the failover is complete; `standin jobs` shows how far it is.",
-            ));
+            return Err(Failover::UnderWay { vm: record.name.clone() }.into());
         }
         let store = self.store.clone();
         blocking(move || store.remove_point(point).map_err(|error| super::layer::refusal_of(&error))).await
@@ -390,20 +366,15 @@ impl Locked<'_> {
 
     /// Shows an error in `status` until the next one, or until something is received; it is not stored.
     pub fn show_error(&mut self, refusal: &Refusal) {
-        let Refusal { message, remedy, .. } = refusal.clone();
-        if self.record.last_error.as_ref().is_none_or(|known| known.message != message) {
-            self.record.last_error = Some(LastError { at: Timestamp::now(), message, remedy });
+        if self.record.last_error.as_ref().is_none_or(|known| known.message != refusal.message) {
+            self.record.last_error = Some(LastError::now(refusal.clone()));
             self.publish();
         }
     }
 
     /// Notes an error for `status`.
     pub async fn note_error(&mut self, refusal: &Refusal) {
-        self.record.last_error = Some(LastError {
-            at: Timestamp::now(),
-            message: refusal.message.clone(),
-            remedy: refusal.remedy.clone(),
-        });
+        self.record.last_error = Some(LastError::now(refusal.clone()));
         if let Err(error) = self.save().await {
             tracing::error!(vm = %self.record.name, %error, "the replica's record could not be saved");
         }
@@ -413,29 +384,17 @@ impl Locked<'_> {
 /// The refusal for a name that another VM of this host has.
 #[must_use]
 pub(crate) fn name_taken(name: &VmName, owner: VmId) -> Refusal {
-    Refusal::new(
-        ReturnCode::InUse,
-        format!("the VM {owner} on this host is called {name}"),
-        "Choose another name, or give that VM another one first: `standin rename VM NAME`.",
-    )
+    Failover::NameTaken { name: name.clone(), owner }.into()
 }
 
 /// The refusal for a VM that this host is no replica of.
 #[must_use]
 pub fn no_replica(name: &str) -> Refusal {
-    Refusal::new(
-        ReturnCode::InvalidState,
-        format!("this host is not the replica of VM {name}"),
-        "Use this verb on the replica host; `standin status` shows what this host is for each VM.",
-    )
+    Failover::NoReplica { vm: name.to_owned() }.into()
 }
 
 /// The same, where only its id is known.
 #[must_use]
 pub(super) fn unknown_replica(id: VmId) -> Refusal {
-    Refusal::new(
-        ReturnCode::FileNotFound,
-        format!("this host is not the replica of a VM {id}"),
-        "`standin status` shows what this host is for each VM.",
-    )
+    Failover::UnknownReplica { id }.into()
 }

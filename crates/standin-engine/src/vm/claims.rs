@@ -8,11 +8,12 @@
 //!
 //! Of copies that differ the highest claim counts. A file that cannot be read is said, and the others count.
 
+use super::reason::Vm;
 use super::record::VmRecord;
 use crate::error::chain;
 use crate::replica::layer::blocking;
 use standin_durable::{Content, Document, DocumentError, Documents, Files};
-use standin_model::{Refusal, ReturnCode, VmId};
+use standin_model::{Refusal, VmId};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -132,13 +133,7 @@ impl ClaimFiles {
                 }
                 None => Ok(()),
             });
-            removed.map_err(|error| {
-                Refusal::new(
-                    ReturnCode::Failed,
-                    format!("the claim of VM {vm} could not be removed: {}", chain(&error)),
-                    "Check the file system of the data directory (full, read-only, failing), then try again.",
-                )
-            })
+            removed.map_err(|error| Refusal::from(Vm::ClaimNotRemoved { vm, error: chain(&error) }))
         })
         .await
     }
@@ -153,9 +148,5 @@ fn keep_higher(found: &mut HashMap<VmId, VmRecord>, record: VmRecord) {
 }
 
 fn refusal(record: &VmRecord, error: &DocumentError) -> Refusal {
-    Refusal::new(
-        ReturnCode::Failed,
-        format!("who may run VM {} could not be kept: {}", record.name, chain(error)),
-        "Check the file system of the data directory (full, read-only, failing), then try again.",
-    )
+    Vm::ClaimNotKept { vm: record.name.clone(), error: chain(error) }.into()
 }

@@ -1,6 +1,7 @@
 //! The hosts that share a VM: who comes to be one, by a relationship, and how the fence outlives that.
 
 use super::learn::Told;
+use super::reason::Vm;
 use super::record::VmRecord;
 use super::registry::Vms;
 use super::task::{Answer, Request, Task};
@@ -8,7 +9,7 @@ use crate::engine::hypervisor_refusal;
 use crate::peers::{self, Presence};
 use crate::records::PrimaryRecord;
 use standin_model::fence::{Claim, Fence, KnownHost, Learned, Role, WhenSilent};
-use standin_model::{HostId, Refusal, ReturnCode, VmId, VmName};
+use standin_model::{HostId, Refusal, VmId, VmName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -227,11 +228,7 @@ impl Task {
             return Ok(record);
         }
         let Some(sharing) = sharing else {
-            return Err(Refusal::new(
-                ReturnCode::FileNotFound,
-                format!("nothing is kept of who may run VM {}", self.name()),
-                "It never replicated on this host; `standin status` shows what does.",
-            ));
+            return Err(Vm::NoClaim { vm: self.name() }.into());
         };
         let claim = sharing.claim.unwrap_or_else(|| Claim::first(self.me()));
         Ok(VmRecord::new(self.vm, sharing.name.clone(), Fence::new(claim)))
@@ -350,11 +347,7 @@ impl Task {
     pub(super) async fn forget(&mut self) -> Result<(), Refusal> {
         let Some(record) = &self.record else { return self.record_or(None).map(|_| ()) };
         if !record.tombstone {
-            return Err(Refusal::new(
-                ReturnCode::InvalidState,
-                format!("VM {} has a replication relationship on this host", record.name),
-                "Remove that first: `standin unreplicate VM`.",
-            ));
+            return Err(Vm::StillRelated { vm: record.name.clone() }.into());
         }
         tracing::warn!(claim = %record.fence.claim,
             "an operator has this host forget who may run a VM");

@@ -27,6 +27,7 @@ mod gather;
 mod hosts;
 mod learn;
 mod operate;
+pub(crate) mod reason;
 mod record;
 mod registry;
 mod run;

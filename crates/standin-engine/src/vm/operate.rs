@@ -1,11 +1,12 @@
 //! What only ever makes a VM stop, or known: shutdown, power off, pause, definitions.
 
 use super::alarm::AlarmKind;
+use super::reason::Vm;
 use super::registry::{Start, Vms, WhenBothRun};
 use super::task::{Request, Task};
 use crate::engine::hypervisor_refusal;
 use standin_hypervisor::{PowerState, VmDefinition};
-use standin_model::{Refusal, ReturnCode, VmId, VmName};
+use standin_model::{Refusal, VmId, VmName};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -95,11 +96,7 @@ impl Task {
     pub(super) async fn define(&mut self, definition: VmDefinition, replace: bool) -> Result<(), Refusal> {
         if !replace {
             if let Some(known) = self.inspect().await? {
-                return Err(Refusal::new(
-                    ReturnCode::InUse,
-                    format!("this host already has VM {} ({})", known.name, known.id),
-                    "A failover does not replace it: remove that VM first (`standin vm remove VM`; its disks stay).",
-                ));
+                return Err(Vm::Exists { vm: known.name, id: known.id }.into());
             }
         }
         let hypervisor = &self.context.hypervisor;

@@ -2,6 +2,7 @@
 //! VM that has a record.
 
 use super::claims::ClaimFiles;
+use super::reason::Vm;
 use super::record::VmRecord;
 use super::task::{Request, Task};
 use super::witness::{NamedWitness, WitnessRecords};
@@ -12,7 +13,7 @@ use crate::spans;
 use async_trait::async_trait;
 use standin_hypervisor::{Hypervisor, VmEvent};
 use standin_model::fence::{Assertion, Fence, OverRunning, Place, Rules, Stance, WhenSilent};
-use standin_model::{HostId, Refusal, ReturnCode, VmId};
+use standin_model::{HostId, Refusal, VmId};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -122,11 +123,7 @@ impl VmContext {
 
 /// The refusal of a daemon that goes down.
 pub(super) fn stopping() -> Refusal {
-    Refusal::new(
-        ReturnCode::NotAvailable,
-        "the daemon is stopping",
-        "Try again when it runs; VMs run on meanwhile.",
-    )
+    Vm::Stopping.into()
 }
 
 /// The VMs of this host.

@@ -3,12 +3,13 @@
 //! Words may be a moment old when the decision falls, and that is enough: a host that takes the VM over meanwhile brings
 //! its claim first, and it is in this task's inbox, or already in its fence, before anything runs.
 
+use super::reason::Vm;
 use super::registry::{Start, Started, Vms};
 use super::task::{Request, Task};
 use crate::engine::hypervisor_refusal;
 use standin_hypervisor::{PowerState, StartOptions};
 use standin_model::fence::{Assertion, Heard, Place, Reason, Role, Run, RunFacts, WitnessId, may_run};
-use standin_model::{Refusal, ReturnCode, VmId};
+use standin_model::{Refusal, VmId};
 use std::sync::Arc;
 
 /// What every host that counts said just now.
@@ -146,15 +147,12 @@ impl Task {
         let refused = match decided {
             Run::Go { asserted, take } => return self.note_assertion(asserted, take).await,
             Run::Refuse(reason) => self.refusal(reason),
-            Run::Wait(_) => Refusal::new(
-                ReturnCode::NotAvailable,
-                format!("another host that could run VM {} does not answer", self.name()),
-                "Connect it and adopt the VM again, or adopt it with `--force`.",
-            ),
+            Run::Wait(_) => Vm::AdoptedUnasked { vm: self.name() }.into(),
         };
         self.context.hypervisor.undefine(self.vm).await.map_err(|error| hypervisor_refusal(&error))?;
         self.context.inventory.refresh(self.vm).await;
         let still = if on { " It runs on: stop it by the program that started it." } else { "" };
-        Err(Refusal { remedy: format!("{}{still}", refused.remedy), ..refused })
+        let remedy = format!("{}{still}", refused.remedy);
+        Err(refused.with_remedy(remedy))
     }
 }

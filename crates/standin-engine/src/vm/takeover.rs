@@ -3,12 +3,13 @@
 
 use super::hosts::Sharing;
 use super::learn::Told;
+use super::reason::Vm;
 use super::registry::Vms;
 use super::task::{Request, Task};
 use crate::peers::{Answer as PeerAnswer, Call, Presence};
 use jiff::Timestamp;
 use standin_model::fence::{Assertion, Claim, Fence, Heard, OverRunning, Place, Reason, Role, WhenSilent};
-use standin_model::{HostId, Refusal, ReturnCode, VmId};
+use standin_model::{HostId, Refusal, VmId};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,9 +83,9 @@ impl Vms {
             (_, Asserts::Forced) => Ok(Some(Assertion::Forced)),
             (Place::Silent, Asserts::Nothing) if start && self.policy().fence_command.is_empty() => {
                 let meanwhile = self.meanwhile(vm, from);
-                refuse(Reason::PrimarySilent(from.host)).map_err(|refusal| Refusal {
-                    message: format!("{}; {meanwhile}", refusal.message),
-                    ..refusal
+                refuse(Reason::PrimarySilent(from.host)).map_err(|refusal| {
+                    let message = format!("{}; {meanwhile}", refusal.message);
+                    refusal.saying(message)
                 })
             }
             (Place::Runs, _)
@@ -263,11 +264,7 @@ impl Task {
 
     pub(super) async fn give(&mut self, to: HostId) -> Result<Claim, Refusal> {
         let Some(mut changed) = self.record.clone() else {
-            return Err(Refusal::new(
-                ReturnCode::Failed,
-                format!("nothing is kept of who may run VM {}", self.name()),
-                "Look at the daemon's log; `standin status` shows what this host is for the VM.",
-            ));
+            return Err(Vm::ClaimLost { vm: self.name() }.into());
         };
         // Given already: a flow that a restart repeats must not raise the number again.
         if changed.fence.claim.holder == to && changed.fence.rival.is_none() {
@@ -312,11 +309,7 @@ impl Task {
     /// Two hosts hold the same number, and a person decides for one of them: the next number goes to it.
     pub(super) async fn resolve(&mut self, keep: bool) -> Result<Claim, Refusal> {
         let Some(mut changed) = self.record.clone().filter(|record| record.fence.rival.is_some()) else {
-            return Err(Refusal::new(
-                ReturnCode::InvalidState,
-                format!("only one host holds VM {}: there is nothing to decide", self.name()),
-                "`standin status` shows where it lives.",
-            ));
+            return Err(Vm::NoRivals { vm: self.name() }.into());
         };
         let me = self.me();
         let other = changed

@@ -7,6 +7,7 @@
 use super::alarm::AlarmKind;
 use super::hosts::Sharing;
 use super::learn::Told;
+use super::reason::Vm;
 use super::record::VmRecord;
 use super::registry::{Start, Started, VmContext};
 use super::run::Words;
@@ -16,7 +17,7 @@ use crate::records;
 use crate::spans;
 use standin_hypervisor::{PowerState, VmDefinition, VmInfo};
 use standin_model::fence::{Assertion, Claim, Fence, Place, WhenSilent};
-use standin_model::{HostId, Refusal, ReturnCode, VmId, VmName};
+use standin_model::{HostId, Refusal, VmId, VmName};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -260,11 +261,9 @@ impl Task {
     /// 32772 when that does not end in time.
     pub async fn stop_sending(&self) -> Result<(), Refusal> {
         match self.context.senders() {
-            Some(senders) if !senders.yield_up(self.vm).await => Err(Refusal::new(
-                ReturnCode::Timeout,
-                format!("what reads the disks of VM {} does not end", self.name()),
-                "Look at the daemon's log on that host, then try again.",
-            )),
+            Some(senders) if !senders.yield_up(self.vm).await => {
+                Err(Vm::StillRead { vm: self.name() }.into())
+            }
             _ => Ok(()),
         }
     }

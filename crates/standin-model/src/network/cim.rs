@@ -1,7 +1,8 @@
 //! The settings in the shape of `Msvm_FailoverNetworkAdapterSettingData`: arrays of text, one DHCP flag, and a
 //! number that says for which families.
 
-use super::{AdapterSettings, InterfaceAddress, MAX_ADDRESSES, invalid};
+use super::reason::Network;
+use super::{AdapterSettings, InterfaceAddress, MAX_ADDRESSES};
 use crate::codes::Refusal;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -71,10 +72,8 @@ impl CimSettings {
     /// [`crate::ReturnCode::InvalidParameter`] that names the property and the value.
     pub fn to_settings(&self) -> Result<AdapterSettings, Refusal> {
         if self.ip_addresses.len() != self.subnets.len() || self.ip_addresses.len() > MAX_ADDRESSES {
-            return Err(invalid(
-                format!("{} IPAddresses and {} Subnets", self.ip_addresses.len(), self.subnets.len()),
-                format!("Give one subnet for each address, in the same order; at most {MAX_ADDRESSES}."),
-            ));
+            let (addresses, subnets) = (self.ip_addresses.len(), self.subnets.len());
+            return Err(Network::SubnetsDiffer { addresses, subnets }.into());
         }
         let addresses = self
             .ip_addresses
@@ -82,7 +81,7 @@ impl CimSettings {
             .zip(&self.subnets)
             .map(|(address, subnet)| InterfaceAddress::with_subnet(address, subnet))
             .collect::<Result<Vec<_>, String>>()
-            .map_err(|why| invalid(why, "Correct IPAddresses and Subnets."))?;
+            .map_err(|why| Network::Subnet { why })?;
         let has = |v4: bool| addresses.iter().any(|address| address.address().is_ipv4() == v4);
         let (dhcp4, dhcp6) = match (self.dhcp_enabled, self.protocol) {
             (false, _) => (false, false),
@@ -102,14 +101,12 @@ impl CimSettings {
     }
 }
 
-fn parse(property: &str, texts: &[String]) -> Result<Vec<IpAddr>, Refusal> {
+fn parse(property: &'static str, texts: &[String]) -> Result<Vec<IpAddr>, Refusal> {
     texts
         .iter()
         .map(|text| {
-            text.trim().parse().map_err(|_| {
-                let shown: String = text.chars().take(64).collect();
-                invalid(format!("{property} has {shown:?}"), "Write IP addresses, without a network.")
-            })
+            let unreadable = |_| Network::NoIpAddress { property, text: text.clone() }.into();
+            text.trim().parse().map_err(unreadable)
         })
         .collect()
 }

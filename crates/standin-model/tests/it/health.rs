@@ -85,7 +85,12 @@ fn an_average_latency_over_five_minutes_is_not_ok() {
 
 #[test]
 fn a_primary_that_cannot_send_is_critical_with_the_reason_and_its_remedy() {
-    let blocked = Refusal::new(ReturnCode::NotAvailable, "host b cannot be reached", "Check the link.");
+    let blocked = Refusal::told(
+        ReturnCode::NotAvailable,
+        "peer_unreachable",
+        "host b cannot be reached",
+        "Check the link.",
+    );
     let (health, issues) = assess(&Inputs { blocked: Some(blocked), cycles_missed: 900, ..well() }, now());
     assert_eq!(health, Health::Critical);
     assert_eq!(issues.len(), 2);

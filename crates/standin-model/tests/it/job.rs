@@ -11,7 +11,12 @@ fn job() -> JobRecord {
 }
 
 fn trouble() -> Refusal {
-    Refusal::new(ReturnCode::NotAvailable, "the host cannot be reached", "Check the link.")
+    Refusal::told(
+        ReturnCode::NotAvailable,
+        "peer_unreachable",
+        "the host cannot be reached",
+        "Check the link.",
+    )
 }
 
 #[test]
@@ -88,7 +93,8 @@ fn only_a_cancellable_job_is_cancelled_and_it_ends_when_its_worker_says_so() {
     job.cancel().expect("cancellable");
     job.cancel().expect("twice is no error");
     assert_eq!((job.state, job.ended_at), (JobState::ShuttingDown, None));
-    job.terminated(Refusal::new(ReturnCode::Failed, "cancelled", "Start it again."), at(9)).expect("it ends");
+    job.terminated(Refusal::told(ReturnCode::Failed, "job_cancelled", "cancelled", "Start it again."), at(9))
+        .expect("it ends");
     assert_eq!((job.state, job.ended_at), (JobState::Terminated, Some(at(9))));
 }
 
@@ -141,7 +147,7 @@ fn a_clock_set_back_does_not_end_a_job_before_it_began() {
 fn remembered_errors_are_bounded_and_include_the_last() {
     let mut job = job();
     for number in 0..100 {
-        job.note_error(Refusal::new(ReturnCode::Failed, number.to_string(), "Wait."));
+        job.note_error(Refusal::told(ReturnCode::Failed, "disk_slow", number.to_string(), "Wait."));
     }
     assert_eq!(job.errors.len(), MAX_ERRORS);
     assert_eq!(job.errors.last().map(|error| error.message.as_str()), Some("99"));

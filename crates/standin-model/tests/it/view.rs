@@ -120,8 +120,11 @@ fn a_failed_job_shows_code_error_and_remedy() {
     let mut job =
         JobRecord::new(JobType::InitiateFailover, "root", at()).for_vm(VmId::random(), name()).cancellable();
     job.start(at()).expect("a new job starts");
-    job.fail(Refusal::new(ReturnCode::FileNotFound, "no such point", "See `standin points`."), at())
-        .expect("it runs");
+    job.fail(
+        Refusal::told(ReturnCode::FileNotFound, "unknown_point", "no such point", "See `standin points`."),
+        at(),
+    )
+    .expect("it runs");
     let value = serde_json::to_value(JobView::from(&job)).expect("plain values");
     has_fields(
         &value,
@@ -130,6 +133,7 @@ fn a_failed_job_shows_code_error_and_remedy() {
     assert_eq!((&value["type_code"], &value["type"]), (&json!(97), &json!("initiate_failover")));
     assert_eq!((&value["state"], &value["state_code"]), (&json!("exception"), &json!(10)));
     assert_eq!((&value["return_code"], &value["error"]), (&json!(32779), &json!("no such point")));
+    assert_eq!(value["reason"], json!("unknown_point"));
     assert_eq!((&value["remedy"], &value["vm"]), (&json!("See `standin points`."), &json!("web-1")));
     assert_eq!(value["cancellable"], json!(false), "it has ended");
 }
@@ -145,11 +149,15 @@ fn progress_is_computed_without_overflow_and_without_dividing_by_zero() {
 
 #[test]
 fn errors_and_checks_keep_their_shape() {
-    let error = ErrorView::new(Refusal::new(ReturnCode::Timeout, "too slow", "Wait."), Some(at()));
+    let error =
+        ErrorView::new(Refusal::told(ReturnCode::Timeout, "too_slow", "too slow", "Wait."), Some(at()));
     let value = serde_json::to_value(error).expect("plain values");
     assert_eq!(
         value,
-        json!({"code": 32772, "message": "too slow", "remedy": "Wait.", "at": "2023-11-14T22:13:20Z"})
+        json!({
+            "code": 32772, "reason": "too_slow", "message": "too slow", "remedy": "Wait.",
+            "at": "2023-11-14T22:13:20Z",
+        })
     );
     let check = CheckView {
         vm: name(),

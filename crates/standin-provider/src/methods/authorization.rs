@@ -1,6 +1,7 @@
 //! Authorization entries, and the settings of the service that admits by them.
 
-use super::call::{Call, cut, invalid, not_found};
+use super::call::Call;
+use super::reason::{Argument, Missing};
 use super::relationship::{number, text};
 use super::{Answer, Done, Tools};
 use crate::{ids, service};
@@ -16,12 +17,7 @@ const DEFAULT_GROUP: &str = "default";
 pub async fn add(tools: &Tools, call: &Call) -> Answer {
     let data = call.instance("AuthorizationEntry")?;
     let required = |name: &str| {
-        text(data, name).map(str::to_owned).ok_or_else(|| {
-            invalid(
-                format!("the entry has no {name}"),
-                "Set AllowedPrimaryHostSystem and ReplicaStorageLocation.",
-            )
-        })
+        text(data, name).map(str::to_owned).ok_or_else(|| Argument::EntryLacks { name: name.to_owned() })
     };
     let entry = AuthorizationEntry {
         id: AuthId::random(),
@@ -59,16 +55,16 @@ pub async fn put(
     let guid = text(instance, "InstanceID").and_then(ids::guid_in);
     let entries = engine.replicas().entries();
     let entry = entries.into_iter().find(|entry| Some(entry.id.0) == guid);
-    let mut entry = entry.ok_or_else(|| not_found("the authorization entry is gone"))?;
+    let mut entry = entry.ok_or(Missing::EntryGone)?;
     for (name, value) in changes {
         let Some(Value::String(text)) = &value.value else {
-            return Err(invalid(format!("{name} cannot be null"), "Give all three properties a text."));
+            return Err(Argument::EntryNull { name: name.clone() }.into());
         };
         match name.to_ascii_lowercase().as_str() {
             "allowedprimaryhostsystem" => text.clone_into(&mut entry.allowed_primary),
             "trustgroup" => text.clone_into(&mut entry.trust_group),
             "replicastoragelocation" => entry.storage_location = PathBuf::from(text),
-            _ => return Err(invalid(format!("{name} cannot be changed"), "Change the three writable ones.")),
+            _ => return Err(Argument::EntryFixed { name: name.clone() }.into()),
         }
     }
     engine.replicas().modify_entry(entry).await
@@ -78,7 +74,7 @@ pub async fn put(
 pub async fn remove(tools: &Tools, call: &Call) -> Answer {
     let hosts = call
         .text("AllowedPrimaryHostSystem")
-        .ok_or_else(|| super::call::missing("AllowedPrimaryHostSystem"))?;
+        .ok_or_else(|| Argument::Missing { parameter: "AllowedPrimaryHostSystem".to_owned() })?;
     let entry = of_hosts(tools, hosts)?;
     tools.engine.replicas().remove_entry(entry.id).await?;
     Ok(Done::default())
@@ -102,17 +98,14 @@ fn named(tools: &Tools, data: &Instance) -> Result<AuthorizationEntry, Refusal> 
     }
     match text(data, "AllowedPrimaryHostSystem") {
         Some(hosts) => of_hosts(tools, hosts),
-        None => Err(invalid(
-            "the entry has neither an InstanceID that is known nor an AllowedPrimaryHostSystem",
-            "Pass it as an enumeration of Msvm_ReplicationAuthorizationSettingData gave it.",
-        )),
+        None => Err(Argument::EntryUnnamed.into()),
     }
 }
 
 fn of_hosts(tools: &Tools, hosts: &str) -> Result<AuthorizationEntry, Refusal> {
     let entries = tools.engine.replicas().entries();
     let found = entries.into_iter().find(|entry| same_name(&entry.allowed_primary, hosts));
-    found.ok_or_else(|| not_found(format!("no authorization entry is for {}", cut(hosts))))
+    found.ok_or_else(|| Missing::Entry { hosts: hosts.to_owned() }.into())
 }
 
 /// `ModifyServiceSettings`: what is null stays as it is.
@@ -124,8 +117,10 @@ pub async fn service_settings(tools: &Tools, call: &Call) -> Answer {
         settings.recovery_server_enabled = *on;
     }
     if let Some(code) = number(data, "AllowedAuthenticationType")? {
-        settings.authentication = service::authentication(code).ok_or_else(|| {
-            invalid(format!("{code} is no AllowedAuthenticationType"), "Use 2, certificates.")
+        settings.authentication = service::authentication(code).ok_or(Argument::NotOneOf {
+            value: code,
+            kind: "AllowedAuthenticationType",
+            choices: "2, certificates",
         })?;
     }
     if let Some(port) = number(data, "HttpsPort")? {
@@ -134,7 +129,7 @@ pub async fn service_settings(tools: &Tools, call: &Call) -> Answer {
     match data.value("MonitoringStartTime") {
         None => {}
         Some(Value::Datetime(Datetime::Instant { at, .. })) => settings.monitoring.start = *at,
-        Some(_) => return Err(invalid("MonitoringStartTime is no point in time", "Pass a date and a time.")),
+        Some(_) => return Err(Argument::MonitoringStart.into()),
     }
     match data.value("MonitoringInterval") {
         None => {}

@@ -1,11 +1,12 @@
 //! A call with its arguments, and how VMs and recovery points are taken from them.
 
 use super::Tools;
+use super::reason::{Argument, Missing};
 use crate::world::{self, Machine};
 use crate::{VIRTUALIZATION, ids};
 use standin_cim::arguments::Arguments;
 use standin_cim::{Instance, MethodCall, Namespace, ObjectPath, RawValue, Value, embedded, same_name};
-use standin_model::{PointId, Refusal, ReturnCode, VmId};
+use standin_model::{PointId, Refusal, VmId};
 
 /// A call whose arguments have their types.
 pub struct Call {
@@ -19,20 +20,6 @@ pub struct Call {
     pub arguments: Arguments,
     /// The recovery point, which comes in more forms than a declaration can say.
     pub point: Result<Option<String>, Refusal>,
-}
-
-/// A malformed or missing argument.
-pub fn invalid(message: impl Into<String>, remedy: impl Into<String>) -> Refusal {
-    Refusal::new(ReturnCode::InvalidParameter, message, remedy)
-}
-
-/// Nothing is there under that name.
-pub fn not_found(message: impl Into<String>) -> Refusal {
-    Refusal::new(
-        ReturnCode::FileNotFound,
-        message,
-        "Enumerate Msvm_ComputerSystem and Msvm_VirtualSystemSettingData to see what is here.",
-    )
 }
 
 /// The parameter that is declared as a reference and comes as an embedded instance too.
@@ -49,14 +36,6 @@ pub fn point_argument(call: &MethodCall) -> Result<Option<String>, Refusal> {
     instance_id(&argument.value)
 }
 
-fn wrong_type() -> Refusal {
-    Refusal::new(
-        ReturnCode::IncorrectDataType,
-        "SnapshotSettingData is neither a reference nor an instance of Msvm_VirtualSystemSettingData",
-        "Pass the recovery point's path, its instance, or null for the latest one.",
-    )
-}
-
 fn instance_id(value: &RawValue) -> Result<Option<String>, Refusal> {
     match value {
         RawValue::Null => Ok(None),
@@ -68,9 +47,9 @@ fn instance_id(value: &RawValue) -> Result<Option<String>, Refusal> {
             Some(Value::Reference(path)) => id_of_path(path).map(Some),
             Some(Value::Instance(instance)) => id_of_instance(instance).map(Some),
             Some(Value::String(text)) => id_of_text(text),
-            Some(_) => Err(wrong_type()),
+            Some(_) => Err(Argument::PointType.into()),
         },
-        RawValue::Array(_) => Err(wrong_type()),
+        RawValue::Array(_) => Err(Argument::PointType.into()),
     }
 }
 
@@ -82,7 +61,7 @@ fn id_of_text(text: &str) -> Result<Option<String>, Refusal> {
     if let Ok(instance) = embedded::parse(text) {
         return id_of_instance(&instance).map(Some);
     }
-    let path = ObjectPath::parse(text).ok_or_else(wrong_type)?;
+    let path = ObjectPath::parse(text).ok_or(Argument::PointType)?;
     id_of_path(&path).map(Some)
 }
 
@@ -91,36 +70,27 @@ fn id_of_path(path: &ObjectPath) -> Result<String, Refusal> {
     if !same_name(&path.class, "Msvm_VirtualSystemSettingData")
         && !same_name(&path.class, "CIM_VirtualSystemSettingData")
     {
-        return Err(wrong_type());
+        return Err(Argument::PointType.into());
     }
-    ids::key_text(path, "InstanceID").map(str::to_owned).ok_or_else(|| {
-        invalid(
-            "the reference to a recovery point has no InstanceID",
-            "Pass the path that an enumeration gave.",
-        )
-    })
+    ids::key_text(path, "InstanceID").map(str::to_owned).ok_or_else(|| Argument::PointReference.into())
 }
 
 fn id_of_instance(instance: &Instance) -> Result<String, Refusal> {
     if !same_name(&instance.class, "Msvm_VirtualSystemSettingData") {
-        return Err(wrong_type());
+        return Err(Argument::PointType.into());
     }
     match instance.value("InstanceID") {
         Some(Value::String(id)) => Ok(id.clone()),
-        _ => Err(invalid(
-            "the recovery point's instance has no InstanceID",
-            "Pass it as an enumeration gave it.",
-        )),
+        _ => Err(Argument::PointInstance.into()),
     }
 }
 
 /// Objects of this API live in one namespace.
 fn local(namespace: Option<&Namespace>) -> Result<(), Refusal> {
     match namespace {
-        Some(other) if *other != VIRTUALIZATION => Err(invalid(
-            format!("a reference points into the namespace {other}"),
-            "Pass references into root/virtualization/v2.",
-        )),
+        Some(other) if *other != VIRTUALIZATION => {
+            Err(Argument::Namespace { namespace: other.clone() }.into())
+        }
         _ => Ok(()),
     }
 }
@@ -144,7 +114,7 @@ impl Call {
                 local(path.namespace.as_ref())?;
                 Ok(path)
             }
-            _ => Err(missing(parameter)),
+            _ => Err(Argument::Missing { parameter: parameter.to_owned() }.into()),
         }
     }
 
@@ -168,7 +138,7 @@ impl Call {
     pub fn instance(&self, parameter: &str) -> Result<&Instance, Refusal> {
         match self.arguments.get(parameter) {
             Some(Value::Instance(instance)) => Ok(instance),
-            _ => Err(missing(parameter)),
+            _ => Err(Argument::Missing { parameter: parameter.to_owned() }.into()),
         }
     }
 
@@ -185,33 +155,21 @@ impl Call {
                 .collect(),
             _ => Vec::new(),
         };
-        if found.is_empty() { Err(missing(parameter)) } else { Ok(found) }
+        match found.is_empty() {
+            true => Err(Argument::Missing { parameter: parameter.to_owned() }.into()),
+            false => Ok(found),
+        }
     }
-}
-
-/// A parameter that has to be there and is not.
-pub fn missing(parameter: &str) -> Refusal {
-    invalid(format!("the parameter {parameter} is missing"), "Pass it; the class definition has its type.")
 }
 
 /// The VM under a path of `Msvm_ComputerSystem`.
 pub fn machine_of(tools: &Tools, path: &ObjectPath) -> Result<Machine, Refusal> {
-    let name = ids::key_text(path, "Name").ok_or_else(|| {
-        invalid(
-            "the reference to a VM has no Name",
-            "Pass the path that an enumeration of Msvm_ComputerSystem gave.",
-        )
-    })?;
+    let name = ids::key_text(path, "Name").ok_or(Argument::VmReference)?;
     if same_name(name, &tools.site.host) {
-        return Err(Refusal::new(
-            ReturnCode::NotSupported,
-            format!("{name} is this host, not a VM"),
-            "Pass the Msvm_ComputerSystem of a VM.",
-        ));
+        return Err(Missing::IsHost { name: name.to_owned() }.into());
     }
-    let id = ids::guid_in(name).ok_or_else(|| not_found(format!("there is no VM {}", cut(name))))?;
-    world::machine(&tools.engine, VmId(id))
-        .ok_or_else(|| not_found(format!("there is no VM {name} on this host")))
+    let id = ids::guid_in(name).ok_or_else(|| Missing::Vm { id: name.to_owned() })?;
+    world::machine(&tools.engine, VmId(id)).ok_or_else(|| Missing::VmHere { name: name.to_owned() }.into())
 }
 
 /// What a client sent, short enough for a sentence.
@@ -221,18 +179,14 @@ pub fn cut(text: &str) -> String {
 
 /// The recovery point of a VM under its instance id.
 pub fn point_of(tools: &Tools, machine: &Machine, id: &str) -> Result<PointId, Refusal> {
-    let guid =
-        ids::guid_in(id).ok_or_else(|| not_found(format!("there is no recovery point {}", cut(id))))?;
+    let guid = ids::guid_in(id).ok_or_else(|| Missing::Point { id: id.to_owned() })?;
     if guid == machine.id.0 {
-        return Err(invalid(
-            format!("these are the settings of VM {} as it is, not a recovery point", machine.name),
-            "Pass one of the instances that Msvm_SnapshotOfVirtualSystem relates to the VM.",
-        ));
+        return Err(Argument::NoPoint { vm: machine.name.clone() }.into());
     }
     let known = world::points(&tools.engine, machine).iter().any(|point| point.id.0 == guid);
     if known || !machine.is_replica() {
         // Who is no replica is told that, not that its point is unknown.
         return Ok(PointId(guid));
     }
-    Err(not_found(format!("VM {} has no recovery point {}", machine.name, cut(id))))
+    Err(Missing::PointOf { vm: machine.name.clone(), id: id.to_owned() }.into())
 }

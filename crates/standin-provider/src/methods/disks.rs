@@ -1,7 +1,7 @@
 //! Disks that clients name: in `IncludedDisks` as instances or paths of `Msvm_StorageAllocationSettingData`, in
 //! `HostResource` by their image.
 
-use super::call::{cut, not_found};
+use super::reason::Missing;
 use crate::settings;
 use crate::world::Machine;
 use standin_cim::{Instance, ObjectPath, Value, embedded};
@@ -60,5 +60,5 @@ fn of_id(machine: &Machine, id: &str) -> Result<DiskName, Refusal> {
 }
 
 fn unknown(machine: &Machine, disk: &str) -> Refusal {
-    not_found(format!("VM {} has no disk {}", machine.name, cut(disk)))
+    Missing::Disk { vm: machine.name.clone(), disk: disk.to_owned() }.into()
 }

@@ -1,6 +1,7 @@
 //! Methods of `Msvm_ConcreteJob`.
 
-use super::call::{Call, not_found};
+use super::call::Call;
+use super::reason::{Argument, Method, Missing};
 use super::{Answer, Done, Tools, not_here};
 use crate::make::Out;
 use crate::{ids, jobs};
@@ -25,7 +26,7 @@ pub fn concrete_job(tools: &Tools, call: &Call) -> Answer {
         "RequestStateChange" => match call.number("RequestedState") {
             Some(TERMINATE | KILL) => cancel(tools, &job),
             Some(_) => Err(not_here("Msvm_ConcreteJob", "RequestStateChange to this state")),
-            None => Err(super::call::missing("RequestedState")),
+            None => Err(Argument::Missing { parameter: "RequestedState".to_owned() }.into()),
         },
         "KillJob" => cancel(tools, &job),
         method => Err(not_here("Msvm_ConcreteJob", method)),
@@ -35,18 +36,14 @@ pub fn concrete_job(tools: &Tools, call: &Call) -> Answer {
 fn find(tools: &Tools, call: &Call) -> Result<JobRecord, Refusal> {
     let id = ids::key_text(&call.target, "InstanceID").unwrap_or_default();
     let watch = id.parse::<JobId>().ok().and_then(|id| tools.engine.jobs().watch(id));
-    let watch = watch.ok_or_else(|| not_found(format!("there is no job {}", super::call::cut(id))))?;
+    let watch = watch.ok_or_else(|| Missing::Job { id: id.to_owned() })?;
     let record = watch.borrow().clone();
     Ok(record)
 }
 
 fn cancel(tools: &Tools, job: &JobRecord) -> Answer {
     if job.state.is_final() {
-        return Err(Refusal::new(
-            ReturnCode::InvalidState,
-            format!("the job has ended: {}", JobState::name(job.state)),
-            "There is nothing to terminate.",
-        ));
+        return Err(Method::JobEnded { state: JobState::name(job.state) }.into());
     }
     tools.engine.jobs().cancel(job.id)?;
     Ok(Done::default())

@@ -1,6 +1,7 @@
 //! Methods of `Msvm_VirtualSystemManagementService`, as far as the engine has VMs of its own.
 
-use super::call::{Call, cut, invalid, machine_of, missing};
+use super::call::{Call, machine_of};
+use super::reason::{Argument, Method, Missing};
 use super::relationship::text;
 use super::{Answer, Done, Tools, disks, not_here};
 use crate::make::{Make, Out};
@@ -10,7 +11,7 @@ use standin_cim::{Instance, Narrow, ObjectPath, Property, Value, same_name};
 use standin_engine::engine::hypervisor_refusal;
 use standin_hypervisor::PowerState;
 use standin_hypervisor::definition::{DiskDefinition, DiskFormat, VmDefinition};
-use standin_model::{DiskName, Refusal, ReturnCode, VmId, VmName};
+use standin_model::{DiskName, Refusal, VmId, VmName};
 
 /// Memory of a VM whose settings do not say: Hyper-V's own default.
 const DEFAULT_MEMORY_MIB: u64 = 1024;
@@ -30,24 +31,17 @@ pub async fn service(tools: &Tools, call: &Call) -> Answer {
 /// `DefineSystem`: name from the settings; disks, memory and processors from the resources.
 async fn define(tools: &Tools, call: &Call) -> Answer {
     let settings = call.instance("SystemSettings")?;
-    let name = text(settings, "ElementName")
-        .ok_or_else(|| invalid("the settings have no ElementName", "Set ElementName to the VM's name."))?;
+    let name = text(settings, "ElementName").ok_or(Argument::NoName)?;
     let mut definition = VmDefinition::new(vm_name(name)?, DEFAULT_MEMORY_MIB);
     if let Some(id) = text(settings, "VirtualSystemIdentifier") {
-        definition.uuid = ids::guid_in(id)
-            .map(VmId)
-            .ok_or_else(|| invalid("VirtualSystemIdentifier is no GUID", "Leave it null, or pass a GUID."))?;
+        definition.uuid = ids::guid_in(id).map(VmId).ok_or(Argument::NoGuid)?;
     }
     for resource in call.instances("ResourceSettings").unwrap_or_default() {
         add_resource(&mut definition, resource)?;
     }
     definition.validate().map_err(|error| hypervisor_refusal(&error))?;
     if world::machine(&tools.engine, definition.uuid).is_some() {
-        return Err(Refusal::new(
-            ReturnCode::InUse,
-            format!("VM {} exists", definition.uuid),
-            "Leave VirtualSystemIdentifier null for a new VM.",
-        ));
+        return Err(Method::Exists { id: definition.uuid }.into());
     }
     let id = tools.engine.define_vm(definition).await?;
     Ok(Done::with(Out::default().with("ResultingSystem", ids::system_path(id))))
@@ -60,18 +54,13 @@ fn add_resource(definition: &mut VmDefinition, resource: &Instance) -> Result<()
             definition.memory_mib = quantity.unwrap_or(DEFAULT_MEMORY_MIB);
         }
         class if same_name(class, "Msvm_ProcessorSettingData") => {
-            definition.vcpus = u32::try_from(quantity.unwrap_or(1))
-                .map_err(|_| invalid("too many processors", "Use 1 to 512."))?;
+            definition.vcpus = u32::try_from(quantity.unwrap_or(1)).map_err(|_| Argument::Processors)?;
         }
         class if same_name(class, "Msvm_StorageAllocationSettingData") => {
             definition.disks.push(disk(definition.disks.len(), resource)?);
         }
         class => {
-            return Err(Refusal::new(
-                ReturnCode::NotSupported,
-                format!("resources of the class {} cannot be defined here", cut(class)),
-                "Define memory, processors and disks here, and the rest by `standin vm define FILE`.",
-            ));
+            return Err(Method::Resource { class: class.to_owned() }.into());
         }
     }
     Ok(())
@@ -89,23 +78,17 @@ fn quantity(resource: &Instance) -> Option<u64> {
 
 /// A disk by its image; the format is told by the file's name, because what a guest writes cannot be trusted to tell.
 fn disk(index: usize, resource: &Instance) -> Result<DiskDefinition, Refusal> {
-    let file = disks::host_resource(resource)
-        .ok_or_else(|| invalid("a disk has no HostResource", "Set HostResource to the path of its image."))?;
+    let file = disks::host_resource(resource).ok_or(Argument::DiskWithoutImage)?;
     let format = match file.rsplit_once('.').map(|(_, end)| end) {
         Some(end) if same_name(end, "qcow2") => DiskFormat::Qcow2,
         Some(end) if ["raw", "img"].iter().any(|raw| same_name(end, raw)) => DiskFormat::Raw,
         _ if file.starts_with("/dev/") => DiskFormat::Raw,
         _ => {
-            return Err(invalid(
-                format!("the format of {} cannot be told from its name", cut(file)),
-                "Use a name that ends in .qcow2, .raw or .img, or `standin vm define FILE`.",
-            ));
+            return Err(Argument::DiskFormat { file: file.to_owned() }.into());
         }
     };
     let name = text(resource, "ElementName").map_or_else(|| format!("disk{index}"), str::to_owned);
-    let name = DiskName::new(&name).map_err(|error| {
-        invalid(format!("{} cannot be a disk's name: {error}", cut(&name)), "Choose another.")
-    })?;
+    let name = DiskName::new(&name).map_err(|error| Argument::DiskName { name, error: error.to_string() })?;
     Ok(DiskDefinition::new(name, file, format))
 }
 
@@ -120,9 +103,10 @@ async fn destroy(tools: &Tools, call: &Call) -> Answer {
 /// `ModifySystemSettings`: settings that are as they were are taken. Of the others only the name can be changed.
 async fn modify(tools: &Tools, call: &Call) -> Answer {
     let wanted = call.instance("SystemSettings")?;
-    let id = text(wanted, "InstanceID").ok_or_else(|| missing("InstanceID of SystemSettings"))?;
+    let id = text(wanted, "InstanceID")
+        .ok_or_else(|| Argument::Missing { parameter: "InstanceID of SystemSettings".to_owned() })?;
     let machine = ids::guid_in(id).and_then(|guid| world::machine(&tools.engine, VmId(guid)));
-    let machine = machine.ok_or_else(|| super::call::not_found(format!("there is no VM {}", cut(id))))?;
+    let machine = machine.ok_or_else(|| Missing::Vm { id: id.to_owned() })?;
     let is = settings::realized(&machine);
     let changed = |property: &&Property| {
         property.value.value.is_some() && is.value(&property.name) != property.value.value.as_ref()
@@ -130,11 +114,9 @@ async fn modify(tools: &Tools, call: &Call) -> Answer {
     let is_name = |property: &Property| same_name(&property.name, "ElementName");
     match wanted.properties.iter().filter(changed).find(|property| !is_name(property)) {
         None => rename(tools, &machine, wanted).await,
-        Some(property) => Err(Refusal::new(
-            ReturnCode::NotSupported,
-            format!("{} of VM {} cannot be changed here", property.name, machine.name),
-            "Change the VM's definition file and read it again: `standin vm define FILE`.",
-        )),
+        Some(property) => {
+            Err(Method::Fixed { vm: machine.name.clone(), property: property.name.to_string() }.into())
+        }
     }
 }
 
@@ -148,9 +130,8 @@ async fn rename(tools: &Tools, machine: &Machine, wanted: &Instance) -> Answer {
 }
 
 fn vm_name(name: &str) -> Result<VmName, Refusal> {
-    VmName::new(name).map_err(|error| {
-        invalid(format!("{} cannot be a VM's name: {error}", cut(name)), "Choose another name.")
-    })
+    VmName::new(name)
+        .map_err(|error| Argument::VmName { name: name.to_owned(), error: error.to_string() }.into())
 }
 
 /// `GetSummaryInformation`: of the VMs named, or of all.
@@ -167,7 +148,7 @@ fn summaries(tools: &Tools, call: &Call) -> Answer {
 
 fn owner(tools: &Tools, value: &Value) -> Result<Machine, Refusal> {
     let Value::Reference(path) = value else {
-        return Err(invalid("SettingData is no reference", "Pass paths of Msvm_VirtualSystemSettingData."));
+        return Err(Argument::SettingData.into());
     };
     let id = ids::key_text(path, "InstanceID").unwrap_or_default();
     if let Some(machine) = ids::guid_in(id).and_then(|guid| world::machine(&tools.engine, VmId(guid))) {
@@ -207,7 +188,7 @@ fn format_error(call: &Call) -> Answer {
     let errors = call.instances("Errors")?;
     let texts: Vec<&str> = errors.iter().filter_map(|error| text(error, "Message")).collect();
     if texts.is_empty() {
-        return Err(invalid("none of the errors has a Message", "Pass Msvm_Error instances."));
+        return Err(Argument::NoErrorMessage.into());
     }
     Ok(Done::with(Out::default().with("ErrorMessage", texts.join("\n"))))
 }

@@ -10,6 +10,7 @@ mod job;
 mod management;
 mod network;
 mod power;
+pub(crate) mod reason;
 mod relationship;
 mod snapshot;
 mod statistics;
@@ -18,6 +19,7 @@ use crate::make::Out;
 use crate::world::Site;
 use crate::{Provider, VIRTUALIZATION, ids};
 use call::Call;
+use reason::{Argument, Method};
 use standin_cim::arguments::{BindError, bind};
 use standin_cim::{Caller, CimError, Context, MethodAnswer, MethodCall, Role, StatusCode, same_name};
 use standin_engine::Engine;
@@ -123,15 +125,7 @@ pub async fn invoke(
             }
         }
     } else {
-        Err(Refusal::new(
-            ReturnCode::AccessDenied,
-            format!(
-                "the user {} has the role {}, which may not call {name}",
-                caller.name,
-                caller.role.as_str()
-            ),
-            "Ask an administrator, or have the role changed with `standin user`.",
-        ))
+        Err(Method::Role { user: caller.name.to_string(), role: caller.role.as_str(), method: name }.into())
     };
     Ok(answered(&owner, declared, answer))
 }
@@ -141,11 +135,7 @@ async fn run(tools: Tools, call: Call) -> Answer {
     let work = tokio::spawn(async move { dispatch(&tools, &call).await });
     work.await.unwrap_or_else(|error| {
         tracing::error!(%error, "a method ended by a defect");
-        Err(Refusal::new(
-            ReturnCode::StatusUnknown,
-            "the method ended by a defect of the daemon",
-            "Look at the state of the VM before you go on, and at the daemon's log.",
-        ))
+        Err(Method::Defect.into())
     })
 }
 
@@ -194,35 +184,23 @@ async fn replication_service(tools: &Tools, call: &Call) -> Answer {
 }
 
 /// A method whose flow this version has not got: its arguments are checked all the same.
-fn later(tools: &Tools, call: &Call, what: &str) -> Answer {
+fn later(tools: &Tools, call: &Call, what: &'static str) -> Answer {
     call.machine(tools)?;
-    Err(Refusal::new(
-        ReturnCode::NotSupported,
-        format!("{} was not done: this version does not have {what}", call.method),
-        "See the list of methods in docs/management-api.md.",
-    ))
+    Err(Method::Later { method: call.method.clone(), what }.into())
 }
 
 /// A method that is declared and has nothing behind it here.
 fn not_here(class: &str, method: &str) -> Refusal {
-    Refusal::new(
-        ReturnCode::NotSupported,
-        format!("{method} of {class} is not supported"),
-        "See the list of methods in docs/management-api.md.",
-    )
+    Method::NotHere { class: class.to_owned(), method: method.to_owned() }.into()
 }
 
 /// Arguments that do not fit: 32773 when one is missing or unknown, 32776 when it has another type.
 fn refused(error: &BindError) -> Refusal {
-    let code = match error {
-        BindError::WrongType { .. } => ReturnCode::IncorrectDataType,
-        _ => ReturnCode::InvalidParameter,
-    };
-    Refusal::new(
-        code,
-        error.to_string(),
-        "The class definition of the service has the parameters with their types.",
-    )
+    let text = error.to_string();
+    match error {
+        BindError::WrongType { .. } => Argument::WrongType { error: text }.into(),
+        _ => Argument::Unfit { error: text }.into(),
+    }
 }
 
 /// The answer with every out parameter of the declaration, null where there is nothing to say.

@@ -1,6 +1,7 @@
 //! `SetFailoverNetworkAdapterSettings`: what a VM's network cards get at a failover.
 
-use super::call::{Call, cut, invalid};
+use super::call::Call;
+use super::reason::Argument;
 use super::{Answer, Done, Tools};
 use crate::ids;
 use standin_cim::{Instance, Value};
@@ -11,7 +12,7 @@ use standin_model::{Refusal, ReturnCode};
 pub async fn set(tools: &Tools, call: &Call) -> Answer {
     // This method has no code for what is not found (its values end at 32778): the parameter is at fault.
     let machine = call.machine(tools).map_err(|refusal| match refusal.code {
-        ReturnCode::FileNotFound => Refusal { code: ReturnCode::InvalidParameter, ..refusal },
+        ReturnCode::FileNotFound => refusal.with_code(ReturnCode::InvalidParameter),
         _ => refusal,
     })?;
     let changes =
@@ -22,35 +23,25 @@ pub async fn set(tools: &Tools, call: &Call) -> Answer {
 
 fn change(data: &Instance) -> Result<NetworkChange, Refusal> {
     let Some(Value::String(id)) = data.value("InstanceID") else {
-        return Err(invalid(
-            "network settings without an InstanceID say nothing of the adapter",
-            "Pass the Msvm_FailoverNetworkAdapterSettingData of the adapter, changed.",
-        ));
+        return Err(Argument::CardUnnamed.into());
     };
     let adapter = adapter_of(id)?;
     let dhcp = match data.value("DHCPEnabled") {
         Some(Value::Boolean(dhcp)) => dhcp,
         Some(_) => return Err(wrong("DHCPEnabled", "no boolean")),
         None => {
-            return Err(invalid(
-                "the network settings do not say whether DHCP is enabled",
-                "Give DHCPEnabled and IPAddresses on every instance.",
-            ));
+            return Err(Argument::DhcpUnsaid.into());
         }
     };
     if data.value("IPAddresses").is_none() {
-        return Err(invalid(
-            "the network settings have no IPAddresses",
-            "Give DHCPEnabled and IPAddresses on every instance; an empty list is one.",
-        ));
+        return Err(Argument::AddressesUnsaid.into());
     }
     let texts = |name: &str| texts(data, name);
     let protocol = super::relationship::number(data, "ProtocolIFType")?.unwrap_or_default();
-    let protocol = ProtocolInterface::from_code(protocol).ok_or_else(|| {
-        invalid(
-            format!("{protocol} is no ProtocolIFType"),
-            "Use 4096 for IPv4, 4097 for IPv6, 4098 for both.",
-        )
+    let protocol = ProtocolInterface::from_code(protocol).ok_or(Argument::NotOneOf {
+        value: protocol,
+        kind: "ProtocolIFType",
+        choices: "4096 for IPv4, 4097 for IPv6, 4098 for both",
     })?;
     let cim = CimSettings {
         protocol,
@@ -69,10 +60,7 @@ fn change(data: &Instance) -> Result<NetworkChange, Refusal> {
 fn adapter_of(id: &str) -> Result<String, Refusal> {
     let adapter = ids::after_guid(id).split('\\').next().unwrap_or_default();
     if adapter.parse::<uuid::Uuid>().is_err() {
-        return Err(invalid(
-            format!("{} is no InstanceID of failover network settings", cut(id)),
-            "Pass the Msvm_FailoverNetworkAdapterSettingData of the adapter, changed.",
-        ));
+        return Err(Argument::CardId { id: id.to_owned() }.into());
     }
     Ok(adapter.to_ascii_lowercase())
 }
@@ -93,10 +81,6 @@ fn one_text(name: &str, value: &Value) -> Result<String, Refusal> {
     }
 }
 
-fn wrong(name: &str, is: &str) -> Refusal {
-    Refusal::new(
-        ReturnCode::IncorrectDataType,
-        format!("{name} is {is}"),
-        "Use the type that the class Msvm_FailoverNetworkAdapterSettingData has for it.",
-    )
+fn wrong(name: &str, is: &'static str) -> Refusal {
+    Argument::CardType { name: name.to_owned(), is }.into()
 }

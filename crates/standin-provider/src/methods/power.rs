@@ -1,13 +1,14 @@
 //! Methods of `Msvm_ComputerSystem`: starting and stopping VMs, and the state of their replication.
 
-use super::call::{Call, invalid, machine_of, missing};
+use super::call::{Call, machine_of};
+use super::reason::{Argument, Method};
 use super::statistics::own_relationship;
 use super::{Answer, Done, Tools, not_here};
 use crate::world::Machine;
 use standin_engine::Engine;
 use standin_engine::jobs::NewJob;
 use standin_hypervisor::PowerState;
-use standin_model::{JobId, JobType, Refusal, ReplicationState, ReturnCode, VmId, VmName};
+use standin_model::{JobId, JobType, Refusal, ReplicationState, VmId, VmName};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,12 +20,16 @@ pub async fn computer_system(tools: &Tools, call: &Call) -> Answer {
     let machine = machine_of(tools, &call.target)?;
     match call.method.as_str() {
         "RequestStateChange" => {
-            let state = call.number("RequestedState").ok_or_else(|| missing("RequestedState"))?;
+            let state = call
+                .number("RequestedState")
+                .ok_or_else(|| Argument::Missing { parameter: "RequestedState".to_owned() })?;
             change_power(tools, &machine, state).await
         }
         "RequestReplicationStateChange" | "RequestReplicationStateChangeEx" => {
             own_relationship(call, &machine)?;
-            let state = call.number("RequestedState").ok_or_else(|| missing("RequestedState"))?;
+            let state = call
+                .number("RequestedState")
+                .ok_or_else(|| Argument::Missing { parameter: "RequestedState".to_owned() })?;
             change_replication(tools, &machine, state).await
         }
         method => Err(not_here("Msvm_ComputerSystem", method)),
@@ -39,12 +44,8 @@ async fn change_replication(tools: &Tools, machine: &Machine, state: u16) -> Ans
         3 => engine.resume(machine.id).await.map(Done::job),
         7 => engine.suspend(machine.id).await.map(|()| Done::default()),
         9 => engine.cancel_resynchronization(machine.id).await.map(|()| Done::default()),
-        2 | 4 => Err(Refusal::new(
-            ReturnCode::NotSupported,
-            "planned failover and becoming a replica are not supported",
-            "See the list of methods in docs/management-api.md.",
-        )),
-        other => Err(invalid(format!("{other} cannot be requested"), "Use 1, 3, 7 or 9.")),
+        2 | 4 => Err(Method::Planned.into()),
+        other => Err(Argument::NotRequestable { state: other }.into()),
     }
 }
 
@@ -68,13 +69,9 @@ async fn change_power(tools: &Tools, machine: &Machine, state: u16) -> Answer {
         (9 | 32776, PowerState::Running) => Change::Pause,
         (2 | 3 | 4 | 9 | 32776, power) => return Err(wrong_state(machine, power)),
         (6 | 7 | 8 | 10 | 11 | 32768..=65535, _) => {
-            return Err(Refusal::new(
-                ReturnCode::NotSupported,
-                format!("the state {state} is not supported"),
-                "Use 2 (start), 3 (power off), 4 (shut down) or 9 (pause).",
-            ));
+            return Err(Method::PowerState { state }.into());
         }
-        _ => return Err(invalid(format!("{state} is no state"), "Use 2, 3, 4 or 9.")),
+        _ => return Err(Argument::NotOneOf { value: state, kind: "state", choices: "2, 3, 4 or 9" }.into()),
     };
     if change == Change::Start {
         may_start(machine)?;
@@ -87,18 +84,10 @@ fn may_start(machine: &Machine) -> Result<(), Refusal> {
     let Some(found) = &machine.relationship else { return Ok(()) };
     let state = found.status.state;
     if machine.is_replica() && !matches!(state, ReplicationState::Recovered | ReplicationState::Committed) {
-        return Err(Refusal::new(
-            ReturnCode::InvalidState,
-            format!("VM {} is a replica in state {state}", machine.name),
-            "Fail over first: InitiateFailover of Msvm_ReplicationService.",
-        ));
+        return Err(Method::Replica { vm: machine.name.clone(), state }.into());
     }
     if found.fenced {
-        return Err(Refusal::new(
-            ReturnCode::InvalidState,
-            format!("VM {} has failed over: two of it would run", machine.name),
-            "Revert the failover on the replica host to run it here again.",
-        ));
+        return Err(Method::FailedOver { vm: machine.name.clone() }.into());
     }
     Ok(())
 }
@@ -109,11 +98,7 @@ fn wrong_state(machine: &Machine, power: PowerState) -> Refusal {
         PowerState::Running => "running",
         PowerState::Paused => "paused",
     };
-    Refusal::new(
-        ReturnCode::InvalidState,
-        format!("VM {} is {is} already, or cannot get there from {is}", machine.name),
-        "EnabledState of its Msvm_ComputerSystem shows how it is: 2 running, 3 off, 9 paused.",
-    )
+    Method::Power { vm: machine.name.clone(), is }.into()
 }
 
 async fn begin(tools: &Tools, machine: &Machine, change: Change) -> Answer {
@@ -124,8 +109,7 @@ async fn begin(tools: &Tools, machine: &Machine, change: Change) -> Answer {
         Change::Pause => (JobType::PauseVm, "Pause"),
         Change::Resume => (JobType::ResumeVm, "Resume"),
     };
-    let name = VmName::new(&machine.name)
-        .map_err(|error| invalid(format!("the VM's name cannot be used: {error}"), "Rename the VM."))?;
+    let name = VmName::new(&machine.name).map_err(|error| Argument::OwnName { error: error.to_string() })?;
     let new = NewJob {
         job_type,
         vm: Some((machine.id, name)),

@@ -1,14 +1,15 @@
 //! Making, changing, starting and ending relationships.
 
-use super::call::{Call, cut, invalid};
+use super::call::Call;
+use super::reason::{Argument, Method, Missing};
 use super::statistics::own_relationship;
 use super::{Answer, Done, Tools, disks};
 use crate::replication::{BY_CERTIFICATE, PROVIDER, split};
 use crate::world::Machine;
 use standin_cim::{Datetime, Instance, Value, same_name};
 use standin_engine::{Enable, Modification, Relationship};
+use standin_model::Refusal;
 use standin_model::settings::{DayWindow, RelationshipSettings, SettingsChange};
-use standin_model::{Refusal, ReturnCode};
 
 /// `InitialReplicationType`: over the network.
 const OVER_THE_NETWORK: u16 = 1;
@@ -21,11 +22,7 @@ pub async fn create(tools: &Tools, call: &Call) -> Answer {
     let machine = call.machine(tools)?;
     let data = call.instance("ReplicationSettingData")?;
     if machine.is_replica() {
-        return Err(Refusal::new(
-            ReturnCode::NotSupported,
-            format!("VM {} is a replica here: extended replication is not supported", machine.name),
-            "Create the relationship on the primary host.",
-        ));
+        return Err(Method::Extend { vm: machine.name.clone() }.into());
     }
     check_ways(tools, data)?;
     let peer = peer(tools, data)?;
@@ -42,11 +39,7 @@ pub async fn modify(tools: &Tools, call: &Call) -> Answer {
     let data = call.instance("ReplicationSettingData")?;
     check_ways(tools, data)?;
     let Some(found) = machine.relationship.as_ref() else {
-        return Err(Refusal::new(
-            ReturnCode::InvalidState,
-            format!("VM {} does not replicate", machine.name),
-            "Create a relationship first: CreateReplicationRelationship.",
-        ));
+        return Err(Method::NoRelationship { vm: machine.name.clone() }.into());
     };
     let settings = change(&machine, data, &found.settings)?;
     let peer = moved_to(tools, data, found)?;
@@ -73,21 +66,22 @@ pub async fn start(tools: &Tools, call: &Call) -> Answer {
     match call.number("InitialReplicationType") {
         Some(OVER_THE_NETWORK) => {}
         Some(BY_EXPORT | SEEDED) => {
-            return Err(Refusal::new(
-                ReturnCode::NotSupported,
-                "initial replication by export or from a seed is not supported",
-                "Use InitialReplicationType 1, over the network.",
-            ));
+            return Err(Method::Seed.into());
         }
         Some(other) => {
-            return Err(invalid(format!("{other} is no InitialReplicationType"), "Use 1, over the network."));
+            return Err(Argument::NotOneOf {
+                value: other,
+                kind: "InitialReplicationType",
+                choices: "1, over the network",
+            }
+            .into());
         }
-        None => return Err(super::call::missing("InitialReplicationType")),
+        None => return Err(Argument::Missing { parameter: "InitialReplicationType".to_owned() }.into()),
     }
     let at = match call.arguments.get("StartTime") {
         None => None,
         Some(Value::Datetime(Datetime::Instant { at, .. })) => Some(*at),
-        Some(_) => return Err(invalid("StartTime is an interval", "Pass a point in time, or null for now.")),
+        Some(_) => return Err(Argument::StartTime.into()),
     };
     let job = tools.engine.start_replication(machine.id, at).await?;
     Ok(Done::job(Some(job)))
@@ -105,7 +99,7 @@ pub async fn remove(tools: &Tools, call: &Call) -> Answer {
 pub async fn test_connection(tools: &Tools, call: &Call) -> Answer {
     let host = call
         .text("RecoveryConnectionPoint")
-        .ok_or_else(|| super::call::missing("RecoveryConnectionPoint"))?;
+        .ok_or_else(|| Argument::Missing { parameter: "RecoveryConnectionPoint".to_owned() })?;
     authentication(call.number("AuthenticationType"))?;
     thumbprint(tools, call.text("CertificateThumbPrint"))?;
     let peer = address(tools, host, call.number("RecoveryServerPortNumber"))?;
@@ -118,11 +112,9 @@ fn check_ways(tools: &Tools, data: &Instance) -> Result<(), Refusal> {
     authentication(number(data, "AuthenticationType")?)?;
     thumbprint(tools, text(data, "CertificateThumbPrint"))?;
     match text(data, "ReplicationProvider") {
-        Some(provider) if !provider.to_ascii_uppercase().contains(PROVIDER) => Err(Refusal::new(
-            ReturnCode::NotSupported,
-            format!("there is no replication provider {}", cut(provider)),
-            "Leave ReplicationProvider null, or pass the Msvm_ReplicationProvider of this host.",
-        )),
+        Some(provider) if !provider.to_ascii_uppercase().contains(PROVIDER) => {
+            Err(Method::Provider { provider: provider.to_owned() }.into())
+        }
         _ => Ok(()),
     }
 }
@@ -131,12 +123,11 @@ fn authentication(kind: Option<u16>) -> Result<(), Refusal> {
     match kind {
         // Null, and the 0 that a fresh instance has.
         None | Some(0 | BY_CERTIFICATE) => Ok(()),
-        Some(1) => Err(Refusal::new(
-            ReturnCode::NotSupported,
-            "hosts do not authenticate each other by Kerberos",
-            "Use AuthenticationType 2, certificates: `standin enroll` gives a host one.",
-        )),
-        Some(other) => Err(invalid(format!("{other} is no AuthenticationType"), "Use 2, certificates.")),
+        Some(1) => Err(Method::Kerberos.into()),
+        Some(other) => {
+            Err(Argument::NotOneOf { value: other, kind: "AuthenticationType", choices: "2, certificates" }
+                .into())
+        }
     }
 }
 
@@ -148,21 +139,12 @@ fn thumbprint(tools: &Tools, wanted: Option<&str>) -> Result<(), Refusal> {
     if own.as_deref().is_some_and(|own| same_name(own, &plain)) {
         return Ok(());
     }
-    Err(Refusal::new(
-        ReturnCode::FileNotFound,
-        format!("this host has no certificate with the thumbprint {}", cut(wanted)),
-        "Leave CertificateThumbPrint null, or pass the one that Msvm_ReplicationServiceSettingData shows.",
-    ))
+    Err(Missing::Thumbprint { wanted: wanted.to_owned() }.into())
 }
 
 fn peer(tools: &Tools, data: &Instance) -> Result<String, Refusal> {
     let host = text(data, "RecoveryConnectionPoint").or_else(|| text(data, "RecoveryHostSystem"));
-    let host = host.ok_or_else(|| {
-        invalid(
-            "the settings name no RecoveryConnectionPoint",
-            "Set RecoveryConnectionPoint to the replica's host name or address.",
-        )
-    })?;
+    let host = host.ok_or(Argument::NoConnectionPoint)?;
     address(tools, host, number(data, "RecoveryServerPortNumber")?)
 }
 
@@ -170,7 +152,7 @@ fn peer(tools: &Tools, data: &Instance) -> Result<String, Refusal> {
 fn address(tools: &Tools, host: &str, port: Option<u16>) -> Result<String, Refusal> {
     let sane = host.len() <= 255 && host.chars().all(|c| c.is_ascii_graphic() && !"/\\@\"'".contains(c));
     if !sane {
-        return Err(invalid(format!("{} is no host", cut(host)), "Pass a host name or an address."));
+        return Err(Argument::Host { host: host.to_owned() }.into());
     }
     let is_v6 = host.parse::<std::net::Ipv6Addr>().is_ok();
     let (host, given) = if is_v6 { (host, 0) } else { split(host, 0) };
@@ -213,10 +195,7 @@ fn window(data: &Instance, before: Option<DayWindow>) -> Result<DayWindow, Refus
             // What does not fit is out of range; `validate` says so.
             Ok(u32::try_from(microseconds / 1_000_000).unwrap_or(u32::MAX))
         }
-        Some(_) => Err(invalid(
-            format!("{name} is no time of day"),
-            "Pass an interval from midnight: 00000000183000.000000:000 is 18:30.",
-        )),
+        Some(_) => Err(Argument::TimeOfDay { name: name.to_owned() }),
     };
     let held = before.unwrap_or(DayWindow::ANY_TIME);
     Ok(DayWindow {
@@ -246,14 +225,8 @@ pub fn number(data: &Instance, name: &str) -> Result<Option<u16>, Refusal> {
         Some(Value::Sint32(number)) => i128::from(*number),
         Some(Value::Sint64(number)) => i128::from(*number),
         Some(_) => {
-            return Err(Refusal::new(
-                ReturnCode::IncorrectDataType,
-                format!("{name} of {} is no number", data.class),
-                "Use uint16, as the class definition says.",
-            ));
+            return Err(Argument::NoNumber { name: name.to_owned(), class: data.class.to_string() }.into());
         }
     };
-    u16::try_from(number)
-        .map(Some)
-        .map_err(|_| invalid(format!("{name} of {number} is out of range"), "Use 0 to 65535."))
+    u16::try_from(number).map(Some).map_err(|_| Argument::OutOfRange { name: name.to_owned(), number }.into())
 }

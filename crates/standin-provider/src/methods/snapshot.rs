@@ -1,20 +1,17 @@
 //! Methods of `Msvm_VirtualSystemSnapshotService`. Recovery points are made by replication; one can be removed here.
 
-use super::call::{Call, cut, not_found};
+use super::call::Call;
+use super::reason::{Argument, Method, Missing};
 use super::{Answer, Done, Tools, not_here};
 use crate::{ids, world};
 use standin_cim::Narrow;
-use standin_model::{PointId, Refusal, ReturnCode};
+use standin_model::PointId;
 
 /// Calls a method of the service.
 pub async fn service(tools: &Tools, call: &Call) -> Answer {
     match call.method.as_str() {
         "DestroySnapshot" => destroy(tools, call).await,
-        "CreateSnapshot" => Err(Refusal::new(
-            ReturnCode::NotSupported,
-            "recovery points are made by replication, not by CreateSnapshot",
-            "Ask for one on the primary host: `standin point VM`.",
-        )),
+        "CreateSnapshot" => Err(Method::CreateSnapshot.into()),
         method => Err(not_here("Msvm_VirtualSystemSnapshotService", method)),
     }
 }
@@ -22,8 +19,9 @@ pub async fn service(tools: &Tools, call: &Call) -> Answer {
 /// `DestroySnapshot`: removes one recovery point.
 async fn destroy(tools: &Tools, call: &Call) -> Answer {
     let path = call.reference("AffectedSnapshot")?;
-    let id = ids::key_text(path, "InstanceID").ok_or_else(|| super::call::missing("AffectedSnapshot"))?;
-    let unknown = || not_found(format!("there is no recovery point {}", cut(id)));
+    let id = ids::key_text(path, "InstanceID")
+        .ok_or_else(|| Argument::Missing { parameter: "AffectedSnapshot".to_owned() })?;
+    let unknown = || Missing::Point { id: id.to_owned() };
     let guid = ids::guid_in(id).ok_or_else(unknown)?;
     let machines = world::machines(&tools.engine, &Narrow::default());
     let owner = machines

@@ -1,12 +1,13 @@
 //! `GetReplicationStatistics` and `ResetReplicationStatistics`, with and without the relationship named.
 
-use super::call::{Call, invalid};
+use super::call::Call;
+use super::reason::{Argument, Method};
 use super::{Answer, Done, Tools};
 use crate::make::Out;
 use crate::world::Machine;
 use crate::{ids, replication};
 use standin_cim::{Instance, Value};
-use standin_model::{Refusal, ReturnCode};
+use standin_model::Refusal;
 
 /// The set of the window that lasts, then that of the last one; and why the health is not ok.
 pub fn get(tools: &Tools, call: &Call) -> Answer {
@@ -41,29 +42,18 @@ pub fn own_relationship(call: &Call, machine: &Machine) -> Result<(), Refusal> {
         return Ok(());
     };
     let Some(Value::String(id)) = instance.value("InstanceID") else {
-        return Err(invalid("the relationship has no InstanceID", "Pass it as an enumeration gave it."));
+        return Err(Argument::Relationship.into());
     };
     let own = ids::guid_in(id) == Some(machine.id.0);
     if own && ids::after_guid(id).eq_ignore_ascii_case("HVR\\1") {
-        return Err(Refusal::new(
-            ReturnCode::NotSupported,
-            "extended replication is not supported",
-            "Pass the relationship of the primary, or none.",
-        ));
+        return Err(Method::Extended.into());
     }
     if own && ids::after_guid(id).eq_ignore_ascii_case("HVR\\0") {
         return Ok(());
     }
-    Err(invalid(
-        format!("{} is not a relationship of VM {}", super::call::cut(id), machine.name),
-        "Pass the relationship that Msvm_SystemReplicationRelationship relates to the VM, or none.",
-    ))
+    Err(Argument::OtherRelationship { vm: machine.name.clone(), id: id.clone() }.into())
 }
 
 fn none(machine: &Machine) -> Refusal {
-    Refusal::new(
-        ReturnCode::InvalidState,
-        format!("VM {} does not replicate", machine.name),
-        "Create a relationship first: CreateReplicationRelationship.",
-    )
+    Method::NoRelationship { vm: machine.name.clone() }.into()
 }

@@ -1,9 +1,10 @@
 //! Reads the definition of a VM from the body of a request.
 
-use super::types::invalid;
+use super::reason::Request;
 use standin_hypervisor::definition::VmDefinition;
 use standin_hypervisor::error::Error;
-use standin_model::{Refusal, ReturnCode};
+use standin_model::Refusal;
+use standin_model::reason::Text;
 use std::path::Path;
 
 /// A definition from TOML or JSON text, with paths made absolute by `base_dir`, and whether the text says the VM's
@@ -16,10 +17,7 @@ pub(super) fn read(text: &str, json: bool, base_dir: Option<&Path>) -> Result<(V
     match base_dir {
         Some(dir) if dir.is_absolute() => definition.resolve(dir),
         Some(dir) => {
-            return Err(invalid(
-                format!("base_dir {} is not an absolute path", dir.display()),
-                "Give it from /.",
-            ));
+            return Err(Request::BaseDir { path: dir.to_owned() }.into());
         }
         None => refuse_relative(&definition)?,
     }
@@ -34,12 +32,7 @@ fn from_toml(text: &str) -> Result<(VmDefinition, bool), Refusal> {
 }
 
 fn from_json(text: &str) -> Result<(VmDefinition, bool), Refusal> {
-    let wrong = |error: serde_json::Error| {
-        invalid(
-            format!("the definition is not valid: {error}"),
-            "Correct the definition and define the VM again.",
-        )
-    };
+    let wrong = |error: serde_json::Error| Request::DefinitionJson { error: error.to_string() };
     let value: serde_json::Value = serde_json::from_str(text).map_err(wrong)?;
     let has_id = value.get("uuid").is_some();
     let definition: VmDefinition = serde_json::from_value(value).map_err(wrong)?;
@@ -48,7 +41,7 @@ fn from_json(text: &str) -> Result<(VmDefinition, bool), Refusal> {
 }
 
 fn refusal(error: &Error) -> Refusal {
-    Refusal::new(ReturnCode::InvalidParameter, error.to_string(), error.remedy())
+    Request::Definition(Text::new(error.to_string(), error.remedy())).into()
 }
 
 /// Relative paths mean nothing to a daemon that does not know from where.
@@ -59,8 +52,5 @@ fn refuse_relative(definition: &VmDefinition) -> Result<(), Refusal> {
     if moved == *definition {
         return Ok(());
     }
-    Err(invalid(
-        format!("the definition of {} names files by relative paths", definition.name),
-        "Write absolute paths, or say with base_dir from which directory they count.",
-    ))
+    Err(Request::RelativeFiles { vm: definition.name.clone() }.into())
 }

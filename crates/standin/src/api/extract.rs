@@ -1,7 +1,8 @@
 //! Bodies, queries and answers in the one shape of this API: whatever goes wrong with a request, also below the
 //! handlers, is told as a [`Problem`].
 
-use super::types::{Problem, invalid};
+use super::reason::Request as Wrong;
+use super::types::Problem;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request};
@@ -69,8 +70,7 @@ impl<S: Send + Sync> FromRequest<S> for Raw {
         let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let content_type = content_type.unwrap_or_default().to_ascii_lowercase();
         let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
-            let message = format!("the body of the request cannot be read: {}", rejection.body_text());
-            problem(rejection.status(), invalid(message, format!("Send at most {} bytes.", super::MAX_BODY)))
+            problem(rejection.status(), Wrong::Body { error: rejection.body_text() }.into())
         })?;
         Ok(Self { bytes, content_type })
     }
@@ -85,14 +85,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
         let raw = Raw::from_request(request, state).await?;
         let bytes: &[u8] = if raw.bytes.is_empty() { b"{}" } else { &raw.bytes };
-        serde_json::from_slice(bytes).map(Self).map_err(|error| {
-            let message = format!("the body of the request is not what this operation takes: {error}");
-            Refused(invalid(
-                message,
-                "Correct the JSON; fields are in snake_case and unknown ones are refused.",
-            ))
-            .into_response()
-        })
+        serde_json::from_slice(bytes)
+            .map(Self)
+            .map_err(|error| Refused(Wrong::Json { error: error.to_string() }.into()).into_response())
     }
 }
 
@@ -104,7 +99,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Response> {
         axum::extract::Query::try_from_uri(&parts.uri).map(|query| Self(query.0)).map_err(|rejection| {
-            Refused(invalid(rejection.body_text(), "Correct the query of the request.")).into_response()
+            Refused(Wrong::Query { error: rejection.body_text() }.into()).into_response()
         })
     }
 }

@@ -4,13 +4,14 @@
 //! never dropped: what the service began, it ends, whoever still listens.
 
 use super::extract::{Answer, Body, Query, Raw, Refused, answer};
+use super::reason::{Daemon, Request, Select};
 use super::select;
 use super::service::{Result, Service};
 use super::settings::{RenameRequest, SettingsRequest};
 use super::types::{
     AdoptRequest, AuthRequest, ConnectionTestRequest, Done, FailoverRequest, HostView, KeepRequest,
     NetworkRequest, Outcome, PeerView, PinRequest, PointRequest, PreflightQuery, RebindRequest,
-    ReplicateRequest, StartRequest, StartView, StopRequest, VmRef, WatchQuery, invalid,
+    ReplicateRequest, StartRequest, StartView, StopRequest, VmRef, WatchQuery,
 };
 use axum::Json;
 use axum::extract::{FromRequestParts, Path, State};
@@ -20,7 +21,7 @@ use standin_engine::replica::failover::Failover;
 use standin_model::network::NetworkView;
 use standin_model::settings::RelationshipSettings;
 use standin_model::view::{AuthView, JobView, PointView, PreflightView, SettingsView, StatusView, VmView};
-use standin_model::{JobId, PointId, Refusal, ReturnCode};
+use standin_model::{JobId, PointId, Refusal};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -51,7 +52,7 @@ impl Context {
     pub(super) async fn ask<T>(&self, question: impl Future<Output = Result<T>>) -> Result<T> {
         match tokio::time::timeout(ASK_LIMIT, question).await {
             Ok(answer) => answer,
-            Err(_) => Err(late(ASK_LIMIT, "Try again; if it stays so, look at the daemon's log.")),
+            Err(_) => Err(Daemon::Late { seconds: ASK_LIMIT.as_secs(), change: false }.into()),
         }
     }
 
@@ -70,23 +71,11 @@ impl Context {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {
                 tracing::error!(%error, "an operation of the local API ended without an answer");
-                Err(Refusal::new(
-                    ReturnCode::Failed,
-                    "the operation ended without an answer",
-                    "This is a defect: look at the daemon's log and report it.",
-                ))
+                Err(Daemon::Defect.into())
             }
-            Err(_) => Err(late(limit, "It goes on; look at `standin jobs` and `standin status`.")),
+            Err(_) => Err(Daemon::Late { seconds: limit.as_secs(), change: true }.into()),
         }
     }
-}
-
-fn late(limit: Duration, remedy: &str) -> Refusal {
-    Refusal::new(
-        ReturnCode::Timeout,
-        format!("the daemon did not answer within {} s", limit.as_secs()),
-        remedy,
-    )
 }
 
 /// The `{vm}` of a path.
@@ -113,9 +102,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 }
 
 async fn path_text<S: Send + Sync>(parts: &mut Parts, state: &S) -> std::result::Result<String, Response> {
-    Path::<String>::from_request_parts(parts, state).await.map(|path| path.0).map_err(|rejection| {
-        Refused(invalid(rejection.body_text(), "Correct the path of the request.")).into_response()
-    })
+    Path::<String>::from_request_parts(parts, state)
+        .await
+        .map(|path| path.0)
+        .map_err(|rejection| Refused(Request::Path { error: rejection.body_text() }.into()).into_response())
 }
 
 /// `return_code` 0 is HTTP 200, a job is 202.
@@ -159,8 +149,7 @@ pub(super) async fn define_vm(
     Query(query): Query<DefineQuery>,
     raw: Raw,
 ) -> Answer<VmView> {
-    let text = std::str::from_utf8(&raw.bytes)
-        .map_err(|_| invalid("the definition is not text in UTF-8", "Send TOML or JSON in UTF-8."))?;
+    let text = std::str::from_utf8(&raw.bytes).map_err(|_| Refusal::from(Request::DefinitionText))?;
     let json = raw.content_type.starts_with("application/json");
     let (mut definition, has_id) = super::define::read(text, json, query.base_dir.as_deref())?;
     // A list looks at the images of every VM: with a thousand of them it is not taken where it is not needed.
@@ -203,11 +192,7 @@ pub(super) async fn stop_vm(
 ) -> Answer<VmView> {
     let timeout = Duration::from_secs(request.timeout_s);
     if timeout > MAX_STOP {
-        return Err(invalid(
-            format!("{} s is too long to wait for a guest to shut down", request.timeout_s),
-            "Wait for at most one hour; `--force` ends the VM at once.",
-        )
-        .into());
+        return Err(Refusal::from(Request::StopTimeout { seconds: request.timeout_s }).into());
     }
     let stopped = context
         .change(timeout + CHANGE_LIMIT, move |service| async move {
@@ -227,8 +212,8 @@ pub(super) async fn adopt_vm(
     answer(context.change(CHANGE_LIMIT, |service| async move { service.adopt_vm(request).await }).await?)
 }
 
-pub(super) fn relative(field: &str, path: &std::path::Path) -> Refusal {
-    invalid(format!("{field} {} is not an absolute path", path.display()), "Write the path from /.")
+pub(super) fn relative(field: &'static str, path: &std::path::Path) -> Refusal {
+    Request::Relative { field, path: path.to_owned() }.into()
 }
 
 pub(super) async fn remove_vm(State(context): State<Context>, Target(vm): Target) -> Answer<Done> {
@@ -266,9 +251,7 @@ pub(super) async fn rebind_peer(
     Id(id): Id,
     Body(request): Body<RebindRequest>,
 ) -> Answer<Done> {
-    let host = id.parse().map_err(|_| {
-        invalid(format!("{id:?} is not the id of a host"), "`standin peer list` shows the ids.")
-    })?;
+    let host = id.parse().map_err(|_| Refusal::from(Request::HostId { text: id.clone() }))?;
     let rebind =
         move |service: Arc<dyn Service>| async move { service.rebind_peer(host, request.name).await };
     context.change(CHANGE_LIMIT, rebind).await?;
@@ -290,13 +273,7 @@ pub(super) async fn status_all(State(context): State<Context>) -> Answer<Vec<Sta
 
 pub(super) async fn status(State(context): State<Context>, Target(vm): Target) -> Answer<StatusView> {
     let views = context.ask(context.service.status(Some(&vm))).await?;
-    let none = || {
-        Refusal::new(
-            ReturnCode::FileNotFound,
-            format!("{vm} does not replicate on this host"),
-            format!("Replicate it with `standin replicate {vm} --to HOST`."),
-        )
-    };
+    let none = || Refusal::from(Select::NoStatus { vm: vm.to_string() });
     answer(views.into_iter().next().ok_or_else(none)?)
 }
 
@@ -346,9 +323,7 @@ pub(super) async fn pin_point(
 ) -> Answer<Vec<PointView>> {
     let points = context.ask(context.service.points(&vm)).await?;
     let Some(point) = select::point(&request.point, &vm.to_string(), &points)? else {
-        return Err(
-            invalid("the latest point cannot be pinned by that word", "Name it by its epoch or id.").into()
-        );
+        return Err(Refusal::from(Request::PinLatest).into());
     };
     let pin =
         move |service: Arc<dyn Service>| async move { service.pin_point(&vm, point, request.pinned).await };

@@ -34,6 +34,7 @@ mod define;
 mod extract;
 mod handlers;
 mod peer;
+pub(crate) mod reason;
 mod select;
 pub mod server;
 pub mod service;

@@ -2,7 +2,8 @@
 //! second look, at the credentials that the kernel took when the client connected, in case the mode was changed
 //! or the directory replaced.
 
-use standin_model::{Refusal, ReturnCode};
+use super::reason::Daemon;
+use standin_model::Refusal;
 use std::path::Path;
 use tokio::net::unix::UCred;
 
@@ -59,21 +60,14 @@ impl Admission {
     /// Lets `peer` in or says why not.
     ///
     /// # Errors
-    /// [`ReturnCode::AccessDenied`].
+    /// [`standin_model::ReturnCode::AccessDenied`].
     pub fn check(&self, peer: &Peer) -> Result<(), Refusal> {
         let by_group = self.group.as_ref().is_some_and(|group| peer.gids.contains(&group.gid));
         if peer.uid == 0 || peer.uid == self.own_uid || by_group {
             return Ok(());
         }
-        let remedy = match &self.group {
-            Some(group) => format!("Run it as root, or have an administrator add this user to the group {}.", group.name),
-            None => "Run it as root, or have an administrator set socket_group in the configuration to a group of yours.".to_owned(),
-        };
-        Err(Refusal::new(
-            ReturnCode::AccessDenied,
-            format!("the user {} may not use standin", peer.uid),
-            remedy,
-        ))
+        Err(Daemon::NotAllowed { uid: peer.uid, group: self.group.as_ref().map(|group| group.name.clone()) }
+            .into())
     }
 }
 
@@ -102,6 +96,7 @@ fn group_in(text: &str, name: &str) -> Option<Group> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use standin_model::ReturnCode;
 
     fn admission() -> Admission {
         Admission { own_uid: 500, group: Some(Group { name: "standin".into(), gid: 77 }) }

@@ -1,8 +1,8 @@
 //! Finds what a person named by the beginning of an id. Pure.
 
-use super::types::invalid;
+use super::reason::Select;
 use standin_model::view::{AuthView, PointView};
-use standin_model::{AuthId, PointId, Refusal, ReturnCode};
+use standin_model::{AuthId, PointId, Refusal};
 use std::fmt::Display;
 
 /// Fewer letters of an id than this are a guess, not a name.
@@ -21,26 +21,26 @@ pub(super) fn by_prefix<I: Display + Copy>(
     what: &str,
     list: &str,
 ) -> Result<I, Refusal> {
-    let shown: String = text.chars().take(64).collect();
     let wanted = text.to_ascii_lowercase();
     let mut fitting = ids.into_iter().filter(|id| id.to_string().starts_with(&wanted));
     if wanted.len() < MIN_PREFIX {
-        return Err(invalid(
-            format!("{shown:?} is too short to be the id of one {what}"),
-            format!("Give at least {MIN_PREFIX} characters of the id; `{list}` shows them."),
-        ));
+        return Err(Select::TooShort {
+            what: what.to_owned(),
+            text: text.to_owned(),
+            least: MIN_PREFIX,
+            list: list.to_owned(),
+        }
+        .into());
     }
     match (fitting.next(), fitting.next()) {
         (Some(id), None) => Ok(id),
-        (None, _) => Err(Refusal::new(
-            ReturnCode::FileNotFound,
-            format!("there is no {what} {shown:?}"),
-            format!("`{list}` shows what there is."),
-        )),
-        (Some(_), Some(_)) => Err(invalid(
-            format!("{shown:?} begins the ids of more than one {what}"),
-            format!("Give more of the id; `{list}` shows them in full."),
-        )),
+        (None, _) => {
+            Err(Select::NoId { what: what.to_owned(), text: text.to_owned(), list: list.to_owned() }.into())
+        }
+        (Some(_), Some(_)) => {
+            Err(Select::SeveralIds { what: what.to_owned(), text: text.to_owned(), list: list.to_owned() }
+                .into())
+        }
     }
 }
 
@@ -55,21 +55,13 @@ pub(super) fn entry(text: &str, entries: &[AuthView]) -> Result<AuthId, Refusal>
     let begins = text.to_ascii_lowercase();
     let by_id = |entry: &&AuthView| begins.len() >= MIN_PREFIX && entry.id.to_string().starts_with(&begins);
     let fitting: Vec<&AuthView> = entries.iter().filter(|entry| by_host(entry) || by_id(entry)).collect();
-    let shown: String = text.chars().take(64).collect();
     match fitting[..] {
         [one] => Ok(one.id),
-        [] => Err(Refusal::new(
-            ReturnCode::FileNotFound,
-            format!("there is no authorization entry {shown:?}; {}", there_is(entries.iter())),
-            "Give the hosts of an entry as `standin auth list` shows them, or its id.",
-        )),
-        _ => Err(invalid(
-            format!(
-                "{shown:?} fits more than one authorization entry; {}",
-                there_is(fitting.iter().copied())
-            ),
-            "Give the whole id of the one that is meant.",
-        )),
+        [] => Err(Select::NoEntry { text: text.to_owned(), there_is: there_is(entries.iter()) }.into()),
+        _ => {
+            Err(Select::SeveralEntries { text: text.to_owned(), there_is: there_is(fitting.iter().copied()) }
+                .into())
+        }
     }
 }
 
@@ -99,11 +91,7 @@ pub(super) fn point(text: &str, vm: &str, points: &[PointView]) -> Result<Option
             return Ok(Some(point.id));
         }
         if text.len() < MIN_PREFIX {
-            return Err(Refusal::new(
-                ReturnCode::FileNotFound,
-                format!("{vm} has no recovery point of epoch {epoch}"),
-                format!("`standin points {vm}` shows the points there are."),
-            ));
+            return Err(Select::NoEpoch { vm: vm.to_owned(), epoch }.into());
         }
     }
     by_prefix(text, points.iter().map(|point| point.id), "recovery point", &format!("standin points {vm}"))
@@ -113,6 +101,7 @@ pub(super) fn point(text: &str, vm: &str, points: &[PointView]) -> Result<Option
 #[cfg(test)]
 mod tests {
     use super::*;
+    use standin_model::ReturnCode;
 
     fn entry_of(id: &str, hosts: &str) -> AuthView {
         AuthView {

@@ -5,9 +5,9 @@
 use super::extract::problem;
 use super::handlers::{self as h, Context};
 use super::peer::{Admission, Peer, find_group};
+use super::reason::{Daemon, Request as Wrong};
 use super::service::Service;
 use super::storage;
-use super::types::invalid;
 use anyhow::{Context as _, Result, anyhow, bail};
 use axum::Router;
 use axum::extract::connect_info::Connected;
@@ -17,8 +17,8 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{delete, get, post};
 use axum::serve::IncomingStream;
+use standin_model::Refusal;
 use standin_model::settings::RelationshipSettings;
-use standin_model::{Refusal, ReturnCode};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -164,7 +164,7 @@ async fn admit(
     request: Request,
     next: Next,
 ) -> Response {
-    let unknown = || Refusal::new(ReturnCode::AccessDenied, "it is not known who asks", "Try again.");
+    let unknown = || Refusal::from(Daemon::UnknownUser);
     match peer.ok_or_else(unknown).and_then(|peer| admission.check(&peer)) {
         Ok(()) => next.run(request).await,
         Err(refusal) => {
@@ -175,18 +175,16 @@ async fn admit(
 }
 
 async fn no_route(request: Request) -> Response {
-    let message = format!("there is nothing at {} {}", request.method(), request.uri().path());
-    let refusal = Refusal::new(
-        ReturnCode::FileNotFound,
-        message,
-        "The daemon may be of another version than this client; use the same for both.",
-    );
+    let refusal =
+        Wrong::Route { method: request.method().to_string(), path: request.uri().path().to_owned() }.into();
     problem(StatusCode::NOT_FOUND, refusal)
 }
 
 async fn no_method(request: Request) -> Response {
-    let message = format!("{} cannot be done at {}", request.method(), request.uri().path());
-    problem(StatusCode::METHOD_NOT_ALLOWED, invalid(message, "See the table of routes in the documentation."))
+    problem(
+        StatusCode::METHOD_NOT_ALLOWED,
+        Wrong::Method { method: request.method().to_string(), path: request.uri().path().to_owned() }.into(),
+    )
 }
 
 fn router(context: Context, admission: Admission) -> Router {

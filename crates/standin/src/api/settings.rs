@@ -1,7 +1,8 @@
 //! Requests that change a relationship in place, and the name of a VM. Plain and strict about unknown fields, as those of
 //! [`super::types`].
 
-use super::types::{PeerAddress, disk_names, invalid};
+use super::reason::Request;
+use super::types::{PeerAddress, disk_names};
 use serde::{Deserialize, Serialize};
 use standin_engine::Modification;
 use standin_model::fence::WhenSilent;
@@ -58,7 +59,7 @@ impl SettingsRequest {
     /// [`standin_model::ReturnCode::InvalidParameter`] with what is allowed.
     pub fn into_modification(self) -> Result<Modification, Refusal> {
         if self == Self::default() {
-            return Err(invalid("nothing is to be changed", "Name at least one setting and its new value."));
+            return Err(Request::NoChange.into());
         }
         let peer: Option<PeerAddress> = self.to.as_deref().map(str::parse).transpose()?;
         Ok(Modification {
@@ -87,12 +88,7 @@ fn when_silent(text: &str) -> Result<Option<WhenSilent>, Refusal> {
     if text == "default" {
         return Ok(None);
     }
-    crate::units::when_silent(text).map(Some).map_err(|why| {
-        invalid(
-            format!("when_peer_is_silent: {why}"),
-            "Write refuse, start-after and a time (as in \"start-after 2m\"), or default.",
-        )
-    })
+    crate::units::when_silent(text).map(Some).map_err(|why| Request::WhenSilent { why }.into())
 }
 
 /// Body of `POST /v1/vms/{vm}/rename`.

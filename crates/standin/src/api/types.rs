@@ -1,6 +1,7 @@
 //! What travels over the local API besides the views of `standin-model`, and the checked forms that the
 //! service gets. Requests are plain and strict about unknown fields; `TryFrom` makes the rich form.
 
+use super::reason::Request;
 use crate::config::DEFAULT_PORT;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -15,14 +16,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// A refusal of [`ReturnCode::InvalidParameter`].
-pub(crate) fn invalid(message: impl Into<String>, remedy: impl Into<String>) -> Refusal {
-    Refusal::new(ReturnCode::InvalidParameter, message, remedy)
-}
-
 /// A name that cannot be used, as a refusal.
 pub(crate) fn refused_name(error: &NameError) -> Refusal {
-    invalid(error.to_string(), "Correct the name; `standin vm list` shows the names of this host's VMs.")
+    Request::VmName { error: error.to_string() }.into()
 }
 
 /// A VM as people name it: by its name or its UUID. The service finds out which VM that is.
@@ -67,15 +63,7 @@ impl FromStr for PeerAddress {
 
     /// Reads `HOST`, `HOST:PORT`, `ADDRESS`, `ADDRESS:PORT` or `[V6ADDRESS]:PORT`.
     fn from_str(text: &str) -> Result<Self, Refusal> {
-        let refuse = || {
-            let shown: String = text.chars().take(64).collect();
-            invalid(
-                format!("{shown:?} is no address of a host"),
-                format!(
-                    "Write HOST or HOST:PORT, as in replica.example.org:{DEFAULT_PORT}; an IPv6 address with a port goes in brackets."
-                ),
-            )
-        };
+        let refuse = || Refusal::from(Request::Address { text: text.to_owned() });
         if let Ok(ip) = text.parse::<std::net::IpAddr>() {
             return Ok(Self { host: ip.to_string(), port: DEFAULT_PORT });
         }
@@ -198,9 +186,7 @@ impl ReplicateRequest {
 /// [`ReturnCode::InvalidParameter`] for one that cannot be used.
 pub(super) fn disk_names(names: Vec<String>) -> Result<Vec<DiskName>, Refusal> {
     let names: Result<Vec<_>, _> = names.into_iter().map(DiskName::new).collect();
-    names.map_err(|error| {
-        invalid(error.to_string(), "Name disks as `standin vm show` does, separated by commas.")
-    })
+    names.map_err(|error| Request::DiskName { error: error.to_string() }.into())
 }
 
 /// Body of `POST /v1/vms/{vm}/stop`.
@@ -434,6 +420,9 @@ impl Default for Done {
 pub struct Problem {
     /// The code of the model.
     pub return_code: ReturnCode,
+    /// The stable name of the reason: `docs/reasons.md` lists them. Absent where a release refused that knew no names.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
     /// What happened.
     pub message: String,
     /// What to do now.
@@ -442,13 +431,14 @@ pub struct Problem {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        Self { return_code: refusal.code, message: refusal.message, remedy: refusal.remedy }
+        let reason = refusal.named().unwrap_or_default();
+        Self { return_code: refusal.code, reason, message: refusal.message, remedy: refusal.remedy }
     }
 }
 
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
-        Self::new(problem.return_code, problem.message, problem.remedy)
+        Self::told(problem.return_code, problem.reason, problem.message, problem.remedy)
     }
 }
 

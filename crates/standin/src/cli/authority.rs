@@ -1,6 +1,7 @@
 //! `standin pki export|import|trust`: the authority on another host, and authorities of others.
 
 use super::pki::{builtin, own_names, pki_failure, tell_daemon, view};
+use super::reason::Local;
 use super::secret;
 use crate::args::{PkiExport, PkiImport};
 use crate::config::Config;
@@ -9,7 +10,7 @@ use crate::output::Style;
 use anyhow::Context;
 use serde::Serialize;
 use standin_durable::{Files, Mode};
-use standin_model::{Refusal, ReturnCode};
+use standin_model::Refusal;
 use standin_wire::pki::MAX_EXPORT;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -63,11 +64,7 @@ pub(super) fn export(args: &PkiExport, config: &Config, style: Style) -> Result<
 }
 
 fn taken(path: &Path) -> Refusal {
-    Refusal::new(
-        ReturnCode::InUse,
-        format!("{} exists already", path.display()),
-        "Name another file, or remove that one first.",
-    )
+    Local::FileExists { path: path.to_owned() }.into()
 }
 
 /// `standin pki import`

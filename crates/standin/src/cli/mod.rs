@@ -7,6 +7,7 @@ mod cim;
 mod jobs;
 mod network;
 mod pki;
+pub(crate) mod reason;
 mod replication;
 mod secret;
 mod settings;

@@ -2,8 +2,9 @@
 //! no daemon; one that runs is told to take the files again.
 
 use super::authority;
+use super::reason::Local;
 use crate::api::client::Client;
-use crate::api::types::{Done, PeerAddress, invalid};
+use crate::api::types::{Done, PeerAddress};
 use crate::args::{Enroll, PkiInit, PkiVerb};
 use crate::config::{Certificates, Config};
 use crate::exit::Failure;
@@ -13,7 +14,8 @@ use anyhow::Context;
 use jiff::Timestamp;
 use serde::Serialize;
 use standin_durable::{Files, Mode};
-use standin_model::{Refusal, ReturnCode};
+use standin_model::Refusal;
+use standin_model::reason::Text;
 use standin_wire::enroll::{self, EnrollError, Registry, Token};
 use standin_wire::pki::{PkiDir, PkiError, Summary};
 use standin_wire::{Identity, IdentityFiles};
@@ -84,11 +86,9 @@ fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failu
 pub(super) fn builtin(config: &Config) -> Result<PkiDir, Refusal> {
     match &config.certificates {
         Certificates::Builtin(path) => Ok(PkiDir::new(path)),
-        Certificates::Own { certificate, .. } => Err(Refusal::new(
-            ReturnCode::InvalidState,
-            format!("this host uses the operator's own certificate {}", certificate.display()),
-            "Manage it where it was made, or remove [tls] from the configuration to use the built-in authority.",
-        )),
+        Certificates::Own { certificate, .. } => {
+            Err(Local::OwnCertificate { path: certificate.clone() }.into())
+        }
     }
 }
 
@@ -153,11 +153,7 @@ fn shown(config: &Config) -> Result<PkiView, Failure> {
 }
 
 fn no_certificate(path: &Path) -> Refusal {
-    Refusal::new(
-        ReturnCode::FileNotFound,
-        format!("this host has no certificate in {}", path.display()),
-        "Run `standin pki init` on the first host, and `standin enroll TOKEN` on every other one.",
-    )
+    Local::NoCertificate { path: path.to_owned() }.into()
 }
 
 fn show(view: &PkiView) -> String {
@@ -207,13 +203,10 @@ fn remembered(dir: &PkiDir) -> Result<String, Refusal> {
         return Err(no_certificate(dir.path()));
     }
     let text = std::fs::read_to_string(dir.path().join(ENROLLED_WITH)).unwrap_or_default();
-    text.trim().parse::<PeerAddress>().map(|address| address.to_string()).map_err(|_| {
-        Refusal::new(
-            ReturnCode::InvalidState,
-            "this host has no authority, and it is not known where it enrolled",
-            "Name the host that has the authority: `standin pki renew --from HOST`.",
-        )
-    })
+    text.trim()
+        .parse::<PeerAddress>()
+        .map(|address| address.to_string())
+        .map_err(|_| Local::NotEnrolled.into())
 }
 
 fn new_token(args: &Enroll, config: &Config, dir: PkiDir, style: Style) -> Result<(), Failure> {
@@ -227,7 +220,7 @@ fn new_token(args: &Enroll, config: &Config, dir: PkiDir, style: Style) -> Resul
         args.addresses.iter().map(parse).collect::<Result<_, _>>()?
     };
     if args.valid.is_zero() || args.valid.as_secs() > 7 * 86400 {
-        return Err(invalid("a token cannot be valid for that long", "Use --valid with 1s to 7d.").into());
+        return Err(Refusal::from(Local::TokenValidity).into());
     }
     let now = Timestamp::now();
     let token = Registry::new(dir)
@@ -298,27 +291,29 @@ pub(super) async fn tell_daemon(socket: PathBuf) {
 }
 
 pub(super) fn pki_failure(error: &PkiError) -> Failure {
-    let code = match error {
+    let text = || Text::new(error.to_string(), error.remedy());
+    let reason = match error {
         PkiError::Exists { .. } | PkiError::NoAuthority { .. } | PkiError::OwnAuthority { .. } => {
-            ReturnCode::InvalidState
+            Local::Authority(text())
         }
-        PkiError::Name { .. } | PkiError::Passphrase { .. } => ReturnCode::InvalidParameter,
+        PkiError::Name { .. } | PkiError::Passphrase { .. } => Local::CertificateInput(text()),
         _ => return Failure::Local(anyhow::anyhow!("{}. {}", chain(error), error.remedy())),
     };
-    Refusal::new(code, error.to_string(), error.remedy()).into()
+    Refusal::from(reason).into()
 }
 
 fn enroll_failure(error: &EnrollError) -> Failure {
-    let code = match error {
+    let text = || Text::new(chain(error), error.remedy());
+    let reason = match error {
         EnrollError::Pki(error) => return pki_failure(error),
-        EnrollError::Token(_) => ReturnCode::InvalidParameter,
-        EnrollError::Denied(_) => ReturnCode::AccessDenied,
-        EnrollError::Wire(standin_wire::Error::Refused { .. } | standin_wire::Error::Tls { .. }) => {
-            ReturnCode::AccessDenied
+        EnrollError::Token(_) => Local::Token(text()),
+        EnrollError::Denied(_)
+        | EnrollError::Wire(standin_wire::Error::Refused { .. } | standin_wire::Error::Tls { .. }) => {
+            Local::EnrolmentRefused(text())
         }
-        EnrollError::Wire(_) => ReturnCode::NotAvailable,
+        EnrollError::Wire(_) => Local::EnrolmentFailed(text()),
     };
-    Refusal::new(code, chain(error), error.remedy()).into()
+    Refusal::from(reason).into()
 }
 
 /// An error with its reasons, none of them twice.

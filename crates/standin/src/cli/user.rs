@@ -1,8 +1,8 @@
 //! `standin user ...`: the users of the management API. They are a file of this host, so that no daemon is needed;
 //! one that runs sees the change within a second.
 
+use super::reason::Local;
 use super::secret;
-use crate::api::types::invalid;
 use crate::args::{Password, UserAdd, UserVerb};
 use crate::config::Config;
 use crate::exit::Failure;
@@ -11,6 +11,8 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 use standin_access::users::{NewUser, User, UsersError, UsersFile};
+use standin_model::Refusal;
+use standin_model::reason::Text;
 use std::path::Path;
 
 /// A user, for people and programs. Hashes are never shown.
@@ -110,7 +112,7 @@ fn failure(error: UsersError) -> Failure {
         | UsersError::Password(_) => {
             let text = error.to_string();
             let (message, remedy) = text.split_once("; ").unwrap_or((&text, "see `standin user add --help`"));
-            invalid(message, format!("{}.", capital(remedy))).into()
+            Refusal::from(Local::User(Text::new(message, format!("{}.", capital(remedy))))).into()
         }
     }
 }

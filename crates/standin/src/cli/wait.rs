@@ -233,7 +233,10 @@ mod tests {
     fn a_trouble_is_told_once_and_again_when_it_came_back() {
         let error = |free: u32| {
             let message = format!("{free} bytes are free, 300 are needed");
-            ErrorView::new(Refusal::new(ReturnCode::Failed, message, "Free some space."), None)
+            ErrorView::new(
+                Refusal::told(ReturnCode::Failed, "store_no_space", message, "Free some space."),
+                None,
+            )
         };
         let (mut troubles, start) = (Troubles::default(), Instant::now());
         let told = troubles.tell(Some(&error(7)), start).expect("it is new");

@@ -38,13 +38,15 @@ async fn return_codes_have_fitting_http_statuses() {
         (ReturnCode::FileNotFound, 404),
         (ReturnCode::Failed, 500),
     ] {
-        let refuse = Some(Refusal::new(code, "no", "wait"));
+        let refuse = Some(Refusal::told(code, "not_now", "no", "wait"));
         let world = World::new(Scripted { refuse, ..Scripted::default() });
         let (got, body) = exchange(&world, "POST /v1/vms/web/suspend", b"").await;
         assert_eq!(got, status, "{code:?}");
         assert_eq!(
             body,
-            serde_json::json!({ "return_code": u32::from(code), "message": "no", "remedy": "wait" })
+            serde_json::json!({
+                "return_code": u32::from(code), "reason": "not_now", "message": "no", "remedy": "wait"
+            })
         );
     }
 }

@@ -40,7 +40,12 @@ async fn a_wrong_command_line_ends_with_2_and_help_with_0() {
 
 #[tokio::test]
 async fn a_refusal_ends_with_3_and_shows_the_code_and_the_remedy() {
-    let refusal = Refusal::new(ReturnCode::InvalidState, "web replicates already", "Remove that first.");
+    let refusal = Refusal::told(
+        ReturnCode::InvalidState,
+        "replicates_already",
+        "web replicates already",
+        "Remove that first.",
+    );
     let world = World::new(Scripted { refuse: Some(refusal), ..Scripted::default() });
     for line in
         ["replicate web --to b", "suspend web", "failover web", "point web", "vm start web", "resync web"]
@@ -56,6 +61,7 @@ async fn a_refusal_ends_with_3_and_shows_the_code_and_the_remedy() {
     let ran = world.run("suspend web --json").await;
     assert_eq!(ran.status, 3);
     assert_eq!(ran.json()["return_code"], 32775);
+    assert_eq!(ran.json()["reason"], "replicates_already");
     assert_eq!(ran.json()["remedy"], "Remove that first.");
 }
 

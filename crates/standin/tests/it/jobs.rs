@@ -7,7 +7,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 fn failing() -> Scripted {
-    let refusal = Refusal::new(ReturnCode::NotAvailable, "replica cannot be reached", "Check the network.");
+    let refusal = Refusal::told(
+        ReturnCode::NotAvailable,
+        "link_failed",
+        "replica cannot be reached",
+        "Check the network.",
+    );
     Scripted { plan: Plan::Fails(refusal), ..Scripted::default() }
 }
 

@@ -9,6 +9,7 @@ mod cli;
 mod fence;
 mod files;
 mod jobs;
+mod reasons;
 mod scripted;
 mod store;
 mod world;

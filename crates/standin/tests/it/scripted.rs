@@ -100,7 +100,12 @@ impl Scripted {
     fn sender(&self, id: JobId) -> Result<watch::Sender<JobView>> {
         let jobs = self.jobs.lock().expect("unpoisoned");
         jobs.get(&id).cloned().ok_or_else(|| {
-            Refusal::new(ReturnCode::FileNotFound, format!("there is no job {id}"), "See `standin jobs`.")
+            Refusal::told(
+                ReturnCode::FileNotFound,
+                "unknown_job",
+                format!("there is no job {id}"),
+                "See `standin jobs`.",
+            )
         })
     }
 
@@ -322,8 +327,9 @@ impl Service for Scripted {
         match vm {
             VmRef::Name(name) if *name == web() => Ok(vm_view(web())),
             VmRef::Id(id) if *id == vm_id() => Ok(vm_view(web())),
-            other => Err(Refusal::new(
+            other => Err(Refusal::told(
                 ReturnCode::FileNotFound,
+                "unknown_vm",
                 format!("there is no VM {other} on this host"),
                 "`standin vm list` shows the VMs there are.",
             )),
@@ -458,8 +464,12 @@ impl Service for Scripted {
     async fn preflight(&self, vm: &VmRef, point: Option<PointId>) -> Result<PreflightView> {
         let point = point.unwrap_or(point_ids()[2]);
         self.note(format!("preflight {vm} {point}"))?;
-        let silent =
-            Refusal::new(ReturnCode::NotAvailable, "alpha does not answer", "Repeat this with `--yes`.");
+        let silent = Refusal::told(
+            ReturnCode::NotAvailable,
+            "primary_silent",
+            "alpha does not answer",
+            "Repeat this with `--yes`.",
+        );
         Ok(PreflightView {
             vm: web(),
             id: vm_id(),

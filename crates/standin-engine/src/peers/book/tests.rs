@@ -1,4 +1,5 @@
 use super::*;
+use standin_model::ReturnCode;
 use standin_state::{MemoryStore, StateStore};
 use std::sync::Arc;
 use uuid::Uuid;

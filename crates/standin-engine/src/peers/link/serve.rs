@@ -2,8 +2,9 @@
 
 use super::{Busy, Link, Service};
 use crate::peers::calls::{Answer, Body, Call, ClaimFact, Envelope, Received, read};
+use crate::peers::reason::Peer;
 use crate::peers::{Answers, Silence};
-use standin_model::{Refusal, ReturnCode};
+use standin_model::Refusal;
 use standin_wire::{Error, Frame, Receiver, Sender};
 use std::sync::Arc;
 use std::time::Duration;
@@ -276,29 +277,17 @@ impl Link {
 }
 
 fn busy() -> Refusal {
-    Refusal::new(
-        ReturnCode::InUse,
-        "this host answers as many calls of that host as it can",
-        "Try again in a moment.",
-    )
+    Peer::Busy.into()
 }
 
 fn starting() -> Refusal {
-    Refusal::new(ReturnCode::NotAvailable, "this daemon has just started", "Try again in a moment.")
+    Peer::Starting.into()
 }
 
 fn not_understood(why: &str) -> Refusal {
-    Refusal::new(
-        ReturnCode::NotSupported,
-        format!("this release of standin does not understand the call: {why}"),
-        "Install the same standin release on both hosts.",
-    )
+    Peer::NotUnderstood { why: why.to_owned() }.into()
 }
 
 fn too_long() -> Refusal {
-    Refusal::new(
-        ReturnCode::Failed,
-        "the answer is longer than a message may be",
-        "Report this as a bug of standin.",
-    )
+    Peer::TooLong.into()
 }

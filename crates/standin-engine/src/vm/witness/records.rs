@@ -17,11 +17,12 @@ use crate::error::chain;
 use crate::peers::{Peer, Testimony};
 use crate::records::{self, Tables};
 use crate::replica::layer::blocking;
+use crate::vm::reason::Vm;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use standin_durable::{Content, Document, DocumentError, Files};
 use standin_model::fence::Claim;
-use standin_model::{HostId, Refusal, ReturnCode, VmId};
+use standin_model::{HostId, Refusal, VmId};
 use std::path::PathBuf;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -185,17 +186,9 @@ fn may_record(by: &Peer, claim: Claim, known: Option<Claim>) -> Result<(), Refus
     if claim.holder == by.id || known.is_some_and(|known| known.holder == by.id) {
         return Ok(());
     }
-    Err(Refusal::new(
-        ReturnCode::AccessDenied,
-        format!("{} records a claim that it neither holds nor gives", by.name),
-        "This is a defect of that host, or an attack from it.",
-    ))
+    Err(Vm::ForeignClaim { by: by.name.clone() }.into())
 }
 
 fn unusable(why: &str) -> Refusal {
-    Refusal::new(
-        ReturnCode::Failed,
-        format!("this host cannot be a witness: {why}"),
-        "Check its data and runtime directories (full, read-only, failing).",
-    )
+    Vm::NoWitness { why: why.to_owned() }.into()
 }
