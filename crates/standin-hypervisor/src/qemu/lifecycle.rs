@@ -134,6 +134,7 @@ pub(crate) async fn undefine(shared: &Arc<Shared>, id: VmId) -> Result<(), Error
     }
     shared.store.remove(id)?;
     shared.vms().remove(&id);
+    vm.forget();
     Ok(())
 }
 

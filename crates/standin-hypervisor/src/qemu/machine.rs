@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OnceCell, broadcast, watch};
+use tokio_util::sync::CancellationToken;
 
 /// A QEMU that runs greets at once, unless its disks drain.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -56,6 +57,8 @@ pub(crate) struct Vm {
     /// Held while it is started or stopped.
     pub lifecycle: tokio::sync::Mutex<()>,
     views: Mutex<HashSet<Tracker>>,
+    /// Nobody follows it any more: it is not known from here on.
+    forgotten: CancellationToken,
     /// What is known of its images while it is off.
     pub images: super::image::Memory,
 }
@@ -70,6 +73,7 @@ impl Vm {
             running: watch::Sender::new(None),
             lifecycle: tokio::sync::Mutex::default(),
             views: Mutex::default(),
+            forgotten: CancellationToken::new(),
             images: super::image::Memory::default(),
         }
     }
@@ -107,6 +111,12 @@ impl Vm {
     /// The QEMU that runs it, or [`Error::NotRunning`].
     pub fn require_machine(&self) -> Result<Arc<Machine>, Error> {
         self.machine().ok_or(Error::NotRunning(self.id))
+    }
+
+    /// Lets go of its QEMU, which may run on: a monitor serves one client, and somebody else may want it.
+    pub fn forget(&self) {
+        self.forgotten.cancel();
+        self.running.send_replace(None);
     }
 
     /// Waits until it is off; `false` at the deadline.
@@ -209,9 +219,10 @@ pub(crate) fn adopt_running(
     shared.tell(VmEvent::Started(vm.id));
     let (shared, vm) = (Arc::clone(shared), Arc::clone(vm));
     tokio::spawn(async move {
-        let stop = shared.stop.clone();
-        // The driver goes, the VM stays.
-        stop.run_until_cancelled(supervise(shared, vm, machine, events)).await;
+        let (stop, forgotten) = (shared.stop.clone(), vm.forgotten.clone());
+        // The driver goes, or forgets it; the VM stays.
+        let followed = supervise(shared, vm, machine, events);
+        stop.run_until_cancelled(forgotten.run_until_cancelled(followed)).await;
     });
 }
 

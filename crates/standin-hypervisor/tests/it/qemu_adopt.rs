@@ -165,6 +165,22 @@ async fn a_monitor_that_somebody_else_holds_is_said_to_be_held() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_monitor_of_a_vm_that_is_forgotten_is_free_for_others() {
+    let host = Host::new().await;
+    let disk = host.path("one");
+    create_image(&disk, "qcow2", 16 * MIB);
+    let _foreign = Foreign::start(&host, &["-drive", &drive(&disk, "format=qcow2,if=virtio")]);
+    let socket = host.path("foreign.qmp");
+    eventually("QEMU listens", async || socket.exists()).await;
+    for _ in 0..2 {
+        let vm = host.driver().adopt(socket.clone(), None).await.expect("adopt");
+        host.driver().undefine(vm).await.expect("forgotten");
+        let connect = standin_hypervisor::qmp::Qmp::connect(&socket, Duration::from_secs(5));
+        connect.await.expect("somebody else's client");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_foreign_nbd_server_in_the_process_is_said_to_be_in_the_way() {
     let host = Host::new().await;
     let disk = host.path("one");
