@@ -123,7 +123,8 @@ fn is_of_a_newer_line(path: &Path) -> io::Result<bool> {
 
 /// Puts a copy that this line wrote in the place of the file, which is only read. A crash leaves one of the two.
 fn renew(path: &Path) -> Result<()> {
-    let image = std::fs::read(path).map_err(|source| io_error("read", path, source))?;
+    let mut image = std::fs::read(path).map_err(|source| io_error("read", path, source))?;
+    make_room(&mut image);
     let from = opened(path, || {
         let backend = redb::backends::InMemoryBackend::new();
         backend.set_len(image.len() as u64)?;
@@ -136,6 +137,32 @@ fn renew(path: &Path) -> Result<()> {
     written?;
     tracing::info!(path = %path.display(), "the state was written anew: it was of a newer database library");
     Ok(())
+}
+
+/// Makes an image readable for 2.6, which writes a little as it opens one. A newer line that closes a file notes which pages
+/// are taken, in a table whose keys 2.6 does not know and panics at, and leaves no page free; and 2.6 cannot add any.
+///
+/// That table is read where the last transaction was of two phases. Where it was not, the pages are counted, and a damaged
+/// one is gone back by: that of the close changed nothing else.
+fn make_room(image: &mut Vec<u8>) {
+    // In redb's `header.rs`: `GOD_BYTE_OFFSET`, `TWO_PHASE_COMMIT`, `PAGE_SIZE_OFFSET`, `TRAILING_REGION_DATA_PAGES_OFFSET`.
+    const FLAGS: usize = 9;
+    const TWO_PHASE_COMMIT: u8 = 4;
+    const PAGE_SIZE: usize = 12;
+    const PAGES: usize = 28;
+    const MORE: u32 = 64;
+    let number = |image: &[u8], at: usize| {
+        let bytes = image.get(at..at + 4).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
+        bytes.map_or(0, u32::from_le_bytes)
+    };
+    let (page, pages) = (number(image, PAGE_SIZE), number(image, PAGES));
+    // A damaged header is for redb to refuse.
+    if page != 4096 || pages > 1 << 20 {
+        return;
+    }
+    image[FLAGS] &= !TWO_PHASE_COMMIT;
+    image[PAGES..PAGES + 4].copy_from_slice(&(pages + MORE).to_le_bytes());
+    image.resize(image.len() + MORE as usize * page as usize, 0);
 }
 
 fn copy(from: &Database, into: &WriteTransaction) -> Filled {

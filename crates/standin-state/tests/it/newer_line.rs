@@ -1,21 +1,17 @@
 //! Files that redb 4.6 wrote, as standin used it for a while: taken up with every record, and written to.
 
 use standin_state::{Expect, RedbStore, Revision, StateStore};
-use std::path::Path;
 
-/// The state of a daemon with five authorization entries that was killed.
-const KILLED: &[u8] = include_bytes!("fixtures/redb-4.6-killed.redb.zst");
+/// The state of a daemon with five authorization entries that was killed, and the same after one that closed it.
+const LEFT: [&[u8]; 2] = [
+    include_bytes!("fixtures/redb-4.6-killed.redb.zst"),
+    include_bytes!("fixtures/redb-4.6-stopped.redb.zst"),
+];
 
-fn put(directory: &Path) -> std::path::PathBuf {
-    let path = directory.join("state");
-    std::fs::write(&path, zstd::decode_all(KILLED).expect("whole")).expect("writable");
-    path
-}
-
-#[tokio::test]
-async fn every_record_of_a_newer_line_is_taken_up_and_can_be_changed() {
+async fn is_taken_up(image: &[u8]) {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let path = put(directory.path());
+    let path = directory.path().join("state");
+    std::fs::write(&path, zstd::decode_all(image).expect("whole")).expect("writable");
     let mut records = None;
     for _ in 0..3 {
         let store = RedbStore::open(&path).expect("taken up");
@@ -33,22 +29,31 @@ async fn every_record_of_a_newer_line_is_taken_up_and_can_be_changed() {
 }
 
 #[tokio::test]
+async fn every_record_of_a_newer_line_is_taken_up_and_can_be_changed() {
+    for image in LEFT {
+        is_taken_up(image).await;
+    }
+}
+
+#[tokio::test]
 async fn a_damaged_file_of_a_newer_line_is_refused_or_whole_and_stays() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let whole = zstd::decode_all(KILLED).expect("whole");
     let path = directory.path().join("state");
-    for at in (64..whole.len()).step_by(997) {
-        let mut damaged = whole.clone();
-        damaged[at] ^= 0xff;
-        std::fs::write(&path, &damaged).expect("writable");
-        match RedbStore::open(&path) {
-            Ok(store) => {
-                // All is there; or the damage is in the newest transaction, which a killed writer may have left half done.
-                assert!(store.list("auth/").await.expect("readable").len() >= 4, "byte {at}");
-            }
-            Err(error) => {
-                assert!(error.to_string().contains("move the file aside"), "byte {at}: {error}");
-                assert!(path.exists());
+    for whole in LEFT.map(|image| zstd::decode_all(image).expect("whole")) {
+        for at in (64..whole.len()).step_by(997) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0xff;
+            std::fs::write(&path, &damaged).expect("writable");
+            match RedbStore::open(&path) {
+                Ok(store) => {
+                    // All is there; or the damage is in the newest transaction, which a killed writer may have left half
+                    // done.
+                    assert!(store.list("auth/").await.expect("readable").len() >= 4, "byte {at}");
+                }
+                Err(error) => {
+                    assert!(error.to_string().contains("move the file aside"), "byte {at}: {error}");
+                    assert!(path.exists());
+                }
             }
         }
     }
