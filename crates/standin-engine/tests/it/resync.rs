@@ -1,14 +1,14 @@
 //! When what changed is not known any more: state 9, and a comparison that sends only what differs.
 
 use crate::host::{End, State, until};
-use crate::world::{KIB, MIB, World, disk, keep_all, random, refused};
+use crate::world::{KIB, MIB, World, disk, keep_all, random, refused, to};
 use standin_engine::Command;
 use standin_hypervisor::fake::Op;
-use standin_model::ReturnCode;
 use standin_model::health::Health;
-use standin_model::job::{JobState, JobType};
+use standin_model::job::{JobRecord, JobState, JobType};
 use standin_model::settings::RelationshipSettings;
 use standin_model::state::ReplicationState as S;
+use standin_model::{JobId, ReturnCode};
 
 /// The guest's host loses power; what the guest wrote last was recorded by nobody.
 async fn crash(world: &World) {
@@ -101,6 +101,54 @@ async fn a_comparison_is_interrupted_by_restarts_and_ends_all_the_same() {
         world.both_replicate().await;
         world.equals(world.latest().id, &world.contents());
         world.equals(old.id, &before);
+    }
+}
+
+/// A comparison that was begun, by itself or by hand, and stands still.
+async fn held_comparison(world: &World, by_itself: bool) -> JobId {
+    let faults = world.a.fake.faults();
+    if by_itself {
+        faults.stall(Op::Read, 2);
+        crash(world).await;
+    } else {
+        crash(world).await;
+        world.a.reaches(world.vm, S::WaitingToStartResynchronization).await;
+        faults.stall(Op::Read, 2);
+        world.a.ask(world.vm, Command::Resynchronize).await.expect("asked");
+    }
+    faults.stalled(Op::Read).await;
+    world.a.reaches(world.vm, S::Resynchronizing).await;
+    let jobs = world.a.engine().jobs().list();
+    jobs.iter().find(|job| job.job_type == JobType::Resynchronize).expect("a job").id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_that_a_failover_interrupts_goes_on_after_the_revert() {
+    for by_itself in [false, true] {
+        let settings = RelationshipSettings { auto_resync: by_itself, ..keep_all() };
+        let world = World::replicating(settings).await;
+        let linked = || (!world.b.engine().peers().linked().is_empty()).then_some(());
+        until("a link", linked).await;
+        let (old, before) = (world.latest(), world.contents());
+        let job = held_comparison(&world, by_itself).await;
+        let vm = world.vm;
+        let begun = world.b.call(move |engine| async move { engine.failover(vm, to(None, false)).await });
+        world.done_on_replica(begun.await.expect("begun")).await;
+        world.a.reaches(vm, S::WaitingToStartResynchronization).await;
+        world.a.fake.faults().clear();
+        refused(world.a.ask(vm, Command::Resynchronize).await, ReturnCode::InvalidState);
+        let waits = world.a.engine().jobs().watch(job).expect("known").borrow().state;
+        assert!(!waits.is_final(), "the job ended with the failover: {waits:?}");
+        world.write("b", 200 * KIB, b"during the failover");
+        world.revert().await;
+        // Nobody asks for it again.
+        world.done(job).await;
+        world.both_replicate().await;
+        world.equals(world.latest().id, &world.contents());
+        world.equals(old.id, &before);
+        let compared = |job: &&JobRecord| job.job_type == JobType::Resynchronize;
+        assert_eq!(world.a.engine().jobs().list().iter().filter(compared).count(), 1);
+        assert!(world.a.status(vm).await.last_error.is_none());
     }
 }
 
