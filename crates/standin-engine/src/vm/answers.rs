@@ -45,8 +45,15 @@ impl Answers for VmAnswers {
     async fn heard(&self, peer: &Peer, facts: Vec<ClaimFact>) {
         let Some(vms) = self.0.upgrade() else { return };
         let told: Vec<VmId> = facts.iter().map(|fact| fact.vm).collect();
-        if let Err(refusal) = vms.claims(peer, facts).await {
-            tracing::warn!(host = %peer.name, %refusal, "what another host knows of VMs could not be kept");
+        match vms.claims(peer, facts).await {
+            Ok(_) => {}
+            // It is told again when both speak again.
+            Err(refusal) if refusal == stopping() => {
+                tracing::debug!(host = %peer.name, "what another host knows of VMs is not kept: this daemon ends");
+            }
+            Err(refusal) => {
+                tracing::warn!(host = %peer.name, %refusal, "what another host knows of VMs could not be kept");
+            }
         }
         for vm in told {
             vms.knows_the_witness(vm, peer.id).await;

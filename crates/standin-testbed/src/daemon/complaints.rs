@@ -10,6 +10,65 @@ pub const OF_THE_OLD_HOST: &[&str] =
 /// The host that started a VM on somebody's word that the other one is down.
 pub const OF_AN_ASSERTION: &[&str] = &["a VM is started that no other host confirmed"];
 
+/// A host that hears of a VM of its own, of which it has no record, that another host holds.
+pub const OF_A_NAMESAKE: &[&str] = &["another host holds a VM of which this host has no record"];
+
+/// Hosts that meet while both run a VM.
+pub const OF_TWO_COPIES: &[&str] = &[
+    "another host has a newer claim on a VM",
+    "at once; ",
+    "was forced to run both here and on",
+    // It ends when somebody stops it: standin stops none that somebody else started.
+    "standin does not pause VM",
+];
+
+/// A host whose VM ended by a command, in the middle of any call about it.
+pub const OF_A_STOPPED_VM: &[&str] = &[
+    ".qmp: ",
+    "old marks are left",
+    "a view was not closed cleanly",
+    "what other hosts say of a VM cannot be compared",
+];
+
+/// The host of a VM whose marks do not count: a raw disk after a stop, or an older record.
+pub const OF_A_COMPARISON: &[&str] = &["change tracking was lost"];
+
+/// The host of a VM whose replica does not answer.
+pub const OF_A_SILENT_HOST: &[&str] = &["cannot connect to", "the link with", "does not answer"];
+
+/// Both hosts, while no entry admits the primary.
+pub const OF_AN_ENTRY: &[&str] = &["is not authorised to replicate to this host"];
+
+/// Both hosts, after the end of a relationship on one of them.
+pub const OF_A_REMOVED_RELATIONSHIP: &[&str] =
+    &["the replica was not told", "this host has no replica of VM", "its recovery server is disabled"];
+
+/// A host whose database is gone, and what it knows is found beside the disks.
+pub const OF_A_LOST_DATABASE: &[&str] = &[
+    "the database has no record of this replica; it was found by what lies beside its disks",
+    "the claim on a VM was found in a file only; the database was lost",
+];
+
+/// Both hosts, while no manifest of a replica can be read.
+pub const OF_A_LOST_MANIFEST: &[&str] = &["the manifest of the replica of VM"];
+
+/// A replica host whose directories of replicas were copied.
+pub const OF_A_COPIED_REPLICA: &[&str] = &["this is a second copy of a replica"];
+
+/// Both hosts, when an older backup of the replica's disks was put back.
+pub const OF_OLDER_DISKS: &[&str] = &["are an older copy", "has lost up to"];
+
+/// A host that runs a VM of which its data directory, an older one, knows nothing.
+pub const OF_AN_UNKNOWN_VM: &[&str] = &[
+    "a VM runs here of which the data directory knows nothing",
+    "runs here, and host-a holds it (claim",
+    "a VM of the replica's id is there that this failover did not make",
+];
+
+/// Hosts that see an id with another certificate, or another id with a certificate.
+pub const OF_ANOTHER_IDENTITY: &[&str] =
+    &["presents the host id", "has the host id", "a host has another id from now on, as an operator says"];
+
 /// The host of a VM whose QEMU ended, and its tracking with it, in the middle of any call.
 pub const OF_LOST_TRACKING: &[&str] = &[
     "work failed",

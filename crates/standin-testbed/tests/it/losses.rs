@@ -3,7 +3,7 @@
 
 use crate::rig::{self, PATIENCE, Rig, status, text, wait_state, wait_status};
 use serde_json::{Value, json};
-use standin_testbed::daemon::Daemon;
+use standin_testbed::daemon::{Daemon, complaints};
 use standin_testbed::guest::checkout;
 use standin_testbed::hosts;
 use std::os::unix::fs::PermissionsExt;
@@ -56,7 +56,14 @@ fn put_setting(host: &Daemon, line: &str) {
 #[test]
 fn the_rescue_page_repairs_a_manifest_follows_the_storage_and_uses_again_what_was_kept() {
     let mut rig = Rig::new();
-    rig.may_complain();
+    rig.may_complain(
+        &[
+            complaints::OF_A_LOST_MANIFEST,
+            complaints::OF_A_REMOVED_RELATIONSHIP,
+            complaints::OF_A_SILENT_HOST,
+        ],
+        &[complaints::OF_A_LOST_MANIFEST, complaints::OF_A_COPIED_REPLICA, complaints::OF_AN_ASSERTION],
+    );
     rig.boot("web", 50);
     rig.replicate("web", "2s");
     rig.wait_point_beyond("web", 4);
@@ -127,7 +134,10 @@ fn the_rescue_page_repairs_a_manifest_follows_the_storage_and_uses_again_what_wa
 #[test]
 fn the_rescue_page_finds_the_replica_again_without_the_database_of_either_host() {
     let mut rig = Rig::new();
-    rig.may_complain();
+    rig.may_complain(
+        &[complaints::OF_AN_ENTRY, complaints::OF_A_LOST_DATABASE, complaints::OF_A_SILENT_HOST],
+        &[complaints::OF_AN_ENTRY, complaints::OF_A_LOST_DATABASE, complaints::OF_AN_ASSERTION],
+    );
     let guest = rig.boot("web", 50);
     rig.replicate("web", "2s");
     rig.wait_point_beyond("web", 3);
@@ -183,7 +193,6 @@ fn the_rescue_page_lets_a_new_host_in_after_the_only_authority_is_gone() {
     let lines = section("The certificate authority");
     let [export, import, _, _, _, _] = &lines[..] else { panic!("other commands: {lines:#?}") };
     let mut rig = Rig::new();
-    rig.may_complain();
     let (file, secret) = (rig.path("authority.json"), passphrase(rig.dir.path()));
     let secret = text(&secret);
     let place = ("/root/standin-authority.json", text(&file));

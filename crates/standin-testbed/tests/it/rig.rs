@@ -2,7 +2,7 @@
 //! refusal has to look.
 
 use serde_json::{Value, json};
-use standin_testbed::daemon::{CliOutput, Daemon, DaemonPlan, complaints};
+use standin_testbed::daemon::{CliOutput, Daemon, DaemonPlan};
 use standin_testbed::guest::{Guest, GuestPlan};
 use standin_testbed::hosts;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -54,11 +54,10 @@ impl Rig {
         Self { a, b, dir }
     }
 
-    /// The story is a disaster, and what both hosts say of it is looked at where it is to be seen: in their status.
-    pub fn may_complain(&self) {
-        for host in [&self.a, &self.b] {
-            host.may_complain(complaints::ANY);
-        }
+    /// What each host may say of the story, by its causes: see [`standin_testbed::daemon::complaints`].
+    pub fn may_complain(&self, a: &[&[&str]], b: &[&[&str]]) {
+        a.iter().for_each(|cause| self.a.may_complain(cause));
+        b.iter().for_each(|cause| self.b.may_complain(cause));
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

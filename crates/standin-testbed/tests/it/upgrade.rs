@@ -6,7 +6,7 @@ use crate::restarts::judge;
 use crate::rig::{self, PATIENCE, Rig, refused, status, text, wait_state};
 use serde_json::Value;
 use standin_testbed::builds::{find_binary, find_release_before};
-use standin_testbed::daemon::Daemon;
+use standin_testbed::daemon::{Daemon, complaints};
 use standin_testbed::guest::{Guest, GuestPlan};
 use std::path::Path;
 
@@ -55,7 +55,11 @@ fn failed_over(rig: &Rig, name: &str) {
 /// Everything that a data directory can hold, written by `before`.
 fn written_by(before: &Path) -> Left {
     let rig = Rig::with(|a, b| [a, b].into_iter().for_each(|plan| plan.binary = Some(before.to_owned())));
-    rig.may_complain();
+    // The release before warned of every session that a failover ended.
+    rig.may_complain(
+        &[complaints::OF_THE_OLD_HOST, complaints::OF_A_COMPARISON, complaints::OF_A_STOPPED_VM],
+        &[complaints::OF_AN_ASSERTION, &["has failed over to the replica host"]],
+    );
     let mut plan = GuestPlan::records("web", 50);
     plan.disks.iter_mut().for_each(|disk| disk.format = "qcow2");
     let guest = rig.define(plan);

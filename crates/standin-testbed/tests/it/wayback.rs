@@ -2,7 +2,7 @@
 
 use crate::rig::{PATIENCE, Rig, status, wait_state, wait_status};
 use serde_json::Value;
-use standin_testbed::daemon::Daemon;
+use standin_testbed::daemon::{Daemon, complaints};
 use std::path::PathBuf;
 
 /// The type codes of the jobs that read whole disks: an initial replication and a resynchronization.
@@ -39,7 +39,6 @@ fn replicate(rig: &Rig) {
 #[test]
 fn a_database_that_was_cut_off_is_refused_with_what_helps() {
     let mut rig = Rig::new();
-    rig.may_complain();
     rig.b.kill().unwrap();
     let whole = std::fs::read(database(&rig.b)).unwrap();
     for length in [0, 100, whole.len() / 2] {
@@ -58,7 +57,10 @@ fn a_database_that_was_cut_off_is_refused_with_what_helps() {
 #[test]
 fn a_replica_host_whose_database_is_gone_keeps_its_points_and_goes_on() {
     let mut rig = Rig::new();
-    rig.may_complain();
+    rig.may_complain(
+        &[complaints::OF_AN_ENTRY],
+        &[complaints::OF_AN_ENTRY, complaints::OF_A_LOST_DATABASE, complaints::OF_AN_ASSERTION],
+    );
     let guest = rig.boot("writer", 50);
     replicate(&rig);
     let epoch = rig.wait_point_beyond("writer", 2);
@@ -94,7 +96,7 @@ fn a_replica_host_whose_database_is_gone_keeps_its_points_and_goes_on() {
 #[test]
 fn a_primary_whose_database_is_gone_goes_on_with_the_replica_that_it_finds() {
     let mut rig = Rig::new();
-    rig.may_complain();
+    rig.may_complain(&[complaints::OF_A_LOST_DATABASE], &[complaints::OF_AN_ASSERTION]);
     let guest = rig.boot("writer", 50);
     replicate(&rig);
     rig.wait_point_beyond("writer", 2);

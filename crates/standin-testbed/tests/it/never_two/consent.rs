@@ -49,7 +49,6 @@ fn stays_paused(rig: &Rig, guest: &Guest, after: &str) {
 #[test]
 fn a_failover_starts_nothing_beside_a_primary_that_runs_and_a_paused_one_does_not_go_on() {
     let rig = managed();
-    rig.may_complain();
     let guest = rig.boot("web", 20);
     rig.replicate("web", "2s");
     rig.wait_point_beyond("web", 1);

@@ -6,6 +6,7 @@ use crate::adoption::Foreign;
 use crate::rig::{Rig, status, text, wait_state, wait_status};
 use serde_json::json;
 use standin_testbed::daemon::Daemon;
+use standin_testbed::daemon::complaints::{self, OF_AN_ASSERTION, OF_THE_OLD_HOST};
 use standin_testbed::guest::{Guest, GuestPlan};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,7 +44,15 @@ fn restore(daemon: &Daemon, backup: &Path) {
 #[test]
 fn a_primary_that_comes_back_from_an_older_backup_starts_nothing_that_runs_on_the_replica() {
     let mut rig = Rig::new();
-    rig.may_complain();
+    rig.may_complain(
+        &[
+            OF_THE_OLD_HOST,
+            complaints::OF_TWO_COPIES,
+            complaints::OF_A_STOPPED_VM,
+            complaints::OF_A_REMOVED_RELATIONSHIP,
+        ],
+        &[OF_AN_ASSERTION, complaints::OF_TWO_COPIES],
+    );
     let guest = running(&rig);
     let before_all = backup(&mut rig, |rig| &mut rig.a, "a-before-all");
     rig.replicate("web", "1s");
@@ -82,7 +91,10 @@ fn a_primary_that_comes_back_from_an_older_backup_starts_nothing_that_runs_on_th
 #[test]
 fn a_replica_that_lost_its_database_still_says_that_the_vm_runs_there() {
     let mut rig = Rig::new();
-    rig.may_complain();
+    rig.may_complain(
+        &[OF_THE_OLD_HOST],
+        &[OF_AN_ASSERTION, complaints::OF_AN_ENTRY, complaints::OF_A_LOST_DATABASE],
+    );
     let guest = running(&rig);
     rig.replicate("web", "1s");
     rig.wait_point_beyond("web", 1);
@@ -104,7 +116,15 @@ fn a_replica_that_lost_its_database_still_says_that_the_vm_runs_there() {
 #[test]
 fn a_replica_whose_backup_is_from_before_the_failover_still_says_that_the_vm_runs_there() {
     let mut rig = Rig::new();
-    rig.may_complain();
+    rig.may_complain(
+        &[complaints::OF_A_COMPARISON, complaints::OF_OLDER_DISKS],
+        &[
+            OF_AN_ASSERTION,
+            complaints::OF_AN_UNKNOWN_VM,
+            complaints::OF_OLDER_DISKS,
+            complaints::OF_A_STOPPED_VM,
+        ],
+    );
     let guest = running(&rig);
     rig.replicate("web", "1s");
     rig.wait_point_beyond("web", 1);

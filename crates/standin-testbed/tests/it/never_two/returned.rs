@@ -3,7 +3,7 @@
 use super::{A_FEW_RECORDS, STATE, called, copies, fenced, worries};
 use crate::management::managed;
 use crate::rig::{PATIENCE, Rig, status, wait_state, wait_status};
-use standin_testbed::daemon::Daemon;
+use standin_testbed::daemon::{Daemon, complaints};
 use standin_testbed::guest::{Guest, SerialLog};
 
 /// The guest on `b` goes on, and `a` says why it starts none.
@@ -24,7 +24,10 @@ fn restart(daemon: &mut Daemon) {
 #[test]
 fn a_returned_primary_stays_off_whatever_is_removed_on_either_host() {
     let mut rig = managed();
-    rig.may_complain();
+    rig.may_complain(
+        &[complaints::OF_A_REMOVED_RELATIONSHIP],
+        &[complaints::OF_AN_ENTRY, complaints::OF_A_REMOVED_RELATIONSHIP],
+    );
     let guest = rig.boot("web", 20);
     rig.replicate("web", "2s");
     rig.wait_point_beyond("web", 1);

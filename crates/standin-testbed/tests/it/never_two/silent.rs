@@ -5,6 +5,7 @@ use super::{A_FEW_RECORDS, STATE, UNAVAILABLE, copies, fenced, worries};
 use crate::rig::{PATIENCE, Rig, status, wait_status};
 use rustix::process::Signal;
 use standin_testbed::daemon::Daemon;
+use standin_testbed::daemon::complaints::{self, OF_AN_ASSERTION, OF_THE_OLD_HOST, OF_TWO_COPIES};
 use standin_testbed::guest::{Guest, GuestPlan, SerialLog};
 use standin_testbed::netns::{Network, available};
 use standin_testbed::process;
@@ -21,7 +22,6 @@ fn apart(policy: &str) -> (Network, Rig) {
         }
         a.extra_config.push_str(policy);
     });
-    rig.may_complain();
     (network, rig)
 }
 
@@ -71,6 +71,10 @@ fn a_silent_replica_is_no_leave_to_start_and_who_forces_it_decides_when_the_host
         return;
     }
     let (network, mut rig) = apart("");
+    rig.may_complain(
+        &[OF_AN_ASSERTION, OF_TWO_COPIES, complaints::OF_A_SILENT_HOST, complaints::OF_A_STOPPED_VM],
+        &[OF_AN_ASSERTION, OF_TWO_COPIES],
+    );
     let guest = rig.boot("web", 20);
     failed_over(&mut rig);
     let there = rig.b.replica_serial("web").unwrap();
@@ -114,6 +118,10 @@ fn a_start_that_may_wait_for_a_silent_replica_says_so_and_ends_when_the_hosts_me
         return;
     }
     let (network, mut rig) = apart("[fence]\nwhen_peer_is_silent = \"start-after 3s\"\n");
+    rig.may_complain(
+        &[OF_THE_OLD_HOST, OF_AN_ASSERTION, OF_TWO_COPIES, complaints::OF_A_COMPARISON],
+        &[OF_AN_ASSERTION, OF_TWO_COPIES],
+    );
     let guest = rig.define(GuestPlan::idle("web"));
     rig.a.run(&["vm", "start", "web"]).unwrap();
     failed_over(&mut rig);

@@ -2,14 +2,14 @@
 
 use super::copies;
 use crate::rig::{self, Rig, text, wait_state};
-use standin_testbed::daemon::Daemon;
+use standin_testbed::daemon::{Daemon, complaints};
 use standin_testbed::guest::{Guest, GuestPlan};
 use standin_testbed::hosts;
 
 /// A host that has a VM of its own on `b`.
 fn third(rig: &Rig) -> Daemon {
     let host = hosts::join(&rig.a, rig::plan(rig.dir.path(), "host-c")).unwrap();
-    host.may_complain(&["another host holds a VM of which this host has no record"]);
+    host.may_complain(complaints::OF_A_NAMESAKE);
     rig.b.run(&["auth", "add", "host-c"]).unwrap();
     let other = GuestPlan::idle("other").create(&rig.path("disks-c")).unwrap();
     host.run(&["vm", "define", text(&other.definition)]).unwrap();
@@ -29,7 +29,7 @@ fn twin(rig: &Rig, guest: &Guest, host: &Daemon) {
 #[test]
 fn a_third_host_does_not_start_a_vm_that_lives_on_a_host_it_speaks_to_or_behind_that_one() {
     let mut rig = Rig::new();
-    rig.may_complain();
+    rig.b.may_complain(complaints::OF_AN_ASSERTION);
     let guest = rig.define(GuestPlan::idle("web"));
     rig.a.run(&["vm", "start", "web"]).unwrap();
     rig.replicate("web", "1s");
