@@ -1,8 +1,9 @@
-"""One call of the management API, without a word of explanation: HOST CA WAY VM METHOD [NUMBER].
+"""One call of the management API, without a word of explanation: HOST CA WAY VM METHOD [MORE...].
 
-WAY is `cimxml` or `wsman`. METHOD is RequestStateChange (with the NUMBER of the state), InitiateFailover, RevertFailover,
-or DisableRecoveryServer, which is ModifyServiceSettings and needs no VM. Prints {"code": RETURN VALUE, "job": STATE or
-null, "error": TEXT or null} once the job has ended.
+WAY is `cimxml` or `wsman`. METHOD is RequestStateChange (with the number of the state), InitiateFailover, RevertFailover,
+DefineSystem (with the VM's UUID and its images), or DisableRecoveryServer, which is ModifyServiceSettings and needs no
+VM. Only RequestStateChange and DefineSystem go by `wsman`. Prints {"code": RETURN VALUE, "job": STATE or null, "error":
+TEXT or null} once the job has ended.
 """
 
 import json
@@ -28,29 +29,49 @@ def cim(host, ca):
     return pywbem.WBEMConnection(f"https://{host}:5989", ("admin", PASSWORD), default_namespace=NAMESPACE, ca_certs=ca)
 
 
-def over_cimxml(c, vm, method, number):
+def service(c, kind):
+    return c.EnumerateInstanceNames(f"Msvm_{kind}Service")[0]
+
+
+def xml(class_name, properties):
+    return pywbem.CIMInstance(class_name, properties).tocimxml().toxml()
+
+
+def definition(name, uuid, images):
+    """The arguments of DefineSystem, of texts."""
+    system = xml("Msvm_VirtualSystemSettingData", {"ElementName": name, "VirtualSystemIdentifier": uuid})
+    disks = [xml("Msvm_StorageAllocationSettingData", {"HostResource": [image]}) for image in images]
+    return {"SystemSettings": system, "ResourceSettings": disks}
+
+
+def over_cimxml(c, name, vm, method, more):
     if method == "RequestStateChange":
-        return c.InvokeMethod(method, vm, RequestedState=pywbem.Uint16(number))
-    service = c.EnumerateInstanceNames("Msvm_ReplicationService")[0]
+        return c.InvokeMethod(method, vm, RequestedState=pywbem.Uint16(more[0]))
+    if method == "DefineSystem":
+        return c.InvokeMethod(method, service(c, "VirtualSystemManagement"), **definition(name, more[0], more[1:]))
+    replication = service(c, "Replication")
     if method != "DisableRecoveryServer":
-        return c.InvokeMethod(method, service, ComputerSystem=vm)
+        return c.InvokeMethod(method, replication, ComputerSystem=vm)
     # What it does not name stays as it is.
-    settings = pywbem.CIMInstance("Msvm_ReplicationServiceSettingData", {"RecoveryServerEnabled": False})
-    return c.InvokeMethod("ModifyServiceSettings", service, SettingData=settings.tocimxml().toxml())
+    settings = xml("Msvm_ReplicationServiceSettingData", {"RecoveryServerEnabled": False})
+    return c.InvokeMethod("ModifyServiceSettings", replication, SettingData=settings)
 
 
-def over_wsman(host, ca, vm, method, number):
-    """Only RequestStateChange. The return value and the InstanceID of its job."""
+def over_wsman(host, ca, target, method, arguments):
+    """The return value and the InstanceID of its job."""
     wsman = WSMan(host, port=5986, ssl=True, auth="basic", username="admin", password=PASSWORD, cert_validation=ca)
-    uri = BASE + "Msvm_ComputerSystem"
-    body = ET.fromstring(f'<p:{method}_INPUT xmlns:p="{uri}"><p:RequestedState>{number}</p:RequestedState></p:{method}_INPUT>')
+    uri = BASE + target.classname
+    body = ET.Element(f"{{{uri}}}{method}_INPUT")
+    for name, values in arguments.items():
+        for value in values if isinstance(values, list) else [values]:
+            ET.SubElement(body, f"{{{uri}}}{name}").text = value
     chosen = SelectorSet()
-    for name in ("CreationClassName", "Name"):
-        chosen.add_option(name, vm[name])
+    for name, value in target.keybindings.items():
+        chosen.add_option(name, value)
     reply = wsman.invoke(f"{uri}/{method}", uri, body, selector_set=chosen)
     code = next(int(found.text) for found in reply.iter() if local(found.tag) == "ReturnValue")
     job = next((found.text for found in reply.iter() if found.get("Name") == "InstanceID"), None)
-    return code, {"Job": pywbem.CIMInstanceName("Msvm_ConcreteJob", {"InstanceID": job}, namespace=NAMESPACE)}
+    return code, {"Job": job and pywbem.CIMInstanceName("Msvm_ConcreteJob", {"InstanceID": job}, namespace=NAMESPACE)}
 
 
 def ended(c, path):
@@ -62,12 +83,17 @@ def ended(c, path):
 
 
 def main():
-    host, ca, way, name, method, *number = sys.argv[1:]
+    host, ca, way, name, method, *more = sys.argv[1:]
     c = cim(host, ca)
     found = c.ExecQuery("WQL", f"SELECT * FROM Msvm_ComputerSystem WHERE ElementName = '{name}' AND Name != __SERVER")
     vm = found[0].path if found else None
-    state = int(number[0]) if number else None
-    code, out = over_wsman(host, ca, vm, method, state) if way == "wsman" else over_cimxml(c, vm, method, state)
+    if way == "cimxml":
+        code, out = over_cimxml(c, name, vm, method, more)
+    elif method == "DefineSystem":
+        target = service(c, "VirtualSystemManagement")
+        code, out = over_wsman(host, ca, target, method, definition(name, more[0], more[1:]))
+    else:
+        code, out = over_wsman(host, ca, vm, method, {"RequestedState": more[0]})
     job = ended(c, out["Job"]) if code == JOB_STARTED else None
     error = job["ErrorDescription"] if job else None
     print(json.dumps({"code": int(code), "job": int(job["JobState"]) if job else None, "error": error}))

@@ -30,8 +30,7 @@ fn managed_with(keys: &str) -> Rig {
 fn managed_by_plan(keys: &str, adjust: impl Fn(&mut DaemonPlan, &mut DaemonPlan)) -> Rig {
     let rig = Rig::with(|a, b| {
         for plan in [&mut *a, &mut *b] {
-            let address = plan.listen.ip();
-            plan.extra_config += &format!("[management]\nlisten = \"{address}\"\n{keys}");
+            listens(plan, keys);
         }
         adjust(a, b);
     });
@@ -40,10 +39,21 @@ fn managed_by_plan(keys: &str, adjust: impl Fn(&mut DaemonPlan, &mut DaemonPlan)
     rig.a.may_complain(complaints::OF_LOST_TRACKING);
     rig.b.may_complain(complaints::OF_AN_ASSERTION);
     for daemon in [&rig.a, &rig.b] {
-        add_user(daemon, "admin", &["--role", "administrator", "--ntlm"]);
+        add_admin(daemon);
         add_user(daemon, "looker", &["--role", "viewer"]);
     }
     rig
+}
+
+/// Has a host's management API listen on the host's own address, with further keys of the table `[management]`.
+pub fn listens(plan: &mut DaemonPlan, keys: &str) {
+    let address = plan.listen.ip();
+    plan.extra_config += &format!("[management]\nlisten = \"{address}\"\n{keys}");
+}
+
+/// Adds the user that the clients' scripts come as.
+pub fn add_admin(daemon: &Daemon) {
+    add_user(daemon, "admin", &["--role", "administrator", "--ntlm"]);
 }
 
 pub fn add_user(daemon: &Daemon, name: &str, options: &[&str]) {
