@@ -26,7 +26,9 @@ use crate::primary::{self, Command, Shared, Tools, Worker};
 use crate::records::{self, PrimaryRecord, Tables};
 use crate::replica::{HostShared, ReplicaHost, session};
 use crate::service::Service;
-use crate::vm::{self, ClaimFiles, NamedWitness, Policy, Senders, VmAnswers, VmContext, Vms, WitnessRecords};
+use crate::vm::{
+    self, ClaimFiles, Fencing, NamedWitness, Policy, Senders, VmAnswers, VmContext, Vms, WitnessRecords,
+};
 use async_trait::async_trait;
 use standin_durable::{DocumentError, Files};
 use standin_hypervisor::Hypervisor;
@@ -75,6 +77,8 @@ pub struct Parts {
     pub files: Files,
     /// The way to other hosts.
     pub transport: Arc<dyn Transport>,
+    /// Turns another host off, where a `fence_command` is configured.
+    pub fencing: Arc<dyn Fencing>,
     /// This host's name and version.
     pub hello: Hello,
     /// This host's id: the same for as long as its data directory lives.
@@ -175,6 +179,7 @@ impl Engine {
             tables: tables.clone(),
             files,
             peers: Arc::clone(&peers),
+            fencing: parts.fencing,
             witness: config.policy.witness.clone().map(NamedWitness::new),
             witnessing: WitnessRecords::new(tables.clone(), parts.files.clone(), config.runtime_dir.clone()),
             policy: config.policy,

@@ -86,6 +86,9 @@ pub enum Role {
     Replica,
     /// It sends, or sent, the VM to this host. Once it has accepted a higher claim it starts the VM only when forced.
     Source,
+    /// It shares the VM with a host that this one shares it with, which named it. That it runs the VM counts; its silence
+    /// keeps nobody from starting it, since nobody waits for a host that it never chose.
+    Named,
 }
 
 /// Another host that shares, or ever shared, the VM.
@@ -101,6 +104,23 @@ pub struct KnownHost {
     #[serde(default)]
     pub accepted: Option<Generation>,
 }
+
+/// A host that shares a VM, as another one names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedHost {
+    /// Which host.
+    pub host: HostId,
+    /// Its name, for people.
+    pub name: String,
+    /// Where it can be reached (`host:port`), the likeliest first.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+}
+
+/// Hosts that are known of one VM, at most: those of its relationships are always taken in, named ones up to here.
+const MAX_HOSTS: usize = 16;
+/// Addresses that are known of one host, at most.
+const MAX_ADDRESSES: usize = 8;
 
 /// How a start came about that nobody could confirm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -145,6 +165,12 @@ impl Fence {
     #[must_use]
     pub fn held_by(&self, me: HostId) -> bool {
         self.claim.holder == me && self.rival.is_none()
+    }
+
+    /// Two other hosts than `me` hold the same number.
+    #[must_use]
+    pub fn is_disputed_elsewhere(&self, me: HostId) -> bool {
+        self.rival.is_some_and(|rival| me != rival.holder && me != self.claim.holder)
     }
 
     /// The claim that `host` is told: a holder hears of its rival, everybody else of the claim that was known first.
@@ -205,6 +231,42 @@ impl Fence {
         let came_from = self.hosts.get(&host).is_some_and(|known| known.role == Role::Source);
         let has_it = came_from && matches!(place, Place::Runs | Place::Lives);
         has_it && self.asserted.take_if(|how| *how == Assertion::Silent).is_some()
+    }
+
+    /// The hosts that share the VM, as they are named to `host`. One that is known by name only is named no further.
+    #[must_use]
+    pub fn names_for(&self, host: HostId) -> Vec<NamedHost> {
+        let others = self.hosts.iter().filter(|(other, known)| **other != host && known.role != Role::Named);
+        others
+            .map(|(other, known)| NamedHost {
+                host: *other,
+                name: known.name.clone(),
+                addresses: known.addresses.clone(),
+            })
+            .collect()
+    }
+
+    /// Takes in hosts that `teller` names. Only one that shares the VM with this host by a relationship is listened to, and
+    /// what is known of a host by a relationship is not changed by it. `true`: there is something new.
+    pub fn take_names(&mut self, me: HostId, teller: HostId, named: &[NamedHost]) -> bool {
+        let direct = |known: &KnownHost| known.role != Role::Named;
+        if !self.hosts.get(&teller).is_some_and(direct) {
+            return false;
+        }
+        let mut changed = false;
+        for other in named.iter().filter(|other| other.host != me) {
+            let full = self.hosts.len() >= MAX_HOSTS;
+            let addresses = other.addresses.iter().take(MAX_ADDRESSES).cloned().collect();
+            let now = KnownHost { name: other.name.clone(), addresses, role: Role::Named, accepted: None };
+            match self.hosts.get_mut(&other.host) {
+                None if full => continue,
+                None => drop(self.hosts.insert(other.host, now)),
+                Some(known) if direct(known) || *known == now => continue,
+                Some(known) => *known = now,
+            }
+            changed = true;
+        }
+        changed
     }
 
     /// A host is known by another id from now on: one of the version before has told its own, or an operator said so.
@@ -465,8 +527,13 @@ fn over_replicas(facts: &RunFacts<'_>, fence: &Fence) -> Run {
     }
     let replicas = fence.hosts.iter().filter(|(_, known)| known.role == Role::Replica);
     let of_fence = replicas.map(|(host, _)| Heard { host: *host, place: place_of(facts.heard, *host) });
-    let further = facts.heard.iter().filter(|heard| !fence.hosts.contains_key(&heard.host)).copied();
-    let words: Vec<Heard> = of_fence.chain(further).collect();
+    let further =
+        facts.heard.iter().filter(|heard| match fence.hosts.get(&heard.host).map(|known| known.role) {
+            None => true,
+            Some(Role::Named) => heard.place != Place::Silent,
+            Some(Role::Replica | Role::Source) => false,
+        });
+    let words: Vec<Heard> = of_fence.chain(further.copied()).collect();
     let forced = facts.asserted == Some(Assertion::Forced);
     if let Some(runs) = words.iter().find(|heard| matches!(heard.place, Place::Runs | Place::Lives)) {
         return if forced { FORCED } else { Run::Refuse(Reason::RunsElsewhere(runs.host)) };
@@ -527,6 +594,8 @@ pub enum Meeting {
     BothRunLower,
     /// Both hold the same number: nothing is paused, and neither sends.
     Rivals,
+    /// Two other hosts hold the same number.
+    RivalsElsewhere,
     /// This host runs the VM, another one holds it and does not run it.
     RunsUnheld,
 }
@@ -534,11 +603,15 @@ pub enum Meeting {
 /// What is found when another host's word comes in. The claims have been learned before.
 #[must_use]
 pub fn meet(me: HostId, fence: &Fence, runs_here: bool, other: Place, rules: Rules) -> Meeting {
-    if fence.rival.is_some() {
+    let disputed_elsewhere = fence.is_disputed_elsewhere(me);
+    if fence.rival.is_some() && !disputed_elsewhere {
         return Meeting::Rivals;
     }
     let held = fence.claim.holder == me;
     match (runs_here, other) {
+        // Whoever wins, it is not this host.
+        (true, Place::Runs) if disputed_elsewhere && rules.pause_lower => Meeting::BothRunLower,
+        _ if disputed_elsewhere => Meeting::RivalsElsewhere,
         (true, Place::Runs) if held => Meeting::BothRunHigher,
         (true, Place::Runs) if rules.pause_lower => Meeting::BothRunLower,
         (true, _) if !held => Meeting::RunsUnheld,

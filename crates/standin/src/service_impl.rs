@@ -19,6 +19,7 @@ use standin_engine::engine::hypervisor_refusal;
 use standin_engine::peers::TlsTransport;
 use standin_engine::records::PeerRecord;
 use standin_engine::replica::failover::Failover;
+use standin_engine::vm::FenceCommand;
 use standin_engine::{
     Command, Enable, Engine, EngineConfig, Modification, NowKnownAs, Parts, SiteNetworks, jobs, status,
 };
@@ -78,6 +79,7 @@ pub async fn build_service(config: Config) -> anyhow::Result<Arc<dyn Service>> {
         state,
         files: Files::default(),
         transport: Arc::new(TlsTransport::new(identity.clone(), hello.clone())),
+        fencing: Arc::new(FenceCommand),
         hello: hello.clone(),
         host_id,
         config: EngineConfig {

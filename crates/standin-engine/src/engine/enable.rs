@@ -8,7 +8,6 @@
 use super::reason::Operation;
 use super::{Engine, inspect_refusal};
 use crate::messages::{DiskShape, Opened};
-use crate::peers::Address;
 use crate::peers::reason::Peer;
 use crate::primary::{Command, Worker};
 use crate::records::{self, PrimaryRecord};
@@ -97,12 +96,11 @@ impl Engine {
         let (host, name) = worker.host().ok_or_else(|| Peer::Nameless { address: record.peer.clone() })?;
         record.host = Some(host);
         let addresses = vec![record.peer.clone()];
-        let known = KnownHost { name, addresses: addresses.clone(), role: Role::Replica, accepted: None };
+        let known = KnownHost { name, addresses, role: Role::Replica, accepted: None };
         // A replica of before knows the claim that this host has lost.
         let claim = opened.claim.filter(|known| known.holder == self.vms.me()).unwrap_or(claim);
         let sharing = Sharing { host, known, name: record.name.clone(), claim: Some(claim) };
         self.vms.share(vm, sharing).await?;
-        self.peers().keep(Address { host: Some(host), addresses });
         records::put(&self.shared.tables.relationships, record.id(), &record.clone().into()).await?;
         let handle = self.spawn_primary(record, Some(worker));
         let job = if enable.start { handle.ask(Command::Start).await? } else { None };

@@ -15,7 +15,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use standin_model::fence::{Claim, Place, Stance};
+use standin_model::fence::{Claim, NamedHost, Place, Stance};
 use standin_model::{HostId, Refusal, VmId};
 use standin_wire::Control;
 use uuid::Uuid;
@@ -97,7 +97,7 @@ pub enum Answer {
 }
 
 /// Who holds a VM, as one host knows it, and where it is with that host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClaimFact {
     /// Which VM.
     pub vm: VmId,
@@ -112,6 +112,9 @@ pub struct ClaimFact {
     /// How the teller decides about it.
     #[serde(default)]
     pub stance: Option<Stance>,
+    /// The other hosts that share it with the teller.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<NamedHost>,
 }
 
 /// What a witness knows of a VM.

@@ -15,7 +15,6 @@ use super::task::Task;
 use super::worker::{Worker, offer};
 use crate::error::{WorkError, chain};
 use crate::messages::Request;
-use crate::peers::Address;
 use crate::spans;
 use standin_model::settings::{RelationshipSettings, SettingsChange};
 use standin_model::{HostId, Refusal, ReturnCode, VmName};
@@ -115,11 +114,8 @@ impl Task {
         tracing::info!(from = %self.record.peer, to = %peer, "the replica has another address");
         self.record.peer = peer;
         if let Some((host, name)) = found {
-            let before = self.record.host.replace(host);
+            self.record.host = Some(host);
             tools.vms.met_replica(&self.record, host, &name);
-            // The link with it was wanted before; from now on it is looked for here.
-            tools.peers.keep(Address { host: Some(host), addresses: vec![self.record.peer.clone()] });
-            tools.peers.forget(&Address { host: Some(before.unwrap_or(host)), addresses: Vec::new() });
         }
         self.connect_anew();
         Ok(())

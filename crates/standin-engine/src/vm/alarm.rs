@@ -16,6 +16,8 @@ pub enum AlarmKind {
     BothRanLower,
     /// Both hosts hold the same number.
     Rivals,
+    /// Two other hosts hold the same number.
+    RivalsElsewhere,
     /// The VM runs here, and another host holds it.
     RunsUnheld,
 }
@@ -42,6 +44,7 @@ impl AlarmKind {
             Meeting::BothRunHigher => Some(Self::BothRanHigher),
             Meeting::BothRunLower => Some(Self::BothRanLower),
             Meeting::Rivals => Some(Self::Rivals),
+            Meeting::RivalsElsewhere => Some(Self::RivalsElsewhere),
             Meeting::RunsUnheld => Some(Self::RunsUnheld),
         }
     }
@@ -74,6 +77,14 @@ impl Alarm {
                 format!("VM {vm} was forced to run both here and on {host}, with the same claim ({number})"),
                 format!(
                     "Decide which copy stays, on either host: `standin failover {vm} --keep here` or `--keep there`."
+                ),
+            ),
+            AlarmKind::RivalsElsewhere => (
+                format!(
+                    "VM {vm} was forced to run on {host} and on another host, with the same claim ({number}){done}"
+                ),
+                format!(
+                    "Decide on {host} which copy stays: `standin failover {vm} --keep here` or `--keep there`."
                 ),
             ),
             AlarmKind::RunsUnheld => (

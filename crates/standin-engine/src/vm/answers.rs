@@ -6,6 +6,7 @@
 
 use super::alarm::AlarmKind;
 use super::learn::Told;
+use super::record::VmRecord;
 use super::registry::{Vms, stopping};
 use super::task::Request;
 use crate::peers::{Answer, Answers, Call, ClaimFact, Peer, Presence};
@@ -20,7 +21,7 @@ const MAX_FACTS: usize = 1000;
 impl Told {
     fn by(peer: &Peer, claim: Option<Claim>, place: Option<Place>) -> Self {
         let (name, address) = (peer.name.clone(), peer.address.clone());
-        Self { host: peer.id, name, address, claim, place, stance: None }
+        Self { host: peer.id, name, address, claim, place, stance: None, others: Vec::new() }
     }
 }
 
@@ -90,14 +91,14 @@ impl Vms {
 
     async fn fact(&self, vm: VmId, to: HostId) -> Option<ClaimFact> {
         let presence = self.presence(vm).await.ok()?;
-        let fence = self.fence(vm)?;
-        Some(self.as_fact(vm, fence.told_to(to), presence.place))
+        self.as_fact(vm, to, presence.place)
     }
 
-    fn as_fact(&self, vm: VmId, claim: Claim, place: Place) -> ClaimFact {
-        let alarm = self.record(vm).and_then(|record| record.alarm);
+    fn as_fact(&self, vm: VmId, to: HostId, place: Place) -> Option<ClaimFact> {
+        let VmRecord { fence, alarm, .. } = self.record(vm)?;
         let ran = alarm.is_some_and(|alarm| alarm.kind == AlarmKind::BothRanLower);
-        ClaimFact { vm, claim, place, ran, stance: Some(self.stance(vm)) }
+        let (claim, others) = (fence.told_to(to), fence.names_for(to));
+        Some(ClaimFact { vm, claim, place, ran, stance: Some(self.stance(vm)), others })
     }
 
     /// How the VM is here: from its task.
@@ -112,12 +113,10 @@ impl Vms {
             let vm = fact.vm;
             // One that ran until it met this host counts as one that runs.
             let place = if fact.ran { Place::Runs } else { fact.place };
-            let told =
-                Box::new(Told { stance: fact.stance, ..Told::by(peer, Some(fact.claim), Some(place)) });
+            let told = Told::by(peer, Some(fact.claim), Some(place));
+            let told = Box::new(Told { stance: fact.stance, others: fact.others, ..told });
             let presence = self.ask(vm, |answer| Request::Told { told, answer }).await??;
-            if let Some(fence) = self.fence(vm) {
-                ours.push(self.as_fact(vm, fence.told_to(peer.id), presence.place));
-            }
+            ours.extend(self.as_fact(vm, peer.id, presence.place));
         }
         Ok(ours)
     }

@@ -14,13 +14,13 @@ const WITHIN: Duration = Duration::from_secs(5);
 const FURTHER_WITHIN: Duration = Duration::from_secs(3);
 
 impl Vms {
-    /// One word of every host that could run the VM: those that received it from here, and those behind them. Without a
-    /// record, of the hosts that this one speaks to anyway.
+    /// One word of every host that could run the VM: those that received it from here, those behind them, and those that
+    /// another host named. Without a record, of the hosts that this one speaks to anyway.
     pub(super) async fn gather(&self, vm: VmId) -> Vec<Heard> {
         let asked = match self.fence(vm) {
             Some(fence) => {
-                let replicas = fence.hosts.into_iter().filter(|(_, known)| known.role == Role::Replica);
-                replicas.map(|(host, known)| (host, known.addresses)).collect()
+                let asked = fence.hosts.into_iter().filter(|(_, known)| known.role != Role::Source);
+                asked.map(|(host, known)| (host, known.addresses)).collect()
             }
             None => {
                 self.context.peers.linked().into_iter().map(|host| (host, Vec::new())).collect::<Vec<_>>()
@@ -32,6 +32,14 @@ impl Vms {
     /// The word of one host, and of those that it names further.
     pub(super) async fn ask_one(&self, vm: VmId, host: HostId, addresses: Vec<String>) -> Vec<Heard> {
         self.ask_all(vm, vec![(host, addresses)], &[self.me()], WITHIN).await
+    }
+
+    /// The words of the hosts that others named.
+    pub(super) async fn ask_named(&self, vm: VmId) -> Vec<Heard> {
+        let hosts = self.fence(vm).map(|fence| fence.hosts).unwrap_or_default();
+        let named = hosts.into_iter().filter(|(_, known)| known.role == Role::Named);
+        let asked = named.map(|(host, known)| (host, known.addresses)).collect();
+        self.ask_all(vm, asked, &[self.me()], WITHIN).await
     }
 
     /// What the hosts behind this one say, for a host that asks here. `seen` were asked already.

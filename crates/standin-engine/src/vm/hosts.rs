@@ -48,14 +48,14 @@ impl VmRecord {
 impl Told {
     /// A host that told nothing yet.
     pub fn nothing(host: HostId, name: String) -> Self {
-        Self { host, name, address: None, claim: None, place: None, stance: None }
+        Self { host, name, address: None, claim: None, place: None, stance: None, others: Vec::new() }
     }
 
     /// What an answer to a call said.
     #[must_use]
     pub fn word(host: HostId, name: String, presence: &Presence) -> Self {
         let (claim, place) = (presence.claim, Some(presence.place));
-        Self { host, name, address: None, claim, place, stance: presence.stance }
+        Self { host, name, address: None, claim, place, stance: presence.stance, others: Vec::new() }
     }
 
     /// The teller as a host of the fence.
@@ -264,6 +264,8 @@ impl Task {
         let claim = changed.fence.claim;
         if self.record.as_ref() != Some(&changed) {
             self.change(changed).await?;
+            // The others that share the VM learn of this one.
+            self.announce_as_it_is().await;
         }
         self.give_up();
         Ok(claim)

@@ -7,7 +7,7 @@ use super::task::Task;
 use crate::peers::Presence;
 use jiff::Timestamp;
 use standin_hypervisor::PowerState;
-use standin_model::fence::{Claim, Fence, Learned, Meeting, Place, Rules, Stance, meet};
+use standin_model::fence::{Claim, Fence, Learned, Meeting, NamedHost, Place, Role, Rules, Stance, meet};
 use standin_model::{HostId, Refusal};
 
 /// What another host told of a VM.
@@ -25,6 +25,8 @@ pub(super) struct Told {
     pub place: Option<Place>,
     /// How it decides about the VM.
     pub stance: Option<Stance>,
+    /// The other hosts that share the VM with it.
+    pub others: Vec<NamedHost>,
 }
 
 impl VmRecord {
@@ -46,6 +48,7 @@ impl Task {
         }
         self.learn(&told).await?;
         self.note_stance(&told).await?;
+        self.note_others(&told).await?;
         self.contradicted_by(&told).await?;
         self.confirmed_by(&told).await?;
         self.look_at_meetings().await;
@@ -64,6 +67,15 @@ impl Task {
         self.change(changed).await
     }
 
+    /// The hosts that share the VM with the teller: two that received it from the same one do not meet otherwise.
+    async fn note_others(&mut self, told: &Told) -> Result<(), Refusal> {
+        let Some(mut changed) = self.record.clone() else { return Ok(()) };
+        match changed.fence.take_names(self.me(), told.host, &told.others) {
+            true => self.change(changed).await,
+            false => Ok(()),
+        }
+    }
+
     /// A host that was said to be down says that it has the VM.
     async fn contradicted_by(&mut self, told: &Told) -> Result<(), Refusal> {
         let Some((mut changed, place)) = self.record.clone().zip(told.place) else { return Ok(()) };
@@ -75,7 +87,8 @@ impl Task {
         let Some(mut changed) = self.record.clone() else { return Ok(()) };
         let says_no = |host: &HostId| matches!(self.last.get(host), Some(Place::NotHere | Place::Unknown));
         let knows = told.claim.is_some_and(|claim| claim.same_as(changed.fence.claim));
-        let confirmed = knows && changed.fence.held_by(self.me()) && changed.fence.hosts.keys().all(says_no);
+        let mut direct = changed.fence.hosts.iter().filter(|(_, known)| known.role != Role::Named);
+        let confirmed = knows && changed.fence.held_by(self.me()) && direct.all(|(host, _)| says_no(host));
         if !confirmed || changed.fence.asserted.take().is_none() {
             return Ok(());
         }
@@ -129,7 +142,7 @@ impl Task {
         tracing::warn!(host = %told.name, %claim,
             "another host holds a VM of which this host has no record; it is kept that the VM lives there");
         let mut fence = Fence::new(claim);
-        fence.hosts.insert(told.host, told.known(standin_model::fence::Role::Replica));
+        fence.hosts.insert(told.host, told.known(Role::Replica));
         self.change(VmRecord::new(self.vm, info.name, fence)).await?;
         Ok(Learned::Newer(claim))
     }
@@ -149,9 +162,9 @@ impl Task {
         let known = record.alarm.as_ref().map(|alarm| (alarm.kind, alarm.host));
         let now = kind.zip(found.map(|(_, host)| host));
         // A copy that was paused for it stays an alarm until the claims are settled by a person.
-        let stays = known.is_some_and(|(kind, _)| kind == AlarmKind::BothRanLower)
-            && now.is_none()
-            && self.is_on().await;
+        let less = kind.is_none_or(|kind| kind == AlarmKind::RivalsElsewhere);
+        let stays =
+            known.is_some_and(|(kind, _)| kind == AlarmKind::BothRanLower) && less && self.is_on().await;
         if now == known || stays {
             return;
         }
@@ -177,22 +190,28 @@ impl Task {
     }
 
     fn worst_meeting(&self, fence: &Fence, runs: bool) -> Option<(Meeting, HostId)> {
-        let rules = self.context.policy.rules;
-        if let Some(rival) = fence.rival {
-            return Some((Meeting::Rivals, rival.holder));
-        }
-        let met = self.last.iter().map(|(host, place)| (meet(self.me(), fence, runs, *place, rules), *host));
+        let (me, rules) = (self.me(), self.context.policy.rules);
+        let met = self.last.iter().map(|(host, place)| (meet(me, fence, runs, *place, rules), *host));
         let rank = |meeting: &Meeting| match meeting {
             Meeting::Fine => 0,
             Meeting::RunsUnheld => 1,
             Meeting::BothRunHigher => 2,
-            Meeting::BothRunLower => 3,
-            Meeting::Rivals => 4,
+            Meeting::RivalsElsewhere => 3,
+            Meeting::BothRunLower => 4,
+            Meeting::Rivals => 5,
         };
-        let unheard =
-            (runs && fence.claim.holder != self.me()).then_some((Meeting::RunsUnheld, fence.claim.holder));
-        met.chain(unheard)
-            .filter(|(meeting, _)| *meeting != Meeting::Fine)
-            .max_by_key(|(meeting, _)| rank(meeting))
+        // What the claims alone say, whatever the other hosts last said of the VM.
+        let holder = fence.rival.map_or(fence.claim.holder, |rival| rival.other_than(me, fence.claim));
+        let unheard = match fence.rival {
+            Some(_) => Some(meet(me, fence, false, Place::Silent, rules)),
+            None => (runs && holder != me).then_some(Meeting::RunsUnheld),
+        };
+        met.map(|(meeting, host)| match meeting {
+            Meeting::Rivals | Meeting::RivalsElsewhere => (meeting, holder),
+            _ => (meeting, host),
+        })
+        .chain(unheard.map(|meeting| (meeting, holder)))
+        .filter(|(meeting, _)| *meeting != Meeting::Fine)
+        .max_by_key(|(meeting, _)| rank(meeting))
     }
 }

@@ -23,6 +23,7 @@
 mod alarm;
 mod answers;
 mod claims;
+mod fencing;
 mod gather;
 mod hosts;
 mod learn;
@@ -38,6 +39,7 @@ mod witness;
 pub use alarm::{Alarm, AlarmKind};
 pub(crate) use answers::VmAnswers;
 pub use claims::ClaimFiles;
+pub use fencing::{FenceCommand, Fencing};
 pub use hosts::Sharing;
 pub(crate) use record::recover;
 pub use record::{ToldStance, VmRecord};

@@ -23,6 +23,8 @@ reasons! {
         StillRelated { vm: VmName } => "claim_in_use", InvalidState;
         /// One of two copies is to be kept, and only one host holds the VM.
         NoRivals { vm: String } => "no_rival_claims", InvalidState;
+        /// The copy "there" is to be kept, and two other hosts hold the VM.
+        RivalsElsewhere { vm: String } => "rival_claims_elsewhere", InvalidState;
         /// Who may run a VM cannot be written down.
         ClaimNotKept { vm: VmName, error: String } => "claim_not_kept", Failed;
         /// The record of who may run a VM cannot be removed.
@@ -67,6 +69,10 @@ impl Reason for Vm {
             Self::NoRivals { vm } => Text::new(
                 format!("only one host holds VM {vm}: there is nothing to decide"),
                 "`standin status` shows where it lives.",
+            ),
+            Self::RivalsElsewhere { vm } => Text::new(
+                format!("two other hosts hold VM {vm}: \"there\" could be either of them"),
+                "Decide on one of them. To keep this host's copy instead: `--keep here`.",
             ),
             Self::ClaimNotKept { vm, error } => Text::new(
                 format!("who may run VM {vm} could not be kept: {error}"),

@@ -2,6 +2,7 @@
 //! VM that has a record.
 
 use super::claims::ClaimFiles;
+use super::fencing::Fencing;
 use super::reason::Vm;
 use super::record::VmRecord;
 use super::task::{Request, Task};
@@ -14,7 +15,7 @@ use async_trait::async_trait;
 use standin_hypervisor::{Hypervisor, VmEvent};
 use standin_model::fence::{Assertion, Fence, OverRunning, Place, Rules, Stance, WhenSilent};
 use standin_model::{HostId, Refusal, VmId};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -99,6 +100,7 @@ pub(crate) struct VmContext {
     pub files: ClaimFiles,
     pub peers: Arc<Peers>,
     pub policy: Policy,
+    pub fencing: Arc<dyn Fencing>,
     pub witness: Option<NamedWitness>,
     pub witnessing: WitnessRecords,
     pub senders: OnceLock<Weak<dyn Senders>>,
@@ -232,17 +234,11 @@ impl Vms {
         }
     }
 
-    /// Holds a link with every host that shares a VM: a host that comes back with an older data directory learns by it
+    /// Holds a link with every host that shares a VM, as its task does from then on: a host that comes back with an older data directory learns by it
     /// where its VMs live, although it asks nobody.
     pub(crate) fn keep_links(&self) {
-        let mut wanted = BTreeMap::new();
-        for record in self.records() {
-            for (host, known) in record.fence.hosts {
-                wanted.entry(host).or_insert(known.addresses);
-            }
-        }
-        for (host, addresses) in wanted {
-            self.context.peers.keep(Address { host: Some(host), addresses });
+        for (host, known) in self.records().into_iter().flat_map(|record| record.fence.hosts) {
+            self.context.peers.keep(Address { host: Some(host), addresses: known.addresses });
         }
     }
 

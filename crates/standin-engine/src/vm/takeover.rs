@@ -10,7 +10,6 @@ use crate::peers::{Answer as PeerAnswer, Call, Presence};
 use jiff::Timestamp;
 use standin_model::fence::{Assertion, Claim, Fence, Heard, OverRunning, Place, Reason, Role, WhenSilent};
 use standin_model::{HostId, Refusal, VmId};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +17,6 @@ use std::time::Duration;
 const ACCEPT: Duration = Duration::from_secs(15);
 /// The same when somebody has asserted that it is down: nobody waits for a dead host longer than for a slow link.
 const ACCEPT_ASSERTED: Duration = Duration::from_secs(5);
-/// How long `fence_command` may take.
-const FENCE_COMMAND: Duration = Duration::from_secs(120);
 
 /// What somebody says of the primary when a failover begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,19 +37,20 @@ pub enum Asserts {
 pub struct PrimaryWord {
     /// Its own word.
     pub place: Place,
-    /// What those say that it asked in turn.
+    /// What those say that it asked in turn, and those that it once named.
     further: Vec<Heard>,
     /// A witness that would have to know of the failover and does not answer.
     silent_witness: Option<String>,
 }
 
 impl Vms {
-    /// Asks the host that sent the VM here.
+    /// Asks the host that sent the VM here, and those that it named: one of them may have taken the VM over already.
     pub async fn ask_primary(&self, vm: VmId, from: &Sharing) -> PrimaryWord {
         let known = self.fence(vm).and_then(|fence| fence.hosts.get(&from.host).cloned());
         let addresses = known.map(|known| known.addresses).unwrap_or_default();
-        let (heard, silent_witness) =
-            tokio::join!(self.ask_one(vm, from.host, addresses), self.silent_witness(vm));
+        let (mut heard, named, silent_witness) =
+            tokio::join!(self.ask_one(vm, from.host, addresses), self.ask_named(vm), self.silent_witness(vm));
+        heard.extend(named);
         let (own, further): (Vec<Heard>, Vec<Heard>) =
             heard.into_iter().partition(|heard| heard.host == from.host);
         let place = own.first().map_or(Place::Silent, |heard| heard.place);
@@ -203,30 +201,6 @@ impl Vms {
             }
         }
     }
-
-    /// Runs `fence_command`; `None` where none is configured.
-    pub(super) async fn run_fence_command(&self, vm: VmId, host: &str) -> Option<bool> {
-        let (program, arguments) = self.policy().fence_command.split_first()?;
-        let filled = arguments
-            .iter()
-            .map(|argument| argument.replace("{host}", host).replace("{vm}", &vm.to_string()));
-        let mut command = tokio::process::Command::new(program);
-        command.args(filled).stdin(Stdio::null()).kill_on_drop(true);
-        match tokio::time::timeout(FENCE_COMMAND, command.status()).await {
-            Ok(Ok(status)) => {
-                tracing::warn!(%vm, %host, %status, "fence_command was run");
-                Some(status.success())
-            }
-            Ok(Err(error)) => {
-                tracing::error!(%vm, %host, %error, program, "fence_command could not be run");
-                Some(false)
-            }
-            Err(_) => {
-                tracing::error!(%vm, %host, program, "fence_command did not end in {} s", FENCE_COMMAND.as_secs());
-                Some(false)
-            }
-        }
-    }
 }
 
 /// A span in its largest unit.
@@ -312,6 +286,9 @@ impl Task {
             return Err(Vm::NoRivals { vm: self.name() }.into());
         };
         let me = self.me();
+        if !keep && changed.fence.is_disputed_elsewhere(me) {
+            return Err(Vm::RivalsElsewhere { vm: self.name() }.into());
+        }
         let other = changed
             .fence
             .rival

@@ -12,13 +12,13 @@ use super::record::VmRecord;
 use super::registry::{Start, Started, VmContext};
 use super::run::Words;
 use crate::engine::hypervisor_refusal;
-use crate::peers::{ClaimFact, Presence};
+use crate::peers::{Address, ClaimFact, Presence};
 use crate::records;
 use crate::spans;
 use standin_hypervisor::{PowerState, VmDefinition, VmInfo};
-use standin_model::fence::{Assertion, Claim, Fence, Place, WhenSilent};
+use standin_model::fence::{Assertion, Claim, Fence, KnownHost, Place, WhenSilent};
 use standin_model::{HostId, Refusal, VmId, VmName};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -134,7 +134,7 @@ pub(super) struct Task {
     pub record: Option<VmRecord>,
     publish: watch::Sender<Option<VmRecord>>,
     /// What each other host said last, since this daemon started.
-    pub last: HashMap<HostId, Place>,
+    pub last: BTreeMap<HostId, Place>,
     /// The hosts that have taken in, since this daemon started, which witness this host names.
     pub know_witness: BTreeSet<HostId>,
 }
@@ -146,7 +146,7 @@ impl Task {
         record: Option<VmRecord>,
         publish: watch::Sender<Option<VmRecord>>,
     ) -> Self {
-        Self { context, vm, record, publish, last: HashMap::new(), know_witness: BTreeSet::new() }
+        Self { context, vm, record, publish, last: BTreeMap::new(), know_witness: BTreeSet::new() }
     }
 
     pub async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
@@ -250,9 +250,29 @@ impl Task {
         if self.record.as_ref().is_none_or(|known| known.name != changed.name) {
             spans::has_name(&changed.name);
         }
+        self.hold_links(Some(&changed.fence));
         self.record = Some(changed);
         self.publish.send_replace(self.record.clone());
         Ok(())
+    }
+
+    /// Holds a link with every host that shares the VM, for as long as it is known to: each of them may lose its records, and
+    /// then learns from here where the VM is.
+    fn hold_links(&self, now: Option<&Fence>) {
+        let hosts = |fence: Option<&Fence>| fence.map(|fence| fence.hosts.clone()).unwrap_or_default();
+        let (before, now) = (hosts(self.fence()), hosts(now));
+        let address =
+            |host: &HostId, known: KnownHost| Address { host: Some(*host), addresses: known.addresses };
+        for (host, known) in &now {
+            if before.get(host).is_none_or(|before| before.addresses != known.addresses) {
+                self.context.peers.keep(address(host, known.clone()));
+            }
+        }
+        for (host, known) in before {
+            if now.get(&host).is_none_or(|now| now.addresses != known.addresses) {
+                self.context.peers.forget(&address(&host, known));
+            }
+        }
     }
 
     /// When this returns, nothing of the VM is sent, and nothing reads its disks.
@@ -271,6 +291,7 @@ impl Task {
     pub async fn erase(&mut self) -> Result<(), Refusal> {
         records::delete(&self.context.tables.vms, self.vm).await?;
         self.context.files.remove(self.vm).await?;
+        self.hold_links(None);
         self.record = None;
         self.publish.send_replace(None);
         Ok(())
@@ -283,12 +304,13 @@ impl Task {
         for (host, known) in &fence.hosts {
             let claim = fence.told_to(*host);
             let stance = Some(self.context.stance(self.record.as_ref()));
-            let fact = ClaimFact { vm: self.vm, claim, place, ran: self.ran_unheld(), stance };
+            let others = fence.names_for(*host);
+            let fact = ClaimFact { vm: self.vm, claim, place, ran: self.ran_unheld(), stance, others };
             self.context.peers.announce(*host, &known.addresses, vec![fact]);
         }
     }
 
-    async fn announce_as_it_is(&self) {
+    pub async fn announce_as_it_is(&self) {
         if let Ok(place) = self.place().await {
             self.announce(place);
         }

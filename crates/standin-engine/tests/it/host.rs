@@ -5,6 +5,7 @@ use crate::link::Link;
 use async_trait::async_trait;
 use standin_durable::Files;
 use standin_engine::peers::TlsTransport;
+use standin_engine::vm::FenceCommand;
 use standin_engine::vm::Policy;
 use standin_engine::{Command, Engine, EngineConfig, Parts, SiteNetworks};
 use standin_hypervisor::Hypervisor;
@@ -170,6 +171,7 @@ impl Host {
             state,
             files: Files::default(),
             transport: Arc::new(TlsTransport::new(self.identity.clone(), hello.clone())),
+            fencing: Arc::new(FenceCommand),
             hello,
             host_id: self.id,
             config: EngineConfig {

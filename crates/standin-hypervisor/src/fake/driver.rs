@@ -343,9 +343,7 @@ impl Hypervisor for FakeHypervisor {
     }
 
     async fn is_marked(&self, vm: VmId) -> Result<bool> {
-        let mut state = self.shared.lock();
-        let fake = state.vm_mut(vm)?;
-        Ok(fake.disks.values().any(|disk| !disk.marks.is_empty()))
+        Ok(self.shared.lock().vm(vm)?.is_marked())
     }
 
     async fn retain_marks(&self, vm: VmId, tracker: &Tracker, keep: &[Mark]) -> Result<()> {

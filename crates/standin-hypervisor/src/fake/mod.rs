@@ -148,6 +148,10 @@ impl State {
 }
 
 impl FakeVm {
+    fn is_marked(&self) -> bool {
+        self.disks.values().any(|disk| !disk.marks.is_empty())
+    }
+
     fn new(definition: VmDefinition) -> Self {
         let disks = definition
             .disks
@@ -347,6 +351,12 @@ impl FakeHypervisor {
     #[track_caller]
     pub fn crash(&self, vm: VmId) {
         assert!(self.shared.stop(vm, false).is_ok(), "no VM {vm}");
+    }
+
+    /// An image of the VM carries marks; `false` also for a VM that is not known.
+    #[must_use]
+    pub fn carries_marks(&self, vm: VmId) -> bool {
+        self.shared.lock().vm(vm).is_ok_and(FakeVm::is_marked)
     }
 
     /// The guest shuts itself down and the images are closed in order: marks on qcow2 survive.

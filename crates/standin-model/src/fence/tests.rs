@@ -302,3 +302,65 @@ fn a_failover_that_its_witness_does_not_know_needs_an_assertion() {
     let witness = Some(WitnessWord { answers: None, recorded: false });
     assert_eq!(may_run(&RunFacts { witness, ..facts(1, Some(&own), &quiet) }), GO);
 }
+
+fn named(n: u128, at: &str) -> NamedHost {
+    NamedHost { host: host(n), name: format!("host-{n}"), addresses: vec![at.into()] }
+}
+
+#[test]
+fn two_replicas_of_one_host_learn_of_each_other_from_it() {
+    let mut sender = primary();
+    sender.hosts.insert(host(3), known(Role::Replica, None));
+    let told = sender.names_for(host(2));
+    assert_eq!(told.iter().map(|other| other.host).collect::<Vec<_>>(), [host(3)]);
+
+    let mut fence = failed_over(true);
+    assert!(fence.take_names(host(2), host(1), &told));
+    assert_eq!(fence.hosts[&host(3)].role, Role::Named);
+    assert!(!fence.take_names(host(2), host(1), &told), "nothing is new");
+    assert!(fence.take_names(host(2), host(1), &[named(3, "c:2")]), "it has moved");
+    assert!(fence.names_for(host(9)).iter().all(|other| other.host != host(3)), "it is named no further");
+}
+
+#[test]
+fn only_a_host_that_shares_the_vm_names_others_and_changes_none_that_is_known_by_itself() {
+    let mut fence = failed_over(true);
+    assert!(!fence.take_names(host(2), host(7), &[named(3, "c:1")]), "a stranger");
+    assert!(!fence.take_names(host(2), host(1), &[named(2, "b:1"), named(1, "a:1")]));
+    assert_eq!(fence.hosts[&host(1)].role, Role::Source);
+    fence.take_names(host(2), host(1), &[named(3, "c:1")]);
+    assert!(!fence.take_names(host(2), host(3), &[named(4, "d:1")]), "one that is named itself");
+    let many: Vec<_> = (10..99).map(|n| named(n, "x:1")).collect();
+    fence.take_names(host(2), host(1), &many);
+    assert_eq!(fence.hosts.len(), MAX_HOSTS);
+}
+
+#[test]
+fn a_named_host_that_runs_the_vm_keeps_it_from_starting_and_one_that_is_silent_does_not() {
+    let mut fence = failed_over(true);
+    fence.take_names(host(2), host(1), &[named(3, "c:1")]);
+    let run = |place, asserted| {
+        let heard = [Heard { host: host(1), place: Place::NotHere }, Heard { host: host(3), place }];
+        may_run(&RunFacts { asserted, ..facts(2, Some(&fence), &heard) })
+    };
+    for place in [Place::Silent, Place::NotHere, Place::Unknown] {
+        assert_eq!(run(place, None), GO);
+    }
+    assert_eq!(run(Place::Runs, DOWN), Run::Refuse(Reason::RunsElsewhere(host(3))));
+    assert_eq!(run(Place::Runs, FORCE), FORCED);
+}
+
+#[test]
+fn a_host_that_runs_the_vm_while_two_others_hold_the_same_number_has_the_lower_one() {
+    let mut fence = primary();
+    let (two, three) = (fence.claim.next(host(2)), fence.claim.next(host(3)));
+    fence.learn(host(1), two, ALL);
+    assert_eq!(fence.learn(host(1), three, ALL), Learned::Rival(three));
+    assert!(fence.is_disputed_elsewhere(host(1)) && !fence.is_disputed_elsewhere(host(3)));
+    let of = |me, runs, place| meet(host(me), &fence, runs, place, ALL);
+    assert_eq!(of(1, true, Place::Runs), Meeting::BothRunLower);
+    assert_eq!(of(1, true, Place::Lives), Meeting::RivalsElsewhere);
+    assert_eq!(of(1, false, Place::Runs), Meeting::RivalsElsewhere);
+    assert_eq!(of(2, true, Place::Runs), Meeting::Rivals);
+    assert_eq!(of(3, true, Place::Runs), Meeting::Rivals);
+}

@@ -5,6 +5,7 @@ use crate::host::{Host, until};
 use crate::names::another;
 use crate::world::{World, refused, settings};
 use standin_engine::Enable;
+use standin_engine::vm::{AlarmKind, Asserts};
 use standin_hypervisor::{Hypervisor, PowerState};
 use standin_model::fence::Assertion;
 use standin_model::state::ReplicationState as S;
@@ -51,6 +52,53 @@ async fn a_vm_that_is_defined_on_a_third_host_does_not_start_beside_its_namesake
     world.both_replicate().await;
     world.proven_point().await;
     assert!(world.points().len() > before);
+}
+
+/// A primary that replicated to `b` first, then to a third host, and is dead now.
+async fn two_replicas_of_a_dead_primary() -> (World, Host) {
+    let world = replicating().await;
+    let vm = world.vm;
+    let mut third = another(&world, "third");
+    third.start().await;
+    third.admit("primary.example.org", "one").await;
+    world.a.call(move |engine| async move { engine.remove(vm).await }).await.expect("removed");
+    let enable = Enable { peer: format!("localhost:{}", third.port()), settings: settings(), start: true };
+    let job = world.a.call(move |engine| async move { engine.enable(vm, enable).await }).await;
+    world.a.job(job.expect("enabled").job.expect("a job")).await;
+    until("a point", || third.engine().replicas().find(vm).filter(|it| !it.store().points().is_empty()))
+        .await;
+    let knows = |host: &Host, other: &Host| {
+        let fence = host.engine().vm_tasks().fence(vm);
+        fence.is_some_and(|fence| fence.hosts.contains_key(&other.engine().vm_tasks().me()))
+    };
+    until("they know each other", || (knows(&world.b, &third) && knows(&third, &world.b)).then_some(()))
+        .await;
+    world.a.fake.clean_stop(vm);
+    (world, third)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_replicas_of_a_dead_primary_the_second_hears_that_the_first_has_taken_over() {
+    let (mut world, third) = two_replicas_of_a_dead_primary().await;
+    world.a.kill().await;
+    world.took_over(Asserts::Down).await;
+    assert!(world.runs_on(&world.b).await);
+    let vm = world.vm;
+    let failover =
+        |asserts| third.call(move |engine| async move { engine.failover(vm, super::start(asserts)).await });
+    let refusal = refused(failover(Asserts::Down).await, ReturnCode::InUse);
+    assert!(refusal.message.contains("replica.example.org"), "{refusal:?}");
+    assert!(!world.runs_on(&third).await);
+    // Who insists has the higher claim, and both hear of it.
+    third.job(failover(Asserts::Forced).await.expect("begun")).await;
+    assert!(world.runs_on(&third).await);
+    until("it is said", || {
+        let alarm = |host: &Host| host.engine().vm_tasks().record(vm)?.alarm.map(|alarm| alarm.kind);
+        (alarm(&world.b) == Some(AlarmKind::BothRanLower)).then_some(())?;
+        (alarm(&third) == Some(AlarmKind::BothRanHigher)).then_some(())
+    })
+    .await;
+    assert!(!world.runs_on(&world.b).await, "it is paused");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,6 +44,7 @@ pub fn fact(vm: VmId, place: Place) -> ClaimFact {
         place,
         ran: false,
         stance: None,
+        others: Vec::new(),
     }
 }
 
@@ -261,7 +262,7 @@ impl Answers for Script {
         };
         match call {
             Call::Claims(facts) => {
-                self.told.send_modify(|told| told.extend(&facts));
+                self.told.send_modify(|told| told.extend(facts.iter().cloned()));
                 Answer::Claims(facts)
             }
             Call::Ask { .. } => Answer::Ask(presence()),
