@@ -184,6 +184,10 @@ impl Judge {
             _ => {}
         }
         let Some(replica) = engine.replicas().find(self.vm) else { return };
+        if replica.snapshot().host.is_some_and(|sender| sender != primary.id) {
+            // Another host's: the one that this primary sent to was removed there.
+            return;
+        }
         let ledger = self.ledgers.entry(host).or_default();
         let head = replica.store().head_epoch();
         if head < Some(acknowledged) && !ledger.given_up && !replica.snapshot().state.is_failed_over() {

@@ -1,7 +1,8 @@
 //! A host: what outlives its daemon (VMs, records, disks), and the daemon's process.
 
 use super::life::{Life, Machines, Records, Wires};
-use super::step::{BothRun, Host, OverRunning, Part};
+use super::power::{self, Power};
+use super::step::{BothRun, Host, OverRunning, Part, Setup};
 use super::watch::Watch;
 use standin_durable::faults::Faults;
 use standin_durable::{DirLock, Files, LockError};
@@ -32,6 +33,7 @@ pub struct Machine {
     dir: PathBuf,
     pub fake: Arc<FakeHypervisor>,
     network: Network,
+    power: Power,
     watch: Arc<Watch>,
     policy: Policy,
     /// How often it got another name.
@@ -84,13 +86,27 @@ impl Machine {
         dir: PathBuf,
         fake: Arc<FakeHypervisor>,
         network: Network,
+        power: Power,
         watch: Arc<Watch>,
         rules: Rules,
     ) -> Self {
         let id = HostId(Uuid::from_u128(host.index() as u128 + 1));
         let records = Arc::new(MemoryStore::new());
         let policy = Policy { rules, ..Policy::default() };
-        Self { host, id, dir, fake, network, watch, policy, renamed: 0, records, process: None, backup: None }
+        Self {
+            host,
+            id,
+            dir,
+            fake,
+            network,
+            power,
+            watch,
+            policy,
+            renamed: 0,
+            records,
+            process: None,
+            backup: None,
+        }
     }
 
     /// The name in its certificate.
@@ -108,7 +124,10 @@ impl Machine {
     }
 
     /// Changes `[fence]` of its configuration, with the next start.
-    pub fn configure(&mut self, both_run: BothRun, over_running: OverRunning) {
+    pub fn configure(&mut self, setup: Setup) {
+        let Setup { both_run, over_running, witness, fences } = setup;
+        self.policy.witness = witness.map(Host::address);
+        self.policy.fence_command = power::command(fences);
         self.policy.both_run = match both_run {
             BothRun::Pause => WhenBothRun::Pause,
             BothRun::PowerOff => WhenBothRun::PowerOff,
@@ -155,6 +174,7 @@ impl Machine {
     pub async fn start(&mut self) {
         assert!(self.process.is_none(), "{:?} is up", self.host);
         let life = Life::new(self.host, self.network.clone(), Arc::clone(&self.watch));
+        self.power.plug(&self.fake, &life);
         let machines = Arc::new(Machines { life: Arc::clone(&life), fake: Arc::clone(&self.fake) });
         let left = Arc::downgrade(&machines);
         let parts = self.parts(&life, machines);
@@ -189,6 +209,7 @@ impl Machine {
             store,
             state: Arc::new(Records { life: Arc::clone(life), inner: Arc::clone(&self.records) }),
             files: Files::with(Arc::clone(life) as Arc<dyn Faults>),
+            fencing: Arc::new(self.power.clone()),
             transport: Arc::new(Wires { life: Arc::clone(life), network, end }),
             hello,
             host_id: self.id,

@@ -5,6 +5,7 @@ use super::world::{DISK, NAME};
 use standin_engine::replica::failover::Failover;
 use standin_engine::vm::Asserts;
 use standin_engine::{Command, Enable, Engine};
+use standin_hypervisor::fake::FakeHypervisor;
 use standin_hypervisor::{DiskDefinition, DiskFormat, VmDefinition};
 use standin_model::auth::AuthorizationEntry;
 use standin_model::fence::{Assertion, WhenSilent};
@@ -23,6 +24,9 @@ pub const RENAMED_MOST: u32 = 2;
 /// at work all the time.
 pub const KEPT_CYCLES: u32 = 20;
 
+/// Where a QEMU that somebody started by hand listens.
+const SOCKET: &str = "/run/other/qmp.sock";
+
 fn asserted(says: Says) -> Option<Assertion> {
     match says {
         Says::Nothing => None,
@@ -35,6 +39,7 @@ fn asserted(says: Says) -> Option<Assertion> {
 #[derive(Clone)]
 pub struct Order {
     pub engine: Arc<Engine>,
+    pub fake: Arc<FakeHypervisor>,
     pub vm: VmId,
     pub interval_s: u32,
     pub replicas_dir: PathBuf,
@@ -134,6 +139,10 @@ impl Order {
                 vms.set_when_silent(vm, seconds.map(after)).await.map(|()| None)
             }
             What::Define { .. } => vms.define(self.definition()).await.map(|_| None),
+            What::Adopt { says, .. } => {
+                self.fake.add_foreign_as(vm, SOCKET, NAME, &[DISK]);
+                engine.adopt_vm(SOCKET.into(), None, asserted(says)).await.map(|_| None)
+            }
             What::Rebind { of, .. } => {
                 let Some((id, certificate)) = self.hosts.get(&of).cloned() else { return Ok(None) };
                 engine.peers().rebind(id, vec![certificate]).await.map(|()| None)

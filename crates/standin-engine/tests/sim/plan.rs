@@ -3,7 +3,7 @@
 
 use super::machine::Machine;
 use super::orders::RENAMED_MOST;
-use super::step::{BothRun, Crash, Host, OverRunning, Part, Says, Step, What, When};
+use super::step::{BothRun, Crash, Fences, Host, OverRunning, Part, Says, Setup, Step, What, When};
 use super::world::World;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -35,6 +35,12 @@ impl Choices {
 pub fn opening(hosts: usize, chance: &mut StdRng) -> Vec<What> {
     use Host::{A, B, C};
     let mut steps = Vec::new();
+    let witnessed = hosts > 2 && chance.random_bool(0.3);
+    if witnessed {
+        // A third host that is nobody's replica is the witness of the two.
+        let setup = Setup::DEFAULT.witness(C);
+        steps.extend([What::Configure { on: A, setup }, What::Configure { on: B, setup }]);
+    }
     if chance.random_bool(0.15) {
         // To be put back when the VM is elsewhere.
         steps.push(What::Backup { of: *[A, B].choose(chance).unwrap_or(&A) });
@@ -44,6 +50,9 @@ pub fn opening(hosts: usize, chance: &mut StdRng) -> Vec<What> {
         return steps;
     }
     steps.push(What::Replicate { from: A, to: B });
+    if witnessed {
+        return with_witness(steps, chance);
+    }
     if far > 6 {
         // The fan: B keeps its points, and C gets some too.
         let third = *[B, C].choose(chance).unwrap_or(&B);
@@ -61,6 +70,23 @@ pub fn opening(hosts: usize, chance: &mut StdRng) -> Vec<What> {
         steps.push(What::Unreplicate { on: B });
         // The chain, where there is a third host.
         steps.push(What::Replicate { from: B, to: if hosts > 2 { C } else { A } });
+    }
+    steps
+}
+
+/// A failover that the witness is to know of, or cannot be told of, and what may make the primary forget it.
+fn with_witness(mut steps: Vec<What>, chance: &mut StdRng) -> Vec<What> {
+    use Host::{A, B, C};
+    if chance.random_bool(0.5) {
+        return steps;
+    }
+    steps.extend([What::Backup { of: A }, What::VmStop { on: A }]);
+    if chance.random_bool(0.7) {
+        steps.push(What::Cut { one: B, other: C });
+    }
+    steps.push(What::Failover { on: B, start: true, says: says(chance) });
+    if chance.random_bool(0.7) {
+        steps.extend([What::Cut { one: A, other: B }, What::Restore { of: A, part: Part::All }]);
     }
     steps
 }
@@ -157,11 +183,7 @@ fn of_configuration(
     chance: &mut StdRng,
 ) {
     let on = machine.host;
-    let both_run =
-        *[BothRun::Pause, BothRun::PowerOff, BothRun::Leave].choose(chance).unwrap_or(&BothRun::Pause);
-    let over = [OverRunning::RefuseStart, OverRunning::PauseFirst];
-    let over_running = *over.choose(chance).unwrap_or(&OverRunning::RefuseStart);
-    choices.add(1, What::Configure { on, both_run, over_running });
+    choices.add(1, What::Configure { on, setup: setup(on, world.machines.len(), chance) });
     if machine.renamed() < RENAMED_MOST {
         choices.add(1, What::Rename { of: on });
     }
@@ -170,7 +192,19 @@ fn of_configuration(
     choices.add(if renamed { 5 } else { 1 }, What::Rebind { on, of: other });
     if machine.fake.power(world.vm).is_none() {
         choices.add(1, What::Define { on });
+        choices.add(1, What::Adopt { on, says: says(chance) });
     }
+}
+
+fn setup(on: Host, hosts: usize, chance: &mut StdRng) -> Setup {
+    let both_run =
+        *[BothRun::Pause, BothRun::PowerOff, BothRun::Leave].choose(chance).unwrap_or(&BothRun::Pause);
+    let over = [OverRunning::RefuseStart, OverRunning::PauseFirst];
+    let over_running = *over.choose(chance).unwrap_or(&OverRunning::RefuseStart);
+    let fences =
+        *[Fences::No, Fences::No, Fences::Works, Fences::Fails].choose(chance).unwrap_or(&Fences::No);
+    let witness = (hosts > 2 && on != Host::C && chance.random_bool(0.7)).then_some(Host::C);
+    Setup { both_run, over_running, witness, fences }
 }
 
 fn of_power(on: Host, power: Option<PowerState>, choices: &mut Choices, chance: &mut StdRng) {

@@ -174,7 +174,12 @@ pub fn campaign(seeds: Range<u64>, enough: usize, rules: Rules) -> Campaign {
                     for cell in &outcome.covered {
                         *all.covered.entry(cell.clone()).or_default() += 1;
                     }
+                    if all.run % 500 == 0 {
+                        eprintln!("{} schedules, {} failed", all.run, all.failed.len());
+                    }
                     if !outcome.violations.is_empty() {
+                        // At once: a long campaign may be ended before it reports.
+                        eprintln!("seed {seed}: {}", outcome.violations.join("; "));
                         all.failed.push((seed, outcome));
                         if all.failed.len() >= enough {
                             stop.store(true, Ordering::SeqCst);

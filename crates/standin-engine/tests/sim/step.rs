@@ -72,6 +72,42 @@ pub enum OverRunning {
     PauseFirst,
 }
 
+/// What the `fence_command` of a host does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Fences {
+    /// There is none.
+    No,
+    /// It turns the other host off.
+    Works,
+    /// It cannot, and says so.
+    Fails,
+}
+
+/// `[fence]` of a host's configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Setup {
+    pub both_run: BothRun,
+    pub over_running: OverRunning,
+    /// Its witness.
+    pub witness: Option<Host>,
+    pub fences: Fences,
+}
+
+impl Setup {
+    /// As it is without a word in the configuration.
+    pub const DEFAULT: Self = Self {
+        both_run: BothRun::Pause,
+        over_running: OverRunning::RefuseStart,
+        witness: None,
+        fences: Fences::No,
+    };
+
+    /// The same with a witness.
+    pub const fn witness(self, witness: Host) -> Self {
+        Self { witness: Some(witness), ..self }
+    }
+}
+
 /// Before or after a durable step took effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum When {
@@ -172,6 +208,11 @@ pub enum What {
     Define {
         on: Host,
     },
+    /// Somebody starts a QEMU of the same id by hand, over a disk of its own, and has it adopted.
+    Adopt {
+        on: Host,
+        says: Says,
+    },
     /// `standin peer rebind`: the id of a host is bound to the certificate that it has now.
     Rebind {
         on: Host,
@@ -180,8 +221,7 @@ pub enum What {
     /// `[fence]` of its configuration is changed, and the daemon restarted.
     Configure {
         on: Host,
-        both_run: BothRun,
-        over_running: OverRunning,
+        setup: Setup,
     },
     /// It gets a certificate with another name, and the daemon is restarted.
     Rename {
@@ -243,7 +283,7 @@ pub enum What {
 
 impl What {
     /// Every kind.
-    pub const KINDS: [&str; 41] = [
+    pub const KINDS: [&str; 42] = [
         "Replicate",
         "Unreplicate",
         "VmStart",
@@ -267,6 +307,7 @@ impl What {
         "Recovery",
         "StartAfter",
         "Define",
+        "Adopt",
         "Rebind",
         "Configure",
         "Rename",

@@ -1,18 +1,20 @@
 //! Who runs the VM, and by whose word: seen in the instant of every start, and judged by a ledger of its own
 //! ([`super::words`]). Nothing here asks the engine.
 //!
-//! A start while another host runs the VM is allowed in four cases, and in no other:
+//! A start while another host runs the VM is allowed in six cases, and in no other:
 //! * by a word that was said on this host of the other one, and is not settled;
 //! * it has waited for as long as `start-after` says, and the other host could not be reached;
 //! * by a word that was said on the other host of this one, which had taken the VM over from it and cannot have heard that;
-//! * the same, when this start was under way already.
+//! * the same, when this start was under way already, or goes by the witness that both name;
+//! * on a host that was put back to before it shared the VM, whose images carry no marks (they went with a crash in the run
+//!   in which they were made), and that cannot reach the other one.
 
 use super::step::{Host, Says, What};
 use super::words::Words;
 use standin_hypervisor::PowerState;
 use standin_hypervisor::fake::FakeHypervisor;
 use standin_model::{JobId, VmId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -27,6 +29,8 @@ struct State {
     starting: BTreeMap<Host, (Instant, Option<JobId>)>,
     /// When it began to run on a host last.
     ran: BTreeMap<Host, Instant>,
+    /// Hosts where a QEMU was started by hand, which its daemon is to adopt: it counts as the VM once that is done.
+    adopting: BTreeSet<Host>,
     /// Orders that are under way and may take points away.
     dropping: usize,
     violations: Vec<String>,
@@ -49,6 +53,7 @@ impl State {
         self.words.allow(host, other)
             || (self.has_waited(host) && !self.words.met(host, other))
             || self.words.excuse(host, other)
+            || self.words.may_be_misled(host, other)
             || (self.words.holds(other, host) && self.was_overtaken(host, other))
     }
 }
@@ -77,7 +82,9 @@ impl Watch {
     }
 
     pub fn running(&self) -> Vec<Host> {
-        let running = |host: &Host| self.power(*host) == Some(PowerState::Running);
+        let adopting = self.lock().adopting.clone();
+        let running =
+            |host: &Host| !adopting.contains(host) && self.power(*host) == Some(PowerState::Running);
         self.fakes.iter().map(|(host, _)| *host).filter(running).collect()
     }
 
@@ -101,13 +108,19 @@ impl Watch {
 
     /// The VM has just begun to run on a host.
     pub fn started(&self, host: Host) {
+        self.lock().adopting.remove(&host);
         let running = self.running();
         let others: Vec<Host> = running.iter().copied().filter(|other| *other != host).collect();
         self.say(format!("    the VM runs on {host:?}; it runs on {others:?} too"));
+        let marked = self.fakes.iter().any(|(known, fake)| *known == host && fake.carries_marks(self.vm));
         let forbidden: Vec<Host> = {
             let mut state = self.lock();
             state.words.settle(&running);
-            let forbidden = others.into_iter().filter(|other| !state.is_allowed(host, *other)).collect();
+            let unknown = |other: &Host| !marked && state.words.knows_nobody(host, *other);
+            let forbidden = others
+                .into_iter()
+                .filter(|other| !state.is_allowed(host, *other) && !unknown(other))
+                .collect();
             if state.has_waited(host) {
                 state.words.waited(host);
             }
@@ -118,6 +131,20 @@ impl Watch {
             self.violation(format!(
                 "two run: it began to run on {host:?} while it ran on {other:?}, and nobody said so"
             ));
+        }
+    }
+
+    /// Somebody has started a QEMU by hand, and asks the daemon to adopt it.
+    pub fn adopting(&self, on: Host) {
+        self.lock().adopting.insert(on);
+    }
+
+    /// The daemon has, or refused it and knows nothing of it.
+    pub fn adopted(&self, on: Host, done: bool) {
+        self.lock().adopting.remove(&on);
+        let runs = self.power(on) == Some(PowerState::Running);
+        if done && runs {
+            self.started(on);
         }
     }
 

@@ -3,7 +3,7 @@
 //!
 //! A word is said on one host of another one:
 //! * "it is down", by `--yes`, the answer to the prompt, or InitiateFailover: of every host that cannot be reached from
-//!   there at any moment of the command or its job;
+//!   there at any moment of the command or its job; of every host, when the witness cannot be;
 //! * "whatever it says", by `--force` or `--keep here`: of every host;
 //! * that it was waited for in vain, as `start-after` says: of every host that could not be reached when the VM began to run.
 //!
@@ -13,6 +13,9 @@
 //!
 //! A VM of the same id that was defined by hand on a host that never shared it is another VM for all that hosts can know, and
 //! so is every copy of it, until the two lines meet on one host.
+//!
+//! A host that was put back to before it shared the VM knows nobody to ask; a VM of that id that is defined there by hand then
+//! is another one, too, for as long as it meets no host that knows better.
 //!
 //! Whoever has a host forget a VM says that it may start there unasked from then on.
 
@@ -52,8 +55,20 @@ pub struct Words {
     ever: BTreeSet<(Host, Host)>,
     /// Hosts on which the VM was forgotten, and not shared since.
     forgot: BTreeSet<Host>,
-    /// Hosts with a VM that was defined by hand, or a copy of that.
-    made: BTreeSet<Host>,
+    /// Hosts with a VM that was made by hand, or a copy of that: where it was made, and as which one.
+    made: BTreeMap<Host, usize>,
+    /// VMs that were made by hand.
+    makes: usize,
+    /// The witness that each host names.
+    witness: BTreeMap<Host, Host>,
+    /// The witnesses that a host ever named.
+    witnesses: BTreeSet<(Host, Host)>,
+    /// Hosts that had an older data directory put back, or lost their records: they may take a number twice.
+    older: BTreeSet<Host>,
+    /// Hosts with a backup from before they shared the VM with anybody.
+    blank_backup: BTreeSet<Host>,
+    /// Hosts that were put back to that: they know nobody to ask.
+    blank: BTreeSet<Host>,
     /// The newest relationship of two hosts: from whom to whom.
     sent: BTreeMap<(Host, Host), (Host, Host)>,
     /// Hosts that took the VM over.
@@ -117,9 +132,11 @@ impl Words {
     fn extend(&mut self) {
         let mut commands = std::mem::take(&mut self.commands);
         for command in commands.values_mut().filter(|command| command.says != Says::Nothing) {
-            let forced = command.says == Says::Force;
-            let others = self.hosts.iter().filter(|other| **other != command.on);
-            command.of.extend(others.filter(|other| forced || !self.met(command.on, **other)));
+            let on = command.on;
+            let deaf = self.witnesses.iter().any(|(host, witness)| *host == on && !self.met(on, *witness));
+            let of_all = command.says == Says::Force || deaf;
+            let others = self.hosts.iter().filter(|other| **other != on);
+            command.of.extend(others.filter(|other| of_all || !self.met(on, **other)));
             if command.answered {
                 // It was accepted, and what its job finds silent is meant too.
                 command.of.iter().for_each(|of| self.word(command.on, *of, command.says));
@@ -174,20 +191,73 @@ impl Words {
 
     /// A VM of the same id was defined by hand.
     pub fn made(&mut self, on: Host) {
-        if !self.sent.keys().any(|(one, other)| on == *one || on == *other) {
-            self.made.insert(on);
+        if !self.shares_it(on) || self.blank.contains(&on) {
+            self.makes += 1;
+            self.made.insert(on, self.makes);
         }
     }
 
-    /// A relationship begins.
-    pub fn shares(&mut self, from: Host, to: Host) {
-        let is_new = !self.sent.keys().any(|(one, other)| to == *one || to == *other);
-        if self.made.contains(&from) && is_new {
-            self.made.insert(to);
+    /// The host shares the VM with another one, or did.
+    fn shares_it(&self, host: Host) -> bool {
+        self.sent.keys().any(|(one, other)| host == *one || host == *other)
+    }
+
+    /// A host names a witness from now on, or none.
+    pub fn names_witness(&mut self, on: Host, witness: Option<Host>) {
+        self.witness.remove(&on);
+        if let Some(witness) = witness {
+            self.witness.insert(on, witness);
+            self.witnesses.insert((on, witness));
+        }
+        self.extend();
+    }
+
+    /// Both name the same witness, and somebody said on `other` that `host` is down: what came of that the witness may not
+    /// have been told, and then it says so to nobody. A host that is older has forgotten what it was told itself.
+    pub fn may_be_misled(&self, host: Host, other: Host) -> bool {
+        let both = self.witness.get(&host).is_some_and(|witness| self.witnesses.contains(&(other, *witness)));
+        let forgot = self.older.contains(&host) && self.ever.contains(&(other, host));
+        both && (forgot || self.holds(other, host))
+    }
+
+    /// It has an older data directory, or lost its records.
+    pub fn is_older(&mut self, host: Host) {
+        self.older.insert(host);
+    }
+
+    /// Its data directory was kept.
+    pub fn backed_up(&mut self, host: Host) {
+        if self.shares_it(host) && !self.blank.contains(&host) {
+            self.blank_backup.remove(&host);
+        } else {
+            self.blank_backup.insert(host);
+        }
+    }
+
+    /// All of what was kept was put back.
+    pub fn restored(&mut self, host: Host) {
+        if self.blank_backup.contains(&host) {
+            self.blank.insert(host);
+        } else {
+            self.blank.remove(&host);
+        }
+    }
+
+    /// A relationship begins, or nobody knows whether it did. One of a VM that is another one to the second host would have
+    /// been refused.
+    pub fn shares(&mut self, from: Host, to: Host, known: bool) {
+        if !known && self.made.get(&from) != self.made.get(&to) {
+            return;
+        }
+        let is_new = !self.shares_it(to);
+        if let Some(made) = self.made.get(&from).copied().filter(|_| is_new) {
+            self.made.insert(to, made);
         }
         self.sent.insert(pair(from, to), (from, to));
-        self.forgot.remove(&from);
-        self.forgot.remove(&to);
+        for host in [from, to] {
+            self.forgot.remove(&host);
+            self.blank.remove(&host);
+        }
     }
 
     /// A host took the VM over, or gave it back.
@@ -216,12 +286,19 @@ impl Words {
         now || unasked || self.unsettled.contains_key(&(host, other)) || self.are_strangers(host, other)
     }
 
+    /// `host` was put back to before it shared the VM, and cannot reach `other`: it knows nobody to ask.
+    pub fn knows_nobody(&self, host: Host, other: Host) -> bool {
+        self.blank.contains(&host) && !self.met(host, other)
+    }
+
     /// The two never shared a VM: what they have only has the same id. Or they were made to forget that.
     pub fn are_strangers(&self, one: Host, other: Host) -> bool {
         if self.forgot.contains(&one) && self.forgot.contains(&other) {
             return true;
         }
-        self.made.contains(&one) != self.made.contains(&other) && !self.sent.contains_key(&pair(one, other))
+        let blank = self.blank.contains(&one) || self.blank.contains(&other);
+        let unknown = !self.sent.contains_key(&pair(one, other)) || (blank && !self.met(one, other));
+        self.made.get(&one) != self.made.get(&other) && unknown
     }
 
     /// `host` took the VM over before, and `other`, which is no replica of it, runs the VM by a word that `host` cannot have
@@ -245,8 +322,11 @@ impl Words {
         self.unsettled.contains_key(&(on, of))
     }
 
-    /// People said of each of the two, on the other one, that it does not count.
+    /// People said of each of the two, on the other one, that it does not count; or of one, on the other one, which had
+    /// forgotten a number that it knew.
     pub fn contradict(&self, one: Host, other: Host) -> bool {
-        self.ever.contains(&(one, other)) && self.ever.contains(&(other, one))
+        let said = |on, of| self.ever.contains(&(on, of));
+        let twice = |on, of| said(on, of) && self.older.contains(&on);
+        (said(one, other) && said(other, one)) || twice(one, other) || twice(other, one)
     }
 }

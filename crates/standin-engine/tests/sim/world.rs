@@ -4,7 +4,8 @@
 use super::judge::Judge;
 use super::machine::Machine;
 use super::orders::{Answer, Order};
-use super::step::{Crash, Host, Says, Schedule, Step, What, When};
+use super::power::Power;
+use super::step::{Crash, Host, Part, Says, Schedule, Step, What, When};
 use super::watch::Watch;
 use jiff::{SignedDuration, Timestamp};
 use rand::rngs::StdRng;
@@ -96,9 +97,11 @@ impl World {
         let vm = fakes[0].1.add_vm_as(VmId(Uuid::from_u128(7)), NAME, &[DISK]);
         let watch = Watch::new(vm, fakes.clone());
         let mut machines = Vec::new();
+        let power = Power::new(vm, network.clone());
         for (host, fake) in fakes {
             let at = dir.path().join(host.name());
-            machines.push(Machine::new(host, at, fake, network.clone(), Arc::clone(&watch), rules));
+            let (network, power, watch) = (network.clone(), power.clone(), Arc::clone(&watch));
+            machines.push(Machine::new(host, at, fake, network, power, watch, rules));
         }
         let mut world = Self {
             _dir: dir,
@@ -148,7 +151,8 @@ impl World {
         let (vm, interval_s) = (self.vm, self.interval_s);
         let of = |machine: &Machine| (machine.host, (machine.id, machine.certificate()));
         let hosts = self.machines.iter().map(of).collect();
-        Some(Order { engine: machine.engine()?, vm, interval_s, replicas_dir: machine.replicas_dir(), hosts })
+        let (fake, replicas_dir) = (Arc::clone(&machine.fake), machine.replicas_dir());
+        Some(Order { engine: machine.engine()?, fake, vm, interval_s, replicas_dir, hosts })
     }
 
     /// Nothing is in the way between two hosts.
@@ -219,10 +223,11 @@ impl World {
                     machine.bury().await;
                 }
             }
-            What::Configure { on, both_run, over_running } => {
+            What::Configure { on, setup } => {
                 if let Some(machine) = self.machine_mut(on) {
                     machine.stop().await;
-                    machine.configure(both_run, over_running);
+                    machine.configure(setup);
+                    self.watch.note(|words| words.names_witness(on, setup.witness));
                     self.start(on).await;
                 }
             }
@@ -241,12 +246,16 @@ impl World {
                     machine.back_up().await;
                 }
                 self.judge.backed_up(of);
+                self.watch.note(|words| words.backed_up(of));
             }
             What::Restore { of, part } => {
                 if let Some(machine) = self.machine_mut(of).filter(|machine| machine.has_backup()) {
                     machine.bury().await;
                     machine.restore(part).await;
                     self.judge.restored(of, part);
+                    if part == Part::All {
+                        self.watch.note(|words| words.restored(of));
+                    }
                     self.is_older(of);
                     self.start(of).await;
                 }
@@ -284,6 +293,7 @@ impl World {
     /// A host has an older data directory: it may know others by older names.
     fn is_older(&self, of: Host) {
         self.watch.is_older(of);
+        self.watch.note(|words| words.is_older(of));
         for other in self.machines.iter().filter(|other| other.renamed() > 0 && other.host != of) {
             self.watch.note(|words| words.knows(of, other.host, false));
         }
@@ -337,6 +347,9 @@ impl World {
         let said = (says != Says::Nothing).then(|| watch.said(on, says));
         if let What::VmStart { .. } | What::VmResume { .. } = what {
             watch.starting(on);
+        }
+        if let What::Adopt { .. } = what {
+            watch.adopting(on);
         }
         let mut task = tokio::spawn(async move {
             let answer = order.carry_out(what).await;
@@ -393,6 +406,12 @@ fn answered(watch: &Watch, on: Host, what: What, said: Option<u64>, answer: Opti
         watch.note(|words| words.knows(on, of, true));
     }
     let known = answer.is_some();
+    if let (What::Adopt { .. }, Some(answer)) = (what, &answer) {
+        if answer.is_ok() {
+            watch.note(|words| words.made(on));
+        }
+        watch.adopted(on, answer.is_ok());
+    }
     let answer = answer.map(|answer| answer.map_err(|_| ()));
     if let Some(id) = said {
         watch.answered(id, answer);
@@ -406,7 +425,7 @@ fn answered(watch: &Watch, on: Host, what: What, said: Option<u64>, answer: Opti
     match what {
         What::Failover { .. } | What::InitiateFailover { .. } => watch.note(|words| words.took(on, true)),
         What::Revert { .. } => watch.note(|words| words.took(on, false)),
-        What::Replicate { from, to } => watch.note(|words| words.shares(from, to)),
+        What::Replicate { from, to } => watch.note(|words| words.shares(from, to, known)),
         What::Forget { .. } => watch.note(|words| words.forgot(on)),
         What::Define { .. } => watch.note(|words| words.made(on)),
         What::StartAfter { seconds, .. } => {
@@ -442,6 +461,7 @@ fn on(what: What) -> Option<Host> {
         | What::Recovery { on, .. }
         | What::StartAfter { on, .. }
         | What::Define { on }
+        | What::Adopt { on, .. }
         | What::Rebind { on, .. } => Some(on),
         _ => None,
     }
@@ -450,7 +470,10 @@ fn on(what: What) -> Option<Host> {
 /// What an order asserts.
 fn says(what: What) -> Says {
     match what {
-        What::VmStart { says, .. } | What::VmResume { says, .. } | What::Failover { says, .. } => says,
+        What::VmStart { says, .. }
+        | What::VmResume { says, .. }
+        | What::Adopt { says, .. }
+        | What::Failover { says, .. } => says,
         // That whoever is silent is down.
         What::InitiateFailover { .. } => Says::Silent,
         What::Resolve { keep: true, .. } => Says::Force,
