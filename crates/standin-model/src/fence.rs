@@ -233,10 +233,14 @@ impl Fence {
         has_it && self.asserted.take_if(|how| *how == Assertion::Silent).is_some()
     }
 
-    /// The hosts that share the VM, as they are named to `host`. One that is known by name only is named no further.
+    /// The hosts that share the VM, as they are named to `host`. One that was named itself is named no further, nor is one
+    /// whose own id is not known: the same host would be known as two.
     #[must_use]
     pub fn names_for(&self, host: HostId) -> Vec<NamedHost> {
-        let others = self.hosts.iter().filter(|(other, known)| **other != host && known.role != Role::Named);
+        let others = self
+            .hosts
+            .iter()
+            .filter(|(other, known)| **other != host && known.role != Role::Named && !other.is_of_name());
         others
             .map(|(other, known)| NamedHost {
                 host: *other,

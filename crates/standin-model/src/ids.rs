@@ -64,6 +64,12 @@ impl HostId {
     pub fn of_name(name: &str) -> Self {
         Self(Uuid::new_v5(&Uuid::NAMESPACE_DNS, name.as_bytes()))
     }
+
+    /// It was made of a name: the host has another one, or tells none.
+    #[must_use]
+    pub fn is_of_name(self) -> bool {
+        self.0.get_version_num() == 5
+    }
 }
 
 /// One direction of replication of one VM. The index is that of the management API's `\HVR\n`: 0 for the relationship

@@ -320,6 +320,8 @@ fn two_replicas_of_one_host_learn_of_each_other_from_it() {
     assert!(!fence.take_names(host(2), host(1), &told), "nothing is new");
     assert!(fence.take_names(host(2), host(1), &[named(3, "c:2")]), "it has moved");
     assert!(fence.names_for(host(9)).iter().all(|other| other.host != host(3)), "it is named no further");
+    sender.hosts.insert(HostId::of_name("c.example.org"), known(Role::Replica, None));
+    assert_eq!(sender.names_for(host(2)), told, "its own id is not known yet");
 }
 
 #[test]

@@ -86,7 +86,7 @@ async fn of_two_replicas_of_a_dead_primary_the_second_hears_that_the_first_has_t
     let vm = world.vm;
     let failover =
         |asserts| third.call(move |engine| async move { engine.failover(vm, super::start(asserts)).await });
-    let refusal = refused(failover(Asserts::Down).await, ReturnCode::InUse);
+    let refusal = refused(failover(Asserts::Down).await, ReturnCode::InvalidState);
     assert!(refusal.message.contains("replica.example.org"), "{refusal:?}");
     assert!(!world.runs_on(&third).await);
     // Who insists has the higher claim, and both hear of it.
