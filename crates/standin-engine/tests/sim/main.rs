@@ -138,9 +138,10 @@ fn a_host_that_forgot_that_it_shared_a_vm_hears_of_it_from_the_one_that_holds_it
 #[test]
 fn a_fence_with_any_one_rule_switched_off_is_found_out() {
     type SwitchOff = fn(&mut Rules);
-    let without: [(&str, SwitchOff); 7] = [
+    let without: [(&str, SwitchOff); 8] = [
         ("compare_claims", |rules| rules.compare_claims = false),
         ("confirm_failover", |rules| rules.confirm_failover = false),
+        ("record_with_witness", |rules| rules.record_with_witness = false),
         ("ask_before_start", |rules| rules.ask_before_start = false),
         ("heed_silence", |rules| rules.heed_silence = false),
         ("pause_lower", |rules| rules.pause_lower = false),

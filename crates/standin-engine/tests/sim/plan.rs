@@ -34,6 +34,9 @@ impl Choices {
 /// extended replication, of a replica, does not exist yet: a chain is made by commits.)
 pub fn opening(hosts: usize, chance: &mut StdRng) -> Vec<What> {
     use Host::{A, B, C};
+    if chance.random_bool(0.05) {
+        return forgotten(chance);
+    }
     let mut steps = Vec::new();
     let witnessed = hosts > 2 && chance.random_bool(0.3);
     if witnessed {
@@ -71,6 +74,19 @@ pub fn opening(hosts: usize, chance: &mut StdRng) -> Vec<What> {
         // The chain, where there is a third host.
         steps.push(What::Replicate { from: B, to: if hosts > 2 { C } else { A } });
     }
+    steps
+}
+
+/// A primary that is put back to before it ever replicated, when its VM may be elsewhere: only the marks in its images are
+/// left to tell it so.
+fn forgotten(chance: &mut StdRng) -> Vec<What> {
+    use Host::{A, B};
+    let mut steps = vec![What::Backup { of: A }, What::Replicate { from: A, to: B }, What::VmStop { on: A }];
+    steps.push(What::Failover { on: B, start: true, says: says(chance) });
+    if chance.random_bool(0.8) {
+        steps.push(What::Cut { one: A, other: B });
+    }
+    steps.push(What::Restore { of: A, part: Part::All });
     steps
 }
 

@@ -25,12 +25,19 @@ pub fn command(fences: Fences) -> Vec<String> {
     vec![program.to_owned(), "{host}".to_owned()]
 }
 
+/// What hangs on the power of a host: its guests and its daemon.
+#[derive(Clone)]
+struct Plug {
+    fake: Arc<FakeHypervisor>,
+    life: Arc<Life>,
+}
+
 /// Every host is plugged into it.
 #[derive(Clone)]
 pub struct Power {
     vm: VmId,
     network: Network,
-    plugs: Arc<Mutex<BTreeMap<Host, (Arc<FakeHypervisor>, Arc<Life>)>>>,
+    plugs: Arc<Mutex<BTreeMap<Host, Plug>>>,
 }
 
 impl Power {
@@ -40,14 +47,14 @@ impl Power {
 
     /// A daemon has started on a host.
     pub fn plug(&self, fake: &Arc<FakeHypervisor>, life: &Arc<Life>) {
-        let plug = (Arc::clone(fake), Arc::clone(life));
+        let plug = Plug { fake: Arc::clone(fake), life: Arc::clone(life) };
         self.plugs.lock().expect("no panic").insert(life.host, plug);
     }
 
     /// Its guest and its daemon are gone, and nobody is told.
     fn turn_off(&self, host: Host) {
         let plug = self.plugs.lock().expect("no panic").get(&host).cloned();
-        let Some((fake, life)) = plug else { return };
+        let Some(Plug { fake, life }) = plug else { return };
         if fake.power(self.vm).is_some_and(|power| power != PowerState::Off) {
             fake.crash(self.vm);
         }
