@@ -7,7 +7,7 @@
 use crate::rig::{PATIENCE, Rig, status, wait_state, wait_status};
 use serde_json::Value;
 use standin_testbed::daemon::{Daemon, complaints};
-use standin_testbed::guest::{GuestPlan, SerialLog};
+use standin_testbed::guest::{Guest, GuestPlan, SerialLog};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -87,23 +87,16 @@ fn disk_of_point(rig: &Rig, point: &Value, into: &str) -> PathBuf {
     image
 }
 
-#[test]
-fn a_point_of_a_frozen_guest_has_a_clean_file_system_and_every_committed_row() {
-    let rig = Rig::new();
-    rig.a.may_complain(&["could not be frozen"]);
-    rig.a.may_complain(complaints::OF_LOST_TRACKING);
-    rig.a.may_complain(complaints::OF_THE_OLD_HOST);
-    let begun = Instant::now();
+/// The Debian guest, running on `a` with its database.
+pub fn booted(rig: &Rig) -> Guest {
     let guest = rig.define(GuestPlan::debian("debian").unwrap());
     rig.a.run(&["vm", "start", "debian"]).unwrap();
     guest.serial.wait_for_line(0, "standin-db: verified", BOOT).unwrap();
-    eprintln!("booted after {:?}", begun.elapsed());
-    let to = rig.to();
-    rig.a.run(&["replicate", "debian", "--to", &to, "--interval", "1h", "--history", "4"]).unwrap();
-    eprintln!("replicated after {:?}", begun.elapsed());
-    wait_row_beyond(&guest.serial, 3);
-    assert_eq!(newest(&rig)["kind"], "standard");
+    guest
+}
 
+/// Takes an application-consistent point, and returns it with a row that was committed before it.
+pub fn consistent_point(rig: &Rig, guest: &Guest) -> (Value, u64) {
     // The agent comes up a little later than the database.
     let until = Instant::now() + PATIENCE;
     let mut before = last_row(&guest.serial);
@@ -112,10 +105,53 @@ fn a_point_of_a_frozen_guest_has_a_clean_file_system_and_every_committed_row() {
         std::thread::sleep(Duration::from_secs(3));
         before = last_row(&guest.serial);
     }
-    let point = newest(&rig);
+    let point = newest(rig);
     assert_eq!(point["kind"], "application_consistent", "{point}");
     let frozen_until = last_row(&guest.serial);
     wait_row_beyond(&guest.serial, frozen_until);
+    (point, before)
+}
+
+/// The point's file system was flushed and frozen: nothing of its journal has to be replayed.
+pub fn is_clean(rig: &Rig, point: &Value) {
+    let clean = disk_of_point(rig, point, "clean.raw");
+    let said = superblock(&clean);
+    assert!(said.contains("has_journal") && !said.contains("needs_recovery"), "{said}");
+    let (code, said) = e2("e2fsck", &["-fn"], &clean);
+    assert_eq!(code, 0, "{said}");
+}
+
+/// The point boots on `b`, and its database has the row.
+pub fn boots_with(rig: &Rig, point: &Value, row: u64) {
+    rig.b
+        .run(&["failover", "debian", "--point", point["id"].as_str().unwrap(), "--start", "--force"])
+        .unwrap();
+    let serial = rig.b.replica_serial("debian").unwrap();
+    let line = serial.wait_for_line(0, "standin-db: verified", BOOT).unwrap();
+    let last: u64 = line.rsplit_once("last=").unwrap().1.trim().parse().unwrap();
+    assert!(last >= row, "row {row} was committed before the point and is not in it: {line}");
+    let row = last_row(&serial);
+    wait_row_beyond(&serial, row);
+    let fenced = wait_state(&rig.b, "debian", 5);
+    assert_eq!(fenced["power"], "running");
+}
+
+#[test]
+fn a_point_of_a_frozen_guest_has_a_clean_file_system_and_every_committed_row() {
+    let rig = Rig::new();
+    rig.a.may_complain(&["could not be frozen"]);
+    rig.a.may_complain(complaints::OF_LOST_TRACKING);
+    rig.a.may_complain(complaints::OF_THE_OLD_HOST);
+    let begun = Instant::now();
+    let guest = booted(&rig);
+    eprintln!("booted after {:?}", begun.elapsed());
+    let to = rig.to();
+    rig.a.run(&["replicate", "debian", "--to", &to, "--interval", "1h", "--history", "4"]).unwrap();
+    eprintln!("replicated after {:?}", begun.elapsed());
+    wait_row_beyond(&guest.serial, 3);
+    assert_eq!(newest(&rig)["kind"], "standard");
+
+    let (point, before) = consistent_point(&rig, &guest);
     let failed = |status: &Value| status["statistics"]["application_consistent_failed"].as_u64().unwrap();
     let failed_before = failed(&status(&rig.a, "debian"));
     eprintln!("application-consistent point after {:?}", begun.elapsed());
@@ -140,23 +176,9 @@ fn a_point_of_a_frozen_guest_has_a_clean_file_system_and_every_committed_row() {
     let crashed = disk_of_point(&rig, &fallen_back, "standard.raw");
     let said = superblock(&crashed);
     assert!(said.contains("needs_recovery"), "a point of a running guest is as after a crash: {said}");
-    let clean = disk_of_point(&rig, &point, "clean.raw");
-    let said = superblock(&clean);
-    assert!(said.contains("has_journal") && !said.contains("needs_recovery"), "{said}");
-    let (code, said) = e2("e2fsck", &["-fn"], &clean);
-    assert_eq!(code, 0, "{said}");
+    is_clean(&rig, &point);
     eprintln!("disks examined after {:?}", begun.elapsed());
 
-    rig.b
-        .run(&["failover", "debian", "--point", point["id"].as_str().unwrap(), "--start", "--force"])
-        .unwrap();
-    let serial = rig.b.replica_serial("debian").unwrap();
-    let line = serial.wait_for_line(0, "standin-db: verified", BOOT).unwrap();
-    let last: u64 = line.rsplit_once("last=").unwrap().1.trim().parse().unwrap();
-    assert!(last >= before, "row {before} was committed before the point and is not in it: {line}");
-    let row = last_row(&serial);
-    wait_row_beyond(&serial, row);
+    boots_with(&rig, &point, before);
     eprintln!("all after {:?}", begun.elapsed());
-    let fenced = wait_state(&rig.b, "debian", 5);
-    assert_eq!(fenced["power"], "running");
 }

@@ -1,6 +1,7 @@
 //! Data directories that the release before wrote, in the hands of this build: nothing of them is lost, and a VM that ran
 //! meanwhile runs on.
 
+use crate::application;
 use crate::management::{PASSWORD, add_user_by};
 use crate::restarts::judge;
 use crate::rig::{self, PATIENCE, Rig, refused, status, text, wait_state};
@@ -15,7 +16,6 @@ struct Left {
     rig: Rig,
     guest: Guest,
     pids: Vec<i32>,
-    points: Value,
     token: String,
     kept: [Kept; 2],
 }
@@ -52,14 +52,20 @@ fn failed_over(rig: &Rig, name: &str) {
     rig.b.run(&["failover", name, "--start"]).unwrap();
 }
 
-/// Everything that a data directory can hold, written by `before`.
-fn written_by(before: &Path) -> Left {
-    let rig = Rig::with(|a, b| [a, b].into_iter().for_each(|plan| plan.binary = Some(before.to_owned())));
+/// Two hosts of a build.
+fn both_of(build: &Path) -> Rig {
+    let rig = Rig::with(|a, b| [a, b].into_iter().for_each(|plan| plan.binary = Some(build.to_owned())));
     // The release before warned of every session that a failover ended.
     rig.may_complain(
         &[complaints::OF_THE_OLD_HOST, complaints::OF_A_COMPARISON, complaints::OF_A_STOPPED_VM],
         &[complaints::OF_AN_ASSERTION, &["has failed over to the replica host"]],
     );
+    rig
+}
+
+/// Everything that a data directory can hold, written by `before`.
+fn written_by(before: &Path) -> Left {
+    let rig = both_of(before);
     let mut plan = GuestPlan::records("web", 50);
     plan.disks.iter_mut().for_each(|disk| disk.format = "qcow2");
     let guest = rig.define(plan);
@@ -78,18 +84,19 @@ fn written_by(before: &Path) -> Left {
     let token = rig.a.json(&["enroll", "--new", "host-c"]).unwrap()["token"].as_str().unwrap().to_owned();
     let kept = [Kept::of(&rig.a), Kept::of(&rig.b)];
     let pids = rig.a.vm_pids();
-    Left { pids, points: Value::Null, token, kept, rig, guest }
+    Left { pids, token, kept, rig, guest }
 }
 
-fn upgrade(left: &mut Left) {
-    for daemon in [&mut left.rig.a, &mut left.rig.b] {
+/// Installs this build on both hosts. The points that `vm` has then: with nobody to send, none is added meanwhile.
+fn upgrade(rig: &mut Rig, vm: &str) -> Value {
+    for daemon in [&mut rig.a, &mut rig.b] {
         daemon.stop().unwrap();
         daemon.install(find_binary().unwrap()).unwrap();
     }
-    // With nobody to send any more, these are the points there are.
-    left.rig.b.start().unwrap();
-    left.points = left.rig.b.json(&["points", "web"]).unwrap();
-    left.rig.a.start().unwrap();
+    rig.b.start().unwrap();
+    let points = rig.b.json(&["points", vm]).unwrap();
+    rig.a.start().unwrap();
+    points
 }
 
 fn ids(points: &Value) -> Vec<String> {
@@ -111,9 +118,8 @@ fn at_each_point(rig: &Rig, points: &[String]) -> Vec<u64> {
 #[test]
 fn data_directories_of_the_release_before_are_taken_up_with_every_point_and_relationship() {
     let Some(before) = find_release_before().unwrap() else { return };
-    let mut left = written_by(&before);
-    upgrade(&mut left);
-    let Left { mut rig, guest, pids, points, token, kept } = left;
+    let Left { mut rig, guest, pids, token, kept } = written_by(&before);
+    let points = upgrade(&mut rig, "web");
 
     // The VM that ran runs on, is replicated on without a comparison, and its points are there.
     assert_eq!(rig.a.vm_pids(), pids, "the same process");
@@ -163,4 +169,48 @@ fn data_directories_of_the_release_before_are_taken_up_with_every_point_and_rela
     let (_, last) = there.wait_verified(0, PATIENCE).unwrap();
     assert!(last >= written, "{last} of {written}");
     assert!(there.faults().is_empty() && !text(there.path()).is_empty(), "{:?}", there.faults());
+}
+
+/// What a point is, whichever build says it.
+fn facts_of(points: &Value) -> Vec<Value> {
+    let keys = ["id", "epoch", "kind", "created_at"];
+    let facts = |point: &Value| keys.iter().map(|key| point[*key].clone()).collect();
+    points.as_array().unwrap().iter().map(facts).collect()
+}
+
+/// When the newest application-consistent point was cut, as the host that has it says.
+fn newest_consistent(host: &Daemon) -> Value {
+    status(host, "debian")["last_application_consistent_at"].clone()
+}
+
+#[test]
+fn application_consistent_points_of_the_release_before_are_taken_up_as_what_they_are() {
+    let Some(before) = find_release_before().unwrap() else { return };
+    let mut rig = both_of(&before);
+    rig.may_complain(&[&["could not be frozen"], complaints::OF_LOST_TRACKING], &[]);
+    let guest = application::booted(&rig);
+    let options = ["--interval", "1h", "--keep-all-for", "5h"];
+    rig.a.run(&[&["replicate", "debian", "--to", &rig.to()], &options[..]].concat()).unwrap();
+    let (point, row) = application::consistent_point(&rig, &guest);
+    rig.a.run(&["point", "debian"]).unwrap();
+    let (points, pids, at) =
+        (rig.b.json(&["points", "debian"]).unwrap(), rig.a.vm_pids(), newest_consistent(&rig.b));
+    let kinds: Vec<&str> =
+        points.as_array().unwrap().iter().map(|point| point["kind"].as_str().unwrap()).collect();
+    assert!(kinds[0] == "standard" && kinds[kinds.len() - 1] == "standard", "{kinds:?}");
+    assert!(kinds.contains(&"application_consistent"), "{kinds:?}");
+
+    let found = upgrade(&mut rig, "debian");
+    assert_eq!(facts_of(&found), facts_of(&points));
+    assert_eq!(newest_consistent(&rig.b), at);
+    assert_eq!(rig.a.vm_pids(), pids, "the same process");
+    // The agent of the guest that runs on answers to this build too.
+    let (next, _) = application::consistent_point(&rig, &guest);
+    assert!(next["epoch"].as_u64() > found[0]["epoch"].as_u64(), "{next} {found}");
+    let jobs = rig.a.json(&["jobs"]).unwrap();
+    assert!(jobs.as_array().unwrap().iter().all(|job| job["type_code"] != 107), "a comparison: {jobs}");
+
+    rig.a.kill_vms().unwrap();
+    application::is_clean(&rig, &point);
+    application::boots_with(&rig, &point, row);
 }
