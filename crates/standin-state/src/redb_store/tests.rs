@@ -285,16 +285,11 @@ async fn a_watch_and_a_lease_end_with_a_store_that_is_closed() {
 #[tokio::test]
 async fn a_lease_whose_taker_has_gone_away_leaves_no_record() {
     let played = played(&empty_image());
-    {
-        let mut taking = played.store.lease("a", vec![1], Duration::from_secs(9));
-        // Asked once: the request is in the queue, and nobody waits for the answer.
-        assert!(
-            std::future::poll_fn(|context| std::task::Poll::Ready(
-                taking.as_mut().poll(context).is_pending()
-            ))
-            .await
-        );
-    }
+    let (answer, taker) = oneshot::channel();
+    drop(taker);
+    let put = Op::Put { key: "a".to_owned(), value: vec![1], expect: Expect::Absent };
+    let queue = played.store.queue.as_ref().expect("it is open");
+    queue.send(Request::Lease { put, answer }).expect("the thread runs");
     for _ in 0..2 {
         // After the flush of the lease, and after that of its end.
         played.store.put("b", vec![1], Expect::Any).await.expect("written");
