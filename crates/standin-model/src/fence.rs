@@ -91,6 +91,18 @@ pub enum Role {
     Named,
 }
 
+impl Role {
+    /// How the host that sees another one so is seen from there.
+    #[must_use]
+    pub const fn seen_from_there(self) -> Self {
+        match self {
+            Self::Replica => Self::Source,
+            Self::Source => Self::Replica,
+            Self::Named => Self::Named,
+        }
+    }
+}
+
 /// Another host that shares, or ever shared, the VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownHost {
@@ -120,7 +132,7 @@ pub struct NamedHost {
 /// Hosts that are known of one VM, at most: those of its relationships are always taken in, named ones up to here.
 const MAX_HOSTS: usize = 16;
 /// Addresses that are known of one host, at most.
-const MAX_ADDRESSES: usize = 8;
+pub const MAX_ADDRESSES: usize = 8;
 
 /// How a start came about that nobody could confirm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -271,6 +283,18 @@ impl Fence {
             changed = true;
         }
         changed
+    }
+
+    /// A host of a relationship can be reached at `address`, too. The first one that is known stays the first: it is that of the
+    /// relationship. `true`: that is new.
+    pub fn is_reached_at(&mut self, host: HostId, address: &str) -> bool {
+        let known = self.hosts.get_mut(&host).filter(|known| known.role != Role::Named);
+        let Some(known) = known.filter(|known| known.addresses.iter().all(|known| known != address)) else {
+            return false;
+        };
+        known.addresses.insert(known.addresses.len().min(1), address.to_owned());
+        known.addresses.truncate(MAX_ADDRESSES);
+        true
     }
 
     /// A host is known by another id from now on: one of the version before has told its own, or an operator said so.
@@ -463,6 +487,22 @@ pub fn may_run(facts: &RunFacts<'_>) -> Run {
     match over_others {
         Run::Go { asserted, .. } => with_assertion(over_replicas(facts, fence), asserted),
         stopped => stopped,
+    }
+}
+
+/// The claim with which a relationship begins that sends the VM from `me`: that of the fence, or the first one.
+///
+/// `marked`: the VM is off, and its images carry marks of a replication. One that runs was let run, in spite of them.
+///
+/// # Errors
+/// Another host holds it, or two do; or nothing is kept of it but the marks: the record that a relationship makes would
+/// have them overlooked at every later start.
+pub fn may_send(me: HostId, fence: Option<&Fence>, marked: bool, rules: Rules) -> Result<Claim, Reason> {
+    match fence {
+        Some(fence) if fence.held_by(me) => Ok(fence.claim),
+        Some(fence) => Err(Reason::LivesElsewhere(fence.rival.unwrap_or(fence.claim))),
+        None if marked && rules.heed_marks => Err(Reason::MarkedImage),
+        None => Ok(Claim::first(me)),
     }
 }
 

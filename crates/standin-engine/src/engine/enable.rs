@@ -63,7 +63,7 @@ impl Engine {
         settings.validate()?;
         let disks = choose_disks(&info, &settings.disks)?;
         settings.disks = disks.iter().map(|disk| disk.name.clone()).collect();
-        let claim = self.vms.offered(vm, &info.name)?;
+        let claim = self.vms.offered(&info).await?;
         let mut record = PrimaryRecord {
             vm,
             index: 0,

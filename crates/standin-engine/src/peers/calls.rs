@@ -15,7 +15,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use standin_model::fence::{Claim, NamedHost, Place, Stance};
+use standin_model::fence::{Claim, NamedHost, Place, Role, Stance};
 use standin_model::{HostId, Refusal, VmId};
 use standin_wire::Control;
 use uuid::Uuid;
@@ -112,6 +112,9 @@ pub struct ClaimFact {
     /// How the teller decides about it.
     #[serde(default)]
     pub stance: Option<Stance>,
+    /// How the host that is told shares it, seen from the teller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sees_as: Option<Role>,
     /// The other hosts that share it with the teller.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<NamedHost>,

@@ -56,6 +56,10 @@ impl Task {
                 self.failed(running.work, error, running.started.elapsed()).await;
             }
         }
+        if !self.vm_running && self.point_wanted.is_some() {
+            // It was asked for during this cycle, in which the VM went off.
+            self.give_point_up().await;
+        }
         self.save_if_needed().await;
     }
 

@@ -67,7 +67,7 @@ pub(super) async fn create(
         let mut record = new_record(offer, name.clone(), host_name, entry.id, location, window);
         record.host = peer.host;
         let directory = store.directory().to_owned();
-        host.shared.vms.beside(offer.vm, directory.clone());
+        host.shared.vms.keeps_beside(offer.vm, directory.clone()).await;
         records::put(&host.shared.tables.relationships, record.id(), &record.clone().into()).await?;
         beside::write(&host.shared.files, directory, &record).await?;
         Ok((store, record))

@@ -60,13 +60,13 @@ impl ReplicaHost {
             if self.find(store.vm()).is_some() {
                 continue;
             }
+            self.shared.vms.keeps_beside(store.vm(), store.directory().to_owned()).await;
             let id = self.lock_missing().range(RelationshipId::all_of(store.vm())).next().map(|(id, _)| *id);
             let missing = id.and_then(|id| self.lock_missing().remove(&id));
             if let Some(record) = missing {
                 self.take_up(record).await;
                 continue;
             }
-            self.shared.vms.found(store.vm(), store.directory().to_owned()).await;
             let record = self.beside_disks(&store).unwrap_or_else(|| self.by_manifest(&store));
             tracing::warn!(vm = %record.name, state = %record.state, directory = %store.directory().display(),
                 "the database has no record of this replica; it was found by what lies beside its disks");

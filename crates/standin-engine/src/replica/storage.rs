@@ -185,7 +185,7 @@ impl ReplicaHost {
             let store = host.shared.store.clone();
             let (replica, repaired) =
                 blocking(move || store.repair(id, &mut progress).map_err(|error| refusal_of(&error))).await?;
-            host.shared.vms.beside(id, replica.directory().to_owned());
+            host.shared.vms.keeps_beside(id, replica.directory().to_owned()).await;
             // A record that was made for `status` alone makes room for what is beside the disks.
             host.lock_missing().retain(|_, record| record.vm != id || !record.disks.is_empty());
             host.find_again().await;
@@ -214,7 +214,7 @@ impl ReplicaHost {
         let store = self.shared.store.clone();
         let replica = blocking(move || store.adopt(&path).map_err(|error| refusal_of(&error))).await?;
         let (id, directory) = (found.vm, replica.directory().to_owned());
-        self.shared.vms.found(id, directory).await;
+        self.shared.vms.keeps_beside(id, directory).await;
         let mut record = self.beside_disks(&replica).unwrap_or_else(|| self.by_manifest(&replica));
         let others = self.shared.hypervisor.names().await.map_err(|error| hypervisor_refusal(&error))?;
         let name = self.shared.names.give(id, record.primary_name(), &record.primary_host, &others);

@@ -4,9 +4,7 @@
 //! A host is told of a VM only when it shares it, or asks for it by its id: an id is no secret worth keeping from a host
 //! that proved its certificate, and a second host that is about to run the VM must hear where it lives.
 
-use super::alarm::AlarmKind;
 use super::learn::Told;
-use super::record::VmRecord;
 use super::registry::{Vms, stopping};
 use super::task::Request;
 use crate::peers::{Answer, Answers, Call, ClaimFact, Peer, Presence};
@@ -21,7 +19,7 @@ const MAX_FACTS: usize = 1000;
 impl Told {
     fn by(peer: &Peer, claim: Option<Claim>, place: Option<Place>) -> Self {
         let (name, address) = (peer.name.clone(), peer.address.clone());
-        Self { host: peer.id, name, address, claim, place, stance: None, others: Vec::new() }
+        Self { address, claim, place, ..Self::nothing(peer.id, name) }
     }
 }
 
@@ -95,10 +93,7 @@ impl Vms {
     }
 
     fn as_fact(&self, vm: VmId, to: HostId, place: Place) -> Option<ClaimFact> {
-        let VmRecord { fence, alarm, .. } = self.record(vm)?;
-        let ran = alarm.is_some_and(|alarm| alarm.kind == AlarmKind::BothRanLower);
-        let (claim, others) = (fence.told_to(to), fence.names_for(to));
-        Some(ClaimFact { vm, claim, place, ran, stance: Some(self.stance(vm)), others })
+        self.record(vm).map(|record| self.context.fact(&record, to, place))
     }
 
     /// How the VM is here: from its task.
@@ -114,7 +109,8 @@ impl Vms {
             // One that ran until it met this host counts as one that runs.
             let place = if fact.ran { Place::Runs } else { fact.place };
             let told = Told::by(peer, Some(fact.claim), Some(place));
-            let told = Box::new(Told { stance: fact.stance, others: fact.others, ..told });
+            let ClaimFact { stance, sees_as, others, .. } = fact;
+            let told = Box::new(Told { stance, sees_as, others, ..told });
             let presence = self.ask(vm, |answer| Request::Told { told, answer }).await??;
             ours.extend(self.as_fact(vm, peer.id, presence.place));
         }

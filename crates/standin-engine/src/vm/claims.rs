@@ -55,16 +55,22 @@ impl ClaimFiles {
         self.beside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every record that is kept in files: the higher claim of each VM.
+    /// How many copies there are of a VM's record.
     #[must_use]
-    pub fn load(&self) -> HashMap<VmId, VmRecord> {
-        let mut found = HashMap::new();
+    pub fn copies_of(&self, vm: VmId) -> usize {
+        1 + usize::from(self.lock().contains_key(&vm))
+    }
+
+    /// Every copy that is there and whole.
+    #[must_use]
+    pub fn load(&self) -> HashMap<VmId, Vec<VmRecord>> {
+        let mut found: HashMap<VmId, Vec<VmRecord>> = HashMap::new();
         match self.documents.list() {
             Ok(listed) => {
                 for document in listed {
                     match document.content {
                         Ok(record) if record.vm.to_string() == document.name => {
-                            keep_higher(&mut found, record)
+                            found.entry(record.vm).or_default().push(record);
                         }
                         Ok(_) => {
                             tracing::error!(file = %document.name, "a claim file has another VM's claim; it is not used");
@@ -77,7 +83,7 @@ impl ClaimFiles {
         }
         for (vm, directory) in self.lock().iter() {
             if let Some(record) = self.beside_disks(*vm, directory) {
-                keep_higher(&mut found, record);
+                found.entry(*vm).or_default().push(record);
             }
         }
         found
@@ -137,14 +143,6 @@ impl ClaimFiles {
         })
         .await
     }
-}
-
-fn keep_higher(found: &mut HashMap<VmId, VmRecord>, record: VmRecord) {
-    let joined = match found.remove(&record.vm) {
-        Some(known) => known.joined(record),
-        None => record,
-    };
-    found.insert(joined.vm, joined);
 }
 
 fn refusal(record: &VmRecord, error: &DocumentError) -> Refusal {

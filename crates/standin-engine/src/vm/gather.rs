@@ -4,7 +4,7 @@ use super::learn::Told;
 use super::registry::Vms;
 use super::task::Request;
 use crate::peers::{Answer, Call, Presence};
-use standin_model::fence::{Heard, Place, Role};
+use standin_model::fence::{Fence, Heard, Place, Role};
 use standin_model::{HostId, VmId};
 use std::time::Duration;
 
@@ -13,18 +13,19 @@ const WITHIN: Duration = Duration::from_secs(5);
 /// How long those behind it may take.
 const FURTHER_WITHIN: Duration = Duration::from_secs(3);
 
+/// The hosts of a fence whose role is one of those, and where each can be reached.
+fn hosts_of(fence: Fence, is_one: impl Fn(Role) -> bool) -> Vec<(HostId, Vec<String>)> {
+    let those = fence.hosts.into_iter().filter(|(_, known)| is_one(known.role));
+    those.map(|(host, known)| (host, known.addresses)).collect()
+}
+
 impl Vms {
     /// One word of every host that could run the VM: those that received it from here, those behind them, and those that
     /// another host named. Without a record, of the hosts that this one speaks to anyway.
     pub(super) async fn gather(&self, vm: VmId) -> Vec<Heard> {
         let asked = match self.fence(vm) {
-            Some(fence) => {
-                let asked = fence.hosts.into_iter().filter(|(_, known)| known.role != Role::Source);
-                asked.map(|(host, known)| (host, known.addresses)).collect()
-            }
-            None => {
-                self.context.peers.linked().into_iter().map(|host| (host, Vec::new())).collect::<Vec<_>>()
-            }
+            Some(fence) => hosts_of(fence, |role| role != Role::Source),
+            None => self.context.peers.linked().into_iter().map(|host| (host, Vec::new())).collect(),
         };
         self.ask_all(vm, asked, &[self.me()], WITHIN).await
     }
@@ -36,23 +37,19 @@ impl Vms {
 
     /// The words of the hosts that others named.
     pub(super) async fn ask_named(&self, vm: VmId) -> Vec<Heard> {
-        let hosts = self.fence(vm).map(|fence| fence.hosts).unwrap_or_default();
-        let named = hosts.into_iter().filter(|(_, known)| known.role == Role::Named);
-        let asked = named.map(|(host, known)| (host, known.addresses)).collect();
-        self.ask_all(vm, asked, &[self.me()], WITHIN).await
+        let Some(fence) = self.fence(vm) else { return Vec::new() };
+        let named = hosts_of(fence, |role| role == Role::Named);
+        self.ask_all(vm, named, &[self.me()], WITHIN).await
     }
 
     /// What the hosts behind this one say, for a host that asks here. `seen` were asked already.
     pub(super) async fn further(&self, vm: VmId, seen: &[HostId]) -> Vec<(HostId, Place)> {
         let Some(fence) = self.fence(vm) else { return Vec::new() };
-        let behind = fence
-            .hosts
-            .into_iter()
-            .filter(|(host, known)| known.role == Role::Replica && !seen.contains(host));
-        let asked = behind.map(|(host, known)| (host, known.addresses)).collect();
+        let mut behind = hosts_of(fence, |role| role == Role::Replica);
+        behind.retain(|(host, _)| !seen.contains(host));
         let mut now_seen = seen.to_vec();
         now_seen.push(self.me());
-        let heard = self.ask_all(vm, asked, &now_seen, FURTHER_WITHIN).await;
+        let heard = self.ask_all(vm, behind, &now_seen, FURTHER_WITHIN).await;
         heard.into_iter().map(|heard| (heard.host, heard.place)).collect()
     }
 

@@ -8,7 +8,8 @@ use super::task::{Answer, Request, Task};
 use crate::engine::hypervisor_refusal;
 use crate::peers::{self, Presence};
 use crate::records::PrimaryRecord;
-use standin_model::fence::{Claim, Fence, KnownHost, Learned, Role, WhenSilent};
+use standin_hypervisor::{PowerState, VmInfo};
+use standin_model::fence::{Claim, Fence, KnownHost, Learned, MAX_ADDRESSES, Role, WhenSilent, may_send};
 use standin_model::{HostId, Refusal, VmId, VmName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,14 +49,24 @@ impl VmRecord {
 impl Told {
     /// A host that told nothing yet.
     pub fn nothing(host: HostId, name: String) -> Self {
-        Self { host, name, address: None, claim: None, place: None, stance: None, others: Vec::new() }
+        Self {
+            host,
+            name,
+            address: None,
+            claim: None,
+            place: None,
+            stance: None,
+            sees_as: None,
+            others: Vec::new(),
+        }
     }
 
     /// What an answer to a call said.
     #[must_use]
     pub fn word(host: HostId, name: String, presence: &Presence) -> Self {
         let (claim, place) = (presence.claim, Some(presence.place));
-        Self { host, name, address: None, claim, place, stance: presence.stance, others: Vec::new() }
+        let stance = presence.stance;
+        Self { claim, place, stance, ..Self::nothing(host, name) }
     }
 
     /// The teller as a host of the fence.
@@ -75,15 +86,17 @@ impl Vms {
     /// The claim that a relationship begins with: this host's.
     ///
     /// # Errors
-    /// When another host holds the VM, or two do.
-    pub fn offered(&self, vm: VmId, name: &VmName) -> Result<Claim, Refusal> {
-        let Some(record) = self.record(vm) else { return Ok(Claim::first(self.me())) };
-        if record.fence.held_by(self.me()) {
-            return Ok(record.fence.claim);
-        }
-        let theirs = record.fence.rival.unwrap_or(record.fence.claim);
-        let host = record.fence.hosts.get(&theirs.holder).map_or("another host", |known| &known.name);
-        Err(standin_model::fence::Reason::LivesElsewhere(theirs).refusal(name.as_str(), host))
+    /// When another host holds the VM, or two do, or may: its images carry marks, and nothing else is kept of it. The
+    /// hypervisor's reason.
+    pub async fn offered(&self, info: &VmInfo) -> Result<Claim, Refusal> {
+        let fence = self.fence(info.id);
+        let marked =
+            fence.is_none() && info.power == PowerState::Off && self.context.is_marked(info.id).await?;
+        may_send(self.me(), fence.as_ref(), marked, self.context.policy.rules).map_err(|reason| {
+            let hosts = fence.map(|fence| fence.hosts).unwrap_or_default();
+            let holder = reason.host().and_then(|holder| hosts.get(&holder));
+            reason.refusal(info.name.as_str(), holder.map_or("another host", |known| &known.name))
+        })
     }
 
     /// A relationship begins, or is found to lead to another address: the host is one of the fence from now on.
@@ -256,7 +269,7 @@ impl Task {
             known.addresses.retain(|known| known != address);
         }
         known.addresses.splice(0..0, sharing.known.addresses.iter().cloned());
-        known.addresses.truncate(8);
+        known.addresses.truncate(MAX_ADDRESSES);
         // What it is now counts: the relationship that came before in the other direction has ended.
         known.role = sharing.known.role;
         changed.tombstone = false;
@@ -271,13 +284,17 @@ impl Task {
         Ok(claim)
     }
 
-    /// Takes in a copy of the record that was found beside a replica's disks.
-    pub(super) async fn join(&mut self, found: VmRecord) -> Result<(), Refusal> {
-        let joined = match self.record.clone() {
-            Some(known) => known.joined(found),
-            None => found,
+    /// Takes in the copy of the record that was found beside a replica's disks, and writes what is missing of it there.
+    pub(super) async fn join(&mut self, found: Option<VmRecord>) -> Result<(), Refusal> {
+        let joined = match (self.record.clone(), found.clone()) {
+            (Some(known), Some(found)) => known.joined(found),
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => return Ok(()),
         };
-        if self.record.as_ref() == Some(&joined) { Ok(()) } else { self.change(joined).await }
+        if self.record.as_ref() == Some(&joined) && found.as_ref() == Some(&joined) {
+            return Ok(());
+        }
+        self.change(joined).await
     }
 
     fn lives_at(&self, claim: Claim) -> Refusal {

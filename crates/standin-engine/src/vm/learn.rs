@@ -25,6 +25,8 @@ pub(super) struct Told {
     pub place: Option<Place>,
     /// How it decides about the VM.
     pub stance: Option<Stance>,
+    /// How this host shares the VM, seen from there.
+    pub sees_as: Option<Role>,
     /// The other hosts that share the VM with it.
     pub others: Vec<NamedHost>,
 }
@@ -48,6 +50,7 @@ impl Task {
         }
         self.learn(&told).await?;
         self.note_stance(&told).await?;
+        self.note_address(&told).await?;
         self.note_others(&told).await?;
         self.contradicted_by(&told).await?;
         self.confirmed_by(&told).await?;
@@ -65,6 +68,15 @@ impl Task {
         }
         changed.stances.insert(told.host, ToldStance { stance, at: Timestamp::now() });
         self.change(changed).await
+    }
+
+    /// Where the teller can be reached. What hosts are met is in the database; this is also in the files, from which a host that
+    /// lost its database finds the others.
+    async fn note_address(&mut self, told: &Told) -> Result<(), Refusal> {
+        let Some((mut changed, address)) = self.record.clone().zip(told.address.as_deref()) else {
+            return Ok(());
+        };
+        if changed.fence.is_reached_at(told.host, address) { self.change(changed).await } else { Ok(()) }
     }
 
     /// The hosts that share the VM with the teller: two that received it from the same one do not meet otherwise.
@@ -132,18 +144,24 @@ impl Task {
         }
     }
 
-    /// A host tells of a VM that this one has no record of: it was lost, or an older data directory was put back. Only
-    /// a holder's own word makes a record.
+    /// A host tells of a VM that this one has no record of: it was lost, or an older data directory was put back. While the
+    /// VM is off only a holder's own word makes a record: any other one would have the marks of its images overlooked. Where
+    /// it runs, both hosts must be able to say so.
     async fn first_heard(&mut self, told: &Told, claim: Claim) -> Result<Learned, Refusal> {
-        if claim.holder != told.host || !matches!(told.place, Some(Place::Runs | Place::Lives)) {
+        let of_holder = claim.holder == told.host && matches!(told.place, Some(Place::Runs | Place::Lives));
+        if !of_holder && self.place().await? != Place::Runs {
             return Ok(Learned::Nothing);
         }
         let Some(info) = self.inspect().await? else { return Ok(Learned::Nothing) };
         tracing::warn!(host = %told.name, %claim,
-            "another host holds a VM of which this host has no record; it is kept that the VM lives there");
+            "another host shares a VM of which this host has no record; its claim is kept");
+        let role = told.sees_as.map_or(Role::Replica, Role::seen_from_there);
         let mut fence = Fence::new(claim);
-        fence.hosts.insert(told.host, told.known(Role::Replica));
-        self.change(VmRecord::new(self.vm, info.name, fence)).await?;
+        fence.hosts.insert(told.host, told.known(role));
+        // No relationship has it here, unless one was lost in which this host sends.
+        let tombstone = claim.holder != self.me() || role != Role::Replica;
+        self.change(VmRecord { tombstone, ..VmRecord::new(self.vm, info.name, fence) }).await?;
+        self.announce_as_it_is().await;
         Ok(Learned::Newer(claim))
     }
 

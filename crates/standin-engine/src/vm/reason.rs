@@ -21,6 +21,8 @@ reasons! {
         ClaimLost { vm: String } => "claim_lost", Failed;
         /// Who may run a VM is to be forgotten while it has a replication relationship.
         StillRelated { vm: VmName } => "claim_in_use", InvalidState;
+        /// A VM was about to start when somebody had this host forget who may run it.
+        ForgottenMeanwhile { vm: String } => "claim_forgotten_meanwhile", InvalidState;
         /// One of two copies is to be kept, and only one host holds the VM.
         NoRivals { vm: String } => "no_rival_claims", InvalidState;
         /// The copy "there" is to be kept, and two other hosts hold the VM.
@@ -65,6 +67,10 @@ impl Reason for Vm {
             Self::StillRelated { vm } => Text::new(
                 format!("VM {vm} has a replication relationship on this host"),
                 "Remove that first: `standin unreplicate VM`.",
+            ),
+            Self::ForgottenMeanwhile { vm } => Text::new(
+                format!("somebody had this host forget who may run VM {vm} while it was about to start"),
+                format!("Start it again (`standin vm start {vm}`): other hosts are asked then than before."),
             ),
             Self::NoRivals { vm } => Text::new(
                 format!("only one host holds VM {vm}: there is nothing to decide"),

@@ -6,9 +6,9 @@ use crate::records::{self, Tables};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use standin_model::fence::{Claim, Fence, Stance, WhenSilent};
-use standin_model::{HostId, VmId, VmName};
+use standin_model::{HostId, Refusal, VmId, VmName};
 use standin_state::StateError;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The record of a VM in the state store, and, without the alarm's details being needed, in its claim files.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,27 +53,39 @@ pub struct ToldStance {
 }
 
 /// The records that an earlier process left. Of the copies in the state store and in files the higher claim counts: any of
-/// them may be lost, or come from an older backup. The hosts of all copies count: each of them may have the VM.
+/// them may be lost, or come from an older backup, and is written again. The hosts of all copies count: each of them may
+/// have the VM.
 ///
 /// # Errors
 /// When the state store cannot be read.
 pub(crate) async fn recover(tables: &Tables, files: &ClaimFiles) -> Result<Vec<VmRecord>, StateError> {
     let stored = records::list(&tables.vms).await?;
-    let mut all: HashMap<VmId, VmRecord> = stored.into_iter().map(|record| (record.vm, record)).collect();
-    for (vm, kept) in files.load() {
-        let Some(known) = all.remove(&vm) else {
-            tracing::warn!(vm = %kept.name, vm_id = %vm, claim = %kept.fence.claim,
-                "the claim on a VM was found in a file only; the database was lost");
-            all.insert(vm, kept);
-            continue;
-        };
-        if known.fence.claim.number < kept.fence.claim.number {
-            tracing::warn!(vm = %kept.name, vm_id = %vm, claim = %kept.fence.claim,
-                "the claim on a VM was found in a file; the database is behind it");
+    let mut stored: HashMap<VmId, VmRecord> = stored.into_iter().map(|record| (record.vm, record)).collect();
+    let mut kept = files.load();
+    let vms: BTreeSet<VmId> = stored.keys().chain(kept.keys()).copied().collect();
+    let mut recovered = Vec::new();
+    for vm in vms {
+        let (stored, kept) = (stored.remove(&vm), kept.remove(&vm).unwrap_or_default());
+        let copies = stored.clone().into_iter().chain(kept.clone());
+        let Some(record) = copies.reduce(VmRecord::joined) else { continue };
+        if stored.as_ref() != Some(&record) {
+            tracing::warn!(vm = %record.name, vm_id = %vm, claim = %record.fence.claim, in_database = stored.is_some(),
+                "the claim on a VM was found in a file; the database was lost, or is behind it");
+            said(&record, records::put(&tables.vms, vm, &record).await);
         }
-        all.insert(vm, known.joined(kept));
+        if kept.len() < files.copies_of(vm) || kept.iter().any(|copy| *copy != record) {
+            said(&record, files.write(&record).await);
+        }
+        recovered.push(record);
     }
-    Ok(all.into_values().collect())
+    Ok(recovered)
+}
+
+/// What is known counts all the same.
+fn said(record: &VmRecord, written: Result<(), Refusal>) {
+    if let Err(refusal) = written {
+        tracing::error!(vm = %record.name, %refusal, "a copy of the claim on a VM could not be written again");
+    }
 }
 
 impl VmRecord {

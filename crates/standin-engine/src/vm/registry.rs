@@ -1,14 +1,16 @@
 //! All VMs of a host, by id, and what they share. Tasks are made when a VM is first asked for, and at the start for every
 //! VM that has a record.
 
+use super::alarm::AlarmKind;
 use super::claims::ClaimFiles;
 use super::fencing::Fencing;
 use super::reason::Vm;
 use super::record::VmRecord;
 use super::task::{Request, Task};
 use super::witness::{NamedWitness, WitnessRecords};
+use crate::engine::hypervisor_refusal;
 use crate::inventory::Inventory;
-use crate::peers::{Address, Peers};
+use crate::peers::{Address, ClaimFact, Peers};
 use crate::records::Tables;
 use crate::spans;
 use async_trait::async_trait;
@@ -111,6 +113,24 @@ pub(crate) struct VmContext {
 impl VmContext {
     pub fn senders(&self) -> Option<Arc<dyn Senders>> {
         self.senders.get().and_then(Weak::upgrade)
+    }
+
+    /// Its images carry marks of a replication.
+    pub async fn is_marked(&self, vm: VmId) -> Result<bool, Refusal> {
+        match self.hypervisor.is_marked(vm).await {
+            Ok(marked) => Ok(marked),
+            Err(standin_hypervisor::Error::UnknownVm(_)) => Ok(false),
+            Err(error) => Err(hypervisor_refusal(&error)),
+        }
+    }
+
+    /// What another host is told of a VM.
+    pub fn fact(&self, record: &VmRecord, to: HostId, place: Place) -> ClaimFact {
+        let (vm, fence) = (record.vm, &record.fence);
+        let ran = record.alarm.as_ref().is_some_and(|alarm| alarm.kind == AlarmKind::BothRanLower);
+        let sees_as = fence.hosts.get(&to).map(|known| known.role);
+        let (claim, others) = (fence.told_to(to), fence.names_for(to));
+        ClaimFact { vm, claim, place, ran, stance: Some(self.stance(Some(record))), sees_as, others }
     }
 
     /// How this host decides about a VM.
@@ -234,8 +254,8 @@ impl Vms {
         }
     }
 
-    /// Holds a link with every host that shares a VM, as its task does from then on: a host that comes back with an older data directory learns by it
-    /// where its VMs live, although it asks nobody.
+    /// Holds a link with every host that shares a VM, as its task does from then on: a host that comes back with an older
+    /// data directory learns by it where its VMs live, although it asks nobody.
     pub(crate) fn keep_links(&self) {
         for (host, known) in self.records().into_iter().flat_map(|record| record.fence.hosts) {
             self.context.peers.keep(Address { host: Some(host), addresses: known.addresses });
@@ -281,18 +301,13 @@ impl Vms {
         self.handle(vm).inbox.send(request).await.map_err(|_| stopping())
     }
 
-    /// Where the claim of a replica is kept beside its disks: its directory. Called whenever a replica is taken up or made.
-    pub fn beside(&self, vm: VmId, directory: PathBuf) {
-        self.context.files.beside(vm, directory);
-    }
-
-    /// As [`Self::beside`], for a replica that was found without a record: what its claim says counts from now on.
-    pub(crate) async fn found(&self, vm: VmId, directory: PathBuf) {
-        self.beside(vm, directory.clone());
+    /// The claim of a replica is kept beside its disks, too, from now on: in its directory. What a copy there says counts.
+    /// Called whenever a replica is made or found.
+    pub(crate) async fn keeps_beside(&self, vm: VmId, directory: PathBuf) {
         let files = self.context.files.clone();
-        let Some(record) = files.read_beside(vm, directory).await else { return };
-        let record = Box::new(record);
-        let joined = self.ask(vm, |answer| Request::Join { record, answer }).await;
+        files.beside(vm, directory.clone());
+        let found = files.read_beside(vm, directory).await.map(Box::new);
+        let joined = self.ask(vm, |answer| Request::Join { found, answer }).await;
         if let Ok(Err(refusal)) | Err(refusal) = joined {
             tracing::error!(%vm, %refusal, "the claim beside a replica could not be taken up");
         }

@@ -17,6 +17,8 @@ use std::sync::Arc;
 pub(super) struct Words {
     /// One word of each host.
     pub heard: Vec<Heard>,
+    /// They are of the hosts that the record of this host names. Without one, others are asked.
+    pub by_record: bool,
     /// How `fence_command` ended; `None` where it was not run.
     pub fenced: Option<bool>,
     /// From which records the witness of this host answered; `None` when it was not asked, or is silent.
@@ -39,6 +41,7 @@ impl Vms {
     /// What every host that counts says just now. Where the VM came from another host, the claim is brought to that one
     /// and to the witness first; where it does not let go, `fence_command` is run.
     pub(super) async fn words(&self, vm: VmId, asserted: Option<Assertion>) -> Words {
+        let by_record = self.record(vm).is_some();
         let (mut heard, ()) = tokio::join!(self.gather(vm), self.record_with_witnesses(vm));
         let silent = heard.iter().any(|heard| heard.place == Place::Silent);
         let witness = if silent { self.hear_witness(vm).await } else { None };
@@ -49,11 +52,11 @@ impl Vms {
             source.is_some() && !matches!(heard.place, Place::NotHere | Place::Unknown)
         };
         let Some(unsettled) = heard.iter().find(open).filter(|_| asserted.is_none()) else {
-            return Words { heard, fenced: None, witness };
+            return Words { heard, by_record, fenced: None, witness };
         };
         let name = sources.get(&unsettled.host).map(|known| known.name.clone()).unwrap_or_default();
         let fenced = self.run_fence_command(vm, &name).await;
-        Words { heard, fenced, witness }
+        Words { heard, by_record, fenced, witness }
     }
 }
 
@@ -66,7 +69,10 @@ impl Task {
             Run::Wait(left) => return Ok(Started::Waits(left)),
             Run::Refuse(reason) => return Err(self.refusal(reason)),
             Run::Go { asserted, take } => {
-                self.note_assertion(asserted, take).await?;
+                // What the hypervisor refuses because of how the VM is takes no number.
+                if self.can_begin(start).await? {
+                    self.note_assertion(asserted, take).await?;
+                }
                 asserted
             }
         };
@@ -76,8 +82,16 @@ impl Task {
         Ok(Started::Runs(asserted))
     }
 
+    async fn can_begin(&self, start: Start) -> Result<bool, Refusal> {
+        let begins_as = if start.resume { PowerState::Paused } else { PowerState::Off };
+        Ok(self.inspect().await?.is_some_and(|info| info.power == begins_as))
+    }
+
     pub(super) async fn decide(&self, start: Start, words: &Words) -> Result<Run, Refusal> {
-        let marked = self.record.is_none() && self.is_marked().await?;
+        if words.by_record && self.record.is_none() && start.asserted != Some(Assertion::Forced) {
+            return Err(Vm::ForgottenMeanwhile { vm: self.name() }.into());
+        }
+        let marked = self.record.is_none() && self.context.is_marked(self.vm).await?;
         Ok(may_run(&RunFacts {
             me: self.me(),
             fence: self.fence(),
@@ -91,15 +105,6 @@ impl Task {
             stances: &self.stances(),
             rules: self.context.policy.rules,
         }))
-    }
-
-    /// Its images carry marks of a replication.
-    async fn is_marked(&self) -> Result<bool, Refusal> {
-        match self.context.hypervisor.is_marked(self.vm).await {
-            Ok(marked) => Ok(marked),
-            Err(standin_hypervisor::Error::UnknownVm(_)) => Ok(false),
-            Err(error) => Err(hypervisor_refusal(&error)),
-        }
     }
 
     pub(super) fn refusal(&self, reason: Reason) -> Refusal {

@@ -4,7 +4,6 @@
 //! A shutdown that waits for the guest runs beside it ([`super::operate`]): it only ever makes a VM stop, and other hosts
 //! must be answered meanwhile.
 
-use super::alarm::AlarmKind;
 use super::hosts::Sharing;
 use super::learn::Told;
 use super::reason::Vm;
@@ -12,11 +11,11 @@ use super::record::VmRecord;
 use super::registry::{Start, Started, VmContext};
 use super::run::Words;
 use crate::engine::hypervisor_refusal;
-use crate::peers::{Address, ClaimFact, Presence};
+use crate::peers::{Address, Presence};
 use crate::records;
 use crate::spans;
 use standin_hypervisor::{PowerState, VmDefinition, VmInfo};
-use standin_model::fence::{Assertion, Claim, Fence, KnownHost, Place, WhenSilent};
+use standin_model::fence::{Assertion, Claim, Fence, Place, WhenSilent};
 use standin_model::{HostId, Refusal, VmId, VmName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -58,7 +57,7 @@ pub(super) enum Request {
         answer: Answer<()>,
     },
     Join {
-        record: Box<VmRecord>,
+        found: Option<Box<VmRecord>>,
         answer: Answer<()>,
     },
     Rename {
@@ -176,7 +175,7 @@ impl Task {
             Request::Adopted { start, words, answer } => drop(answer.send(self.adopted(start, &words).await)),
             Request::Share { sharing, answer } => drop(answer.send(self.share(*sharing).await)),
             Request::Unshare { answer } => drop(answer.send(self.unshare().await)),
-            Request::Join { record, answer } => drop(answer.send(self.join(*record).await)),
+            Request::Join { found, answer } => drop(answer.send(self.join(found.map(|found| *found)).await)),
             Request::Rename { name, answer } => drop(answer.send(self.rename(name).await)),
             Request::WhenSilent { when, answer } => drop(answer.send(self.set_when_silent(when).await)),
             Request::Take { from, asserted, answer } => {
@@ -259,19 +258,11 @@ impl Task {
     /// Holds a link with every host that shares the VM, for as long as it is known to: each of them may lose its records, and
     /// then learns from here where the VM is.
     fn hold_links(&self, now: Option<&Fence>) {
-        let hosts = |fence: Option<&Fence>| fence.map(|fence| fence.hosts.clone()).unwrap_or_default();
-        let (before, now) = (hosts(self.fence()), hosts(now));
-        let address =
-            |host: &HostId, known: KnownHost| Address { host: Some(*host), addresses: known.addresses };
-        for (host, known) in &now {
-            if before.get(host).is_none_or(|before| before.addresses != known.addresses) {
-                self.context.peers.keep(address(host, known.clone()));
-            }
+        for address in not_in(self.fence(), now) {
+            self.context.peers.keep(address);
         }
-        for (host, known) in before {
-            if now.get(&host).is_none_or(|now| now.addresses != known.addresses) {
-                self.context.peers.forget(&address(&host, known));
-            }
+        for address in not_in(now, self.fence()) {
+            self.context.peers.forget(&address);
         }
     }
 
@@ -300,12 +291,9 @@ impl Task {
     /// Tells every host that shares the VM how things are here. Nobody waits for it: a host that does not hear it asks when
     /// it matters, and is told when the link is up again.
     pub fn announce(&self, place: Place) {
-        let Some(fence) = self.fence() else { return };
-        for (host, known) in &fence.hosts {
-            let claim = fence.told_to(*host);
-            let stance = Some(self.context.stance(self.record.as_ref()));
-            let others = fence.names_for(*host);
-            let fact = ClaimFact { vm: self.vm, claim, place, ran: self.ran_unheld(), stance, others };
+        let Some(record) = &self.record else { return };
+        for (host, known) in &record.fence.hosts {
+            let fact = self.context.fact(record, *host, place);
             self.context.peers.announce(*host, &known.addresses, vec![fact]);
         }
     }
@@ -314,12 +302,6 @@ impl Task {
         if let Ok(place) = self.place().await {
             self.announce(place);
         }
-    }
-
-    /// The copy here ran under the lower claim, and nobody has seen to it yet.
-    fn ran_unheld(&self) -> bool {
-        let alarm = self.record.as_ref().and_then(|record| record.alarm.as_ref());
-        alarm.is_some_and(|alarm| alarm.kind == AlarmKind::BothRanLower)
     }
 
     /// What this host says of the VM.
@@ -348,4 +330,12 @@ impl Task {
             stance: Some(self.context.stance(self.record.as_ref())),
         })
     }
+}
+
+/// The hosts of `these` that `fence` does not have, or at other addresses.
+fn not_in(fence: Option<&Fence>, these: Option<&Fence>) -> Vec<Address> {
+    let known = |host| fence.and_then(|fence| fence.hosts.get(host)).map(|known| &known.addresses);
+    let hosts = these.into_iter().flat_map(|these| &these.hosts);
+    let other = hosts.filter(|(host, here)| known(host) != Some(&here.addresses));
+    other.map(|(host, here)| Address { host: Some(*host), addresses: here.addresses.clone() }).collect()
 }

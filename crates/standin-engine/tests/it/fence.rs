@@ -8,7 +8,9 @@ mod third;
 mod witness;
 
 use crate::host::{End, Host};
+use crate::names::another;
 use crate::world::{World, keep_all, refused};
+use standin_engine::Enable;
 use standin_engine::replica::failover::Failover;
 use standin_engine::vm::{AlarmKind, Asserts};
 use standin_hypervisor::{Hypervisor, PowerState};
@@ -67,8 +69,9 @@ impl World {
     }
 
     async fn comes_back(&mut self) {
-        self.a.start().await;
+        // First, so that the claim is told as soon as both speak: the reason of a refusal depends on it.
         self.link.mend();
+        self.a.start().await;
     }
 
     async fn both_agree_that_it_runs_only_on_b(&self) {
@@ -311,7 +314,19 @@ async fn a_primary_whose_records_are_from_before_the_relationship_needs_force() 
     // Its images carry marks of a replication that it knows nothing of, and nobody can be asked.
     let refusal = refused(world.start_on(&world.a, None).await, ReturnCode::InUse);
     assert!(refusal.message.contains("marks"), "{refusal}");
+    // A new relationship would have a record in which nothing is left of the old one.
+    let refusal = refused(world.enable(keep_all(), true).await, ReturnCode::InUse);
+    assert!(refusal.message.contains("marks") && refusal.remedy.contains("While it runs"), "{refusal:?}");
+    world.start_on(&world.a, None).await.expect_err("as before");
     assert!(!world.runs_on(&world.a).await);
+    // What is advised.
+    world.start_on(&world.a, Some(Assertion::Forced)).await.expect("forced");
+    let mut third = another(&world, "third");
+    third.start().await;
+    third.admit("primary.example.org", "one").await;
+    let vm = world.vm;
+    let enable = Enable { peer: format!("localhost:{}", third.port()), settings: keep_all(), start: true };
+    world.a.call(move |engine| async move { engine.enable(vm, enable).await }).await.expect("it runs");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,8 @@
 //! A host that was put back to before it shared the VM knows nobody to ask; a VM of that id that is defined there by hand then
 //! is another one, too, for as long as it meets no host that knows better.
 //!
+//! What was said on a host is said again when an older data directory is put back that has it.
+//!
 //! Whoever has a host forget a VM says that it may start there unasked from then on.
 
 use super::step::{Host, Says};
@@ -65,12 +67,16 @@ pub struct Words {
     witnesses: BTreeSet<(Host, Host)>,
     /// Hosts that had an older data directory put back, or lost their records: they may take a number twice.
     older: BTreeSet<Host>,
+    /// What was said on a host of others when its data directory was kept.
+    kept: BTreeMap<Host, Vec<(Host, Says)>>,
     /// Hosts with a backup from before they shared the VM with anybody.
     blank_backup: BTreeSet<Host>,
     /// Hosts that were put back to that: they know nobody to ask.
     blank: BTreeSet<Host>,
     /// The newest relationship of two hosts: from whom to whom.
     sent: BTreeMap<(Host, Host), (Host, Host)>,
+    /// Those of which nobody knows whether they began: a daemon died meanwhile.
+    unsure: BTreeSet<(Host, Host)>,
     /// Hosts that took the VM over.
     took: BTreeSet<Host>,
     /// Hosts that the first of the two refuses, because they have another name than it knows.
@@ -189,8 +195,14 @@ impl Words {
         self.forgot.insert(on);
     }
 
-    /// A VM of the same id was defined by hand.
+    /// A VM of the same id was defined by hand. A host with a replica of it would have refused that.
     pub fn made(&mut self, on: Host) {
+        self.unsure.retain(|(from, to)| {
+            if *to == on {
+                self.sent.remove(&pair(*from, *to));
+            }
+            *to != on
+        });
         if !self.shares_it(on) || self.blank.contains(&on) {
             self.makes += 1;
             self.made.insert(on, self.makes);
@@ -227,10 +239,19 @@ impl Words {
 
     /// Its data directory was kept.
     pub fn backed_up(&mut self, host: Host) {
+        let words = self.unsettled.iter().filter(|((on, _), _)| *on == host);
+        self.kept.insert(host, words.map(|((_, of), word)| (*of, word.says)).collect());
         if self.shares_it(host) && !self.blank.contains(&host) {
             self.blank_backup.remove(&host);
         } else {
             self.blank_backup.insert(host);
+        }
+    }
+
+    /// What was kept was put back, or a part of it: with it comes what was said on the host by then.
+    pub fn put_back(&mut self, host: Host) {
+        for (of, says) in self.kept.get(&host).cloned().unwrap_or_default() {
+            self.word(host, of, says);
         }
     }
 
@@ -253,7 +274,12 @@ impl Words {
         if let Some(made) = self.made.get(&from).copied().filter(|_| is_new) {
             self.made.insert(to, made);
         }
-        self.sent.insert(pair(from, to), (from, to));
+        let before = self.sent.insert(pair(from, to), (from, to));
+        if known {
+            self.unsure.retain(|(one, other)| pair(*one, *other) != pair(from, to));
+        } else if before.is_none() {
+            self.unsure.insert((from, to));
+        }
         for host in [from, to] {
             self.forgot.remove(&host);
             self.blank.remove(&host);
@@ -283,7 +309,11 @@ impl Words {
     pub fn allow(&self, host: Host, other: Host) -> bool {
         let now = self.commands.values().any(|command| command.on == host && command.of.contains(&other));
         let unasked = self.forgot.contains(&host) && !self.met(host, other);
-        now || unasked || self.unsettled.contains_key(&(host, other)) || self.are_strangers(host, other)
+        let said = |on| self.unsettled.contains_key(&(on, other));
+        // Whoever receives the VM from a host goes on with what was said there, until it meets the other one itself.
+        let inherited =
+            !self.share(host, other) && self.sent.values().any(|(from, to)| *to == host && said(*from));
+        now || unasked || said(host) || inherited || self.are_strangers(host, other)
     }
 
     /// `host` was put back to before it shared the VM, and cannot reach `other`: it knows nobody to ask.

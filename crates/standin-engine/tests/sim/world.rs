@@ -253,6 +253,7 @@ impl World {
                     machine.bury().await;
                     machine.restore(part).await;
                     self.judge.restored(of, part);
+                    self.watch.note(|words| words.put_back(of));
                     if part == Part::All {
                         self.watch.note(|words| words.restored(of));
                     }

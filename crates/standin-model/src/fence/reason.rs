@@ -91,7 +91,7 @@ impl Reason {
                 ),
                 format!(
                     "Make sure that it runs nowhere else (a replica may have taken over), then `standin vm start \
-                     {vm} --force`."
+                     {vm} --force`. While it runs, replication can be enabled."
                 ),
             ),
             Self::PrimaryRuns(_) => (

@@ -151,6 +151,31 @@ fn that_a_host_is_down_holds_until_it_says_that_it_runs_the_vm() {
 }
 
 #[test]
+fn where_a_host_was_met_is_known_after_the_address_of_its_relationship() {
+    let mut fence = primary();
+    for (address, is_new) in [("b:1", true), ("b:1", false), ("10.0.0.2:1", true), ("b.example:1", true)] {
+        assert_eq!(fence.is_reached_at(host(2), address), is_new, "{address}");
+    }
+    assert_eq!(fence.hosts[&host(2)].addresses, ["b:1", "b.example:1", "10.0.0.2:1"]);
+    for port in 10..20 {
+        fence.is_reached_at(host(2), &format!("b:{port}"));
+    }
+    let addresses = &fence.hosts[&host(2)].addresses;
+    assert_eq!((addresses.len(), addresses[0].as_str(), addresses[1].as_str()), (8, "b:1", "b:19"));
+    assert!(!fence.is_reached_at(host(3), "c:1"), "it shares nothing");
+}
+
+#[test]
+fn only_the_holder_sends_and_nobody_whose_images_tell_of_what_no_record_does() {
+    let fence = primary();
+    assert_eq!(may_send(host(1), Some(&fence), true, ALL), Ok(fence.claim));
+    assert_eq!(may_send(host(2), Some(&fence), false, ALL), Err(Reason::LivesElsewhere(fence.claim)));
+    let first = may_send(host(1), None, false, ALL).expect("it never replicated");
+    assert_eq!((first.holder, first.number), (host(1), Generation(1)));
+    assert_eq!(may_send(host(1), None, true, ALL), Err(Reason::MarkedImage));
+}
+
+#[test]
 fn without_a_record_marks_and_other_hosts_words_need_force() {
     let runs = [Heard { host: host(2), place: Place::Runs }];
     let marked = |asserted| may_run(&RunFacts { marked: true, asserted, ..facts(1, None, &[]) });

@@ -44,6 +44,7 @@ pub fn fact(vm: VmId, place: Place) -> ClaimFact {
         place,
         ran: false,
         stance: None,
+        sees_as: None,
         others: Vec::new(),
     }
 }
