@@ -231,6 +231,7 @@ impl Engine {
         let senders: std::sync::Weak<Self> = Arc::downgrade(&engine);
         engine.vms.sends_by(senders);
         engine.tasks.spawn(Arc::clone(&engine.vms).follow());
+        engine.tasks.spawn(Arc::clone(&engine.vms).tell_again());
         // Only now: whoever calls is answered by what was taken up.
         peers.answer_with(Arc::new(VmAnswers(Arc::downgrade(&engine.vms))));
         engine.vms.keep_links();

@@ -31,6 +31,7 @@ pub(crate) mod reason;
 mod silence;
 mod transport;
 
+pub(crate) use book::proven_addresses;
 pub use book::{Peer, former_ids, host_id, host_of};
 pub use calls::{Answer, Body, Call, ClaimFact, Envelope, LINKS_SINCE, Presence, Testimony};
 pub use contact::Contact;

@@ -86,8 +86,8 @@ pub enum Role {
     Replica,
     /// It sends, or sent, the VM to this host. Once it has accepted a higher claim it starts the VM only when forced.
     Source,
-    /// It shares the VM with a host that this one shares it with, which named it. That it runs the VM counts; its silence
-    /// keeps nobody from starting it, since nobody waits for a host that it never chose.
+    /// It shares the VM with a host that this one shares it with, which named it, or says so itself. That it runs the VM
+    /// counts; its silence keeps nobody from starting it, since nobody waits for a host that it never chose.
     Named,
 }
 
@@ -283,6 +283,15 @@ impl Fence {
             changed = true;
         }
         changed
+    }
+
+    /// A host says itself that it shares the VM. `true`: that is new.
+    pub fn names_itself(&mut self, me: HostId, host: HostId, known: KnownHost) -> bool {
+        if host == me || self.hosts.contains_key(&host) || self.hosts.len() >= MAX_HOSTS {
+            return false;
+        }
+        self.hosts.insert(host, KnownHost { role: Role::Named, ..known });
+        true
     }
 
     /// A host of a relationship can be reached at `address`, too. The first one that is known stays the first: it is that of the
@@ -492,26 +501,38 @@ pub fn may_run(facts: &RunFacts<'_>) -> Run {
 
 /// The claim with which a relationship begins that sends the VM from `me`: that of the fence, or the first one.
 ///
-/// `marked`: the VM is off, and its images carry marks of a replication. One that runs was let run, in spite of them.
+/// Without a fence, `heard` is the word of each host that this one speaks to anyway, as at a start. `marked`: the VM is off,
+/// and its images carry marks of a replication. One that runs was let run, in spite of them.
 ///
 /// # Errors
-/// Another host holds it, or two do; or nothing is kept of it but the marks: the record that a relationship makes would
-/// have them overlooked at every later start.
-pub fn may_send(me: HostId, fence: Option<&Fence>, marked: bool, rules: Rules) -> Result<Claim, Reason> {
-    match fence {
-        Some(fence) if fence.held_by(me) => Ok(fence.claim),
-        Some(fence) => Err(Reason::LivesElsewhere(fence.rival.unwrap_or(fence.claim))),
-        None if marked && rules.heed_marks => Err(Reason::MarkedImage),
-        None => Ok(Claim::first(me)),
+/// Another host holds it, or two do; or nothing is kept of it, and it is elsewhere by what others say, or may be by the
+/// marks: the record that a relationship makes would have both overlooked at every later start.
+pub fn may_send(
+    me: HostId,
+    fence: Option<&Fence>,
+    heard: &[Heard],
+    marked: bool,
+    rules: Rules,
+) -> Result<Claim, Reason> {
+    match (fence, elsewhere(heard)) {
+        (Some(fence), _) if fence.held_by(me) => Ok(fence.claim),
+        (Some(fence), _) => Err(Reason::LivesElsewhere(fence.rival.unwrap_or(fence.claim))),
+        (None, Some(host)) if rules.ask_before_start => Err(Reason::RunsElsewhere(host)),
+        (None, _) if marked && rules.heed_marks => Err(Reason::MarkedImage),
+        (None, _) => Ok(Claim::first(me)),
     }
+}
+
+/// A host that runs the VM, or holds it.
+fn elsewhere(heard: &[Heard]) -> Option<HostId> {
+    heard.iter().find(|heard| matches!(heard.place, Place::Runs | Place::Lives)).map(|heard| heard.host)
 }
 
 /// A VM that this host has no record of: it may be one that never replicated, or one whose record was lost.
 fn without_a_fence(facts: &RunFacts<'_>, forced: bool) -> Run {
-    let elsewhere = facts.heard.iter().find(|heard| matches!(heard.place, Place::Runs | Place::Lives));
-    match elsewhere {
+    match elsewhere(facts.heard) {
         _ if forced => GO,
-        Some(elsewhere) if facts.rules.ask_before_start => Run::Refuse(Reason::RunsElsewhere(elsewhere.host)),
+        Some(host) if facts.rules.ask_before_start => Run::Refuse(Reason::RunsElsewhere(host)),
         _ if facts.marked && facts.rules.heed_marks => Run::Refuse(Reason::MarkedImage),
         _ => GO,
     }
@@ -579,8 +600,8 @@ fn over_replicas(facts: &RunFacts<'_>, fence: &Fence) -> Run {
         });
     let words: Vec<Heard> = of_fence.chain(further.copied()).collect();
     let forced = facts.asserted == Some(Assertion::Forced);
-    if let Some(runs) = words.iter().find(|heard| matches!(heard.place, Place::Runs | Place::Lives)) {
-        return if forced { FORCED } else { Run::Refuse(Reason::RunsElsewhere(runs.host)) };
+    if let Some(host) = elsewhere(&words) {
+        return if forced { FORCED } else { Run::Refuse(Reason::RunsElsewhere(host)) };
     }
     let open = |heard: &&Heard| heard.place == Place::Silent && !is_vouched_for(facts, heard.host);
     match words.iter().find(open) {

@@ -76,7 +76,7 @@ impl PeerRecord {
 }
 
 /// Where a host that has connected can certainly be reached: under the names that its certificate proves.
-pub(super) fn proven_addresses(identity: &PeerIdentity, hello: &Hello) -> Vec<String> {
+pub(crate) fn proven_addresses(identity: &PeerIdentity, hello: &Hello) -> Vec<String> {
     let Some(port) = hello.port.filter(|port| *port != 0) else { return Vec::new() };
     let names = identity.names.iter().filter(|name| !is_everybody(name) && !name.contains('*'));
     names.map(|name| format!("{name}:{port}")).collect()

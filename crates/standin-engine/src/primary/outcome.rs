@@ -56,10 +56,6 @@ impl Task {
                 self.failed(running.work, error, running.started.elapsed()).await;
             }
         }
-        if !self.vm_running && self.point_wanted.is_some() {
-            // It was asked for during this cycle, in which the VM went off.
-            self.give_point_up().await;
-        }
         self.save_if_needed().await;
     }
 
@@ -96,8 +92,8 @@ impl Task {
         if self.is_of_another(work) {
             return;
         }
-        let Some(job) = self.job.take() else { return };
         self.record.job = None;
+        let Some(job) = self.job.take() else { return };
         match &sealed.freeze_error {
             Some(reason) => job.fail(freeze_refusal(&self.record, reason)).await,
             None => job.complete().await,
@@ -250,6 +246,17 @@ impl Task {
                 Work::Resynchronize
             }
             _ => Work::Initial,
+        }
+    }
+
+    /// Gives the point up that was asked for where no cycle can begin: the VM went off, or to another host, or the disks must be
+    /// compared first.
+    pub(super) async fn give_up_what_cannot_begin(&mut self) {
+        use ReplicationState as S;
+        let can_begin =
+            self.vm_running && !self.is_fenced() && matches!(self.record.state, S::Replicating | S::Critical);
+        if self.point_wanted.is_some() && self.running.is_none() && !can_begin {
+            self.give_point_up().await;
         }
     }
 

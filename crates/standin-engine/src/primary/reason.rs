@@ -66,8 +66,11 @@ impl Reason for Primary {
                 ),
             ),
             Self::PointGivenUp { vm } => Text::new(
-                format!("the replication of VM {vm} was paused, or the VM ended, before the point"),
-                "Nothing is lost. Resume the replication or start the VM, then ask for the point again.",
+                format!(
+                    "before the point, VM {vm} went off or to another host, or its replication was paused or has to \
+                     compare the disks first"
+                ),
+                "Nothing is lost. See `standin status VM`, and ask for the point again when it replicates.",
             ),
             Self::NotFrozen { vm, reason } => Text::new(
                 format!(

@@ -93,7 +93,7 @@ pub(super) struct Task {
 
 /// Starts the task of a relationship. `worker` may bring the session that made it. The returned future ends
 /// when the relationship is removed or the daemon stops.
-pub fn spawn(shared: Shared, record: PrimaryRecord, worker: Option<Worker>) -> (Handle, JoinHandle<()>) {
+pub fn spawn(shared: Shared, mut record: PrimaryRecord, worker: Option<Worker>) -> (Handle, JoinHandle<()>) {
     let (commands, inbox) = mpsc::channel(16);
     let first = Snapshot {
         record: record.clone(),
@@ -106,6 +106,8 @@ pub fn spawn(shared: Shared, record: PrimaryRecord, worker: Option<Worker>) -> (
     let (snapshot, seen) = watch::channel(first);
     let worker = worker.unwrap_or_else(|| Worker::new(shared.tools.clone()));
     let job = record.job.and_then(|id| shared.jobs.resume(id));
+    // It had ended, and the daemon with it, before that was noted here.
+    record.job = job.as_ref().map(JobHandle::id);
     let schedule = Schedule::new(record.vm, Duration::from_secs(u64::from(record.settings.interval_s)));
     let never = (ReplicationState::Disabled, None, false, None);
     let fence = shared.tools.vms.watch(record.vm);
@@ -143,6 +145,7 @@ impl Task {
         self.look_at_fence().await;
         self.go_on_after_restart().await;
         while !self.removed {
+            self.give_up_what_cannot_begin().await;
             self.start_due_work().await;
             self.ask_if_due();
             if self.unsaved {
@@ -242,9 +245,6 @@ impl Task {
             }
             Ok(VmEvent::Stopped { vm, .. }) if vm == self.record.vm => {
                 self.vm_running = false;
-                if self.running.is_none() {
-                    self.give_point_up().await;
-                }
             }
             Ok(_) => {}
             Err(broadcast::error::RecvError::Lagged(_)) => self.look_at_vm().await,

@@ -90,8 +90,12 @@ pub(super) async fn share(
             .with_code(ReturnCode::AccessDenied));
     };
     let claim = offer.claim.unwrap_or_else(|| Claim::unnamed(offer.generation, id));
-    let addresses = peer.address.iter().cloned().collect();
-    let known = KnownHost { name: peer.name(), addresses, role: Role::Source, accepted: None };
+    let known = KnownHost {
+        name: peer.name(),
+        addresses: peer.addresses.clone(),
+        role: Role::Source,
+        accepted: None,
+    };
     let sharing = Sharing { host: id, known, name: name.clone(), claim: Some(claim) };
     host.shared.vms.share(offer.vm, sharing).await.map(|_| ())
 }

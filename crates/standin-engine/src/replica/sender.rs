@@ -19,8 +19,8 @@ pub(super) struct Sender {
     pub identity: PeerIdentity,
     /// Its id; `None` where its certificate has no name of its own.
     pub host: Option<HostId>,
-    /// Where it listens, for calls of this host.
-    pub address: Option<String>,
+    /// Where it listens, for calls of this host: at the address that it came from, and under the names of its certificate.
+    pub addresses: Vec<String>,
     /// It offers a VM under the name that it has now. One of protocol version 1 goes on with the name that the
     /// relationship was made with.
     pub tells_renames: bool,
@@ -31,14 +31,15 @@ pub(super) struct Sender {
 impl Sender {
     /// Of a connection. Its id counts only with the certificate that it belongs to.
     pub async fn of(peers: &Peers, identity: &PeerIdentity, hello: &Hello) -> Self {
-        let address = hello.port.map(|port| SocketAddr::new(identity.address.ip(), port).to_string());
+        let seen_at = hello.port.map(|port| SocketAddr::new(identity.address.ip(), port).to_string());
+        let addresses = seen_at.into_iter().chain(peers::proven_addresses(identity, hello)).collect();
         let host = peers::host_id(identity, hello);
         let doubted = match host {
             Some(_) => peers.identify(identity, hello).await.err(),
             None => None,
         };
         let tells_renames = hello.max_version >= TELLS_RENAMES;
-        Self { identity: identity.clone(), host, address, tells_renames, doubted }
+        Self { identity: identity.clone(), host, addresses, tells_renames, doubted }
     }
 
     /// Whether it is the host that a replica belongs to: by its id, or by its name where it has never told one.

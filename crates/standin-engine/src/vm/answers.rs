@@ -1,4 +1,4 @@
-//! What this host answers to others, and what it tells them when a link comes up. The answer is that of the VM's task,
+//! What this host answers to others, and what it tells them when a link comes up and every few minutes. The answer is that of the VM's task,
 //! never one from a cache.
 //!
 //! A host is told of a VM only when it shares it, or asks for it by its id: an id is no secret worth keeping from a host
@@ -11,8 +11,12 @@ use crate::peers::{Answer, Answers, Call, ClaimFact, Peer, Presence};
 use async_trait::async_trait;
 use standin_model::fence::{Claim, Place};
 use standin_model::{HostId, Refusal, VmId};
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
+/// Every host that shares a VM is told of it again after so long, if nothing new came meanwhile: one may have been made to
+/// forget it, or could not keep what it was told.
+const TELL_AGAIN: Duration = Duration::from_secs(300);
 /// VMs in one message of claims.
 const MAX_FACTS: usize = 1000;
 
@@ -94,6 +98,24 @@ impl Vms {
 
     fn as_fact(&self, vm: VmId, to: HostId, place: Place) -> Option<ClaimFact> {
         self.record(vm).map(|record| self.context.fact(&record, to, place))
+    }
+
+    /// Tells the hosts with which there is a link about each VM again, one VM after the other, for as long as the daemon runs.
+    pub(crate) async fn tell_again(self: Arc<Self>) {
+        loop {
+            let vms: Vec<VmId> = self.records().into_iter().map(|record| record.vm).collect();
+            let turns = vms.len().max(1);
+            for turn in 0..turns {
+                tokio::select! {
+                    () = self.context.shutdown.cancelled() => return,
+                    () = tokio::time::sleep(TELL_AGAIN / u32::try_from(turns).unwrap_or(u32::MAX)) => {}
+                }
+                if let Some(vm) = vms.get(turn) {
+                    // A task that has ended went down with the daemon.
+                    drop(self.send(*vm, Request::TellAgain).await);
+                }
+            }
+        }
     }
 
     /// How the VM is here: from its task.

@@ -89,13 +89,15 @@ impl Vms {
     /// When another host holds the VM, or two do, or may: its images carry marks, and nothing else is kept of it. The
     /// hypervisor's reason.
     pub async fn offered(&self, info: &VmInfo) -> Result<Claim, Refusal> {
+        let heard = if self.fence(info.id).is_none() { self.gather(info.id).await } else { Vec::new() };
+        // What was heard may have made a record.
         let fence = self.fence(info.id);
         let marked =
             fence.is_none() && info.power == PowerState::Off && self.context.is_marked(info.id).await?;
-        may_send(self.me(), fence.as_ref(), marked, self.context.policy.rules).map_err(|reason| {
-            let hosts = fence.map(|fence| fence.hosts).unwrap_or_default();
-            let holder = reason.host().and_then(|holder| hosts.get(&holder));
-            reason.refusal(info.name.as_str(), holder.map_or("another host", |known| &known.name))
+        may_send(self.me(), fence.as_ref(), &heard, marked, self.context.policy.rules).map_err(|reason| {
+            let named = |host| fence.as_ref()?.hosts.get(&host).map(|known| known.name.clone());
+            let host = reason.host().map(|host| named(host).unwrap_or_else(|| self.title_of(host)));
+            reason.refusal(info.name.as_str(), &host.unwrap_or_default())
         })
     }
 

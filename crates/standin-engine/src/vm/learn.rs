@@ -49,6 +49,7 @@ impl Task {
             self.last.insert(told.host, place);
         }
         self.learn(&told).await?;
+        self.note_teller(&told).await?;
         self.note_stance(&told).await?;
         self.note_address(&told).await?;
         self.note_others(&told).await?;
@@ -56,6 +57,17 @@ impl Task {
         self.confirmed_by(&told).await?;
         self.look_at_meetings().await;
         self.presence().await
+    }
+
+    /// A host shares the VM that this one does not know of: it is told what is known here, too.
+    async fn note_teller(&mut self, told: &Told) -> Result<(), Refusal> {
+        let Some(mut changed) = self.record.clone().filter(|_| told.sees_as.is_some()) else { return Ok(()) };
+        if !changed.fence.names_itself(self.me(), told.host, told.known(Role::Named)) {
+            return Ok(());
+        }
+        self.change(changed).await?;
+        self.announce_as_it_is().await;
+        Ok(())
     }
 
     /// How a host that shares the VM decides about it: kept, because it counts when that host is silent.

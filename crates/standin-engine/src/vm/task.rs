@@ -123,6 +123,7 @@ pub(super) enum Request {
         answer: Answer<()>,
     },
     Announce,
+    TellAgain,
     PowerChanged,
 }
 
@@ -202,6 +203,7 @@ impl Task {
                 self.promise_before_telling().await;
                 self.announce_as_it_is().await;
             }
+            Request::TellAgain => self.tell_again().await,
             Request::PowerChanged => {
                 self.look_at_meetings().await;
                 self.announce_as_it_is().await;
@@ -301,6 +303,17 @@ impl Task {
     pub async fn announce_as_it_is(&self) {
         if let Ok(place) = self.place().await {
             self.announce(place);
+        }
+    }
+
+    /// As [`Self::announce_as_it_is`], over the links that there are.
+    async fn tell_again(&self) {
+        let Some(record) = &self.record else { return };
+        let linked = self.context.peers.linked();
+        let Ok(place) = self.place().await else { return };
+        for (host, known) in record.fence.hosts.iter().filter(|(host, _)| linked.contains(host)) {
+            let fact = self.context.fact(record, *host, place);
+            self.context.peers.announce(*host, &known.addresses, vec![fact]);
         }
     }
 

@@ -180,7 +180,8 @@ impl Judge {
                 self.older.insert(host, Some(acknowledged));
                 return;
             }
-            Some(Some(then)) if *then == acknowledged => return,
+            // It may have forgotten the last of them in a crash.
+            Some(Some(then)) if acknowledged <= *then => return,
             _ => {}
         }
         let Some(replica) = engine.replicas().find(self.vm) else { return };

@@ -21,9 +21,9 @@ use standin_model::fence::Rules;
 use std::ops::Range;
 use step::Host::{A, B, C};
 use step::What::{
-    Backup, Commit, Cut, DaemonDies, DaemonStarts, Define, Failover, Forget, GuestDies, Hold, HostDies,
-    InitiateFailover, LoseRecords, Passes, Point, Replicate, Restore, Unreplicate, VmKill, VmResume, VmStart,
-    VmStop,
+    Adopt, Backup, Commit, Cut, DaemonDies, DaemonStarts, Define, Failover, Forget, GuestDies, Hold,
+    HostDies, InitiateFailover, LoseRecords, Passes, Point, Replicate, Restore, Revert, Unreplicate, VmKill,
+    VmRemove, VmResume, VmStart, VmStop,
 };
 use step::{Part, Says, Schedule, Step, When, step};
 
@@ -253,6 +253,82 @@ fn a_start_does_not_go_by_what_other_hosts_said_before_the_claim_was_forgotten()
             step(Define { on: B }, 0),
             step(VmStart { on: B, says: Nothing }, 0).beside(),
             step(Forget { on: B }, 0),
+        ],
+    );
+}
+
+/// Seed 24580: a host forgets that its VM has failed over, and sends it to a third one at once. It asks whom it speaks to, as
+/// before a start.
+#[test]
+fn a_relationship_does_not_begin_while_another_host_says_that_it_runs_the_vm() {
+    replay(
+        3,
+        5,
+        &[
+            step(Replicate { from: A, to: B }, 10000),
+            step(Unreplicate { on: A }, 0),
+            step(Failover { on: B, start: true, says: Force }, 40000),
+            step(Forget { on: A }, 0),
+            step(Replicate { from: A, to: C }, 0).crash(A, 4, When::After),
+        ],
+    );
+}
+
+/// Seed 26815: two hosts take one number, and one of them was made to forget the other, which tells it again.
+#[test]
+fn a_host_that_was_forgotten_tells_again_that_it_shares_the_vm_and_hears_of_a_rival() {
+    replay(
+        3,
+        5,
+        &[
+            step(Backup { of: A }, 0),
+            step(Replicate { from: A, to: B }, 10000),
+            step(VmStop { on: A }, 0),
+            step(Failover { on: B, start: true, says: Force }, 0),
+            step(Restore { of: A, part: Part::All }, 10000),
+            step(Forget { on: A }, 0),
+            step(Adopt { on: C, says: Nothing }, 0),
+            step(VmRemove { on: A }, 0),
+            step(Replicate { from: C, to: A }, 0),
+            step(Define { on: A }, 0),
+            step(Unreplicate { on: A }, 0),
+            step(VmStart { on: A, says: Force }, 0),
+        ],
+    );
+}
+
+/// Seed 27398: the daemon dies when the job of a comparison has ended and before that is noted with the relationship; the
+/// comparison runs again. A point that is asked for later is no part of that job.
+#[test]
+fn a_job_that_ended_in_a_crash_does_not_keep_later_ones_from_ending() {
+    replay(
+        2,
+        60,
+        &[
+            step(Replicate { from: A, to: B }, 6561),
+            step(DaemonDies { on: A }, 0),
+            step(Failover { on: B, start: false, says: Nothing }, 0),
+            step(Revert { on: B }, 0),
+            step(DaemonStarts { on: A }, 40000),
+            step(Failover { on: B, start: true, says: Nothing }, 15364).crash(A, 6, When::Before),
+            step(DaemonStarts { on: A }, 300),
+            step(HostDies { on: B }, 0),
+            step(Point { on: A }, 40000),
+        ],
+    );
+}
+
+/// Seed 27398: a recovery point is asked for from a host that is about to learn that another one holds its VM.
+#[test]
+fn a_point_that_was_asked_for_ends_when_the_vm_is_elsewhere() {
+    replay(
+        2,
+        60,
+        &[
+            step(Replicate { from: A, to: B }, 10000),
+            step(Cut { one: A, other: B }, 0),
+            step(InitiateFailover { on: B }, 40000),
+            step(Point { on: A }, 0),
         ],
     );
 }

@@ -323,7 +323,8 @@ impl Words {
 
     /// The two never shared a VM: what they have only has the same id. Or they were made to forget that.
     pub fn are_strangers(&self, one: Host, other: Host) -> bool {
-        if self.forgot.contains(&one) && self.forgot.contains(&other) {
+        let forgets = |host| self.forgot.contains(&host) || self.blank.contains(&host);
+        if forgets(one) && forgets(other) {
             return true;
         }
         let blank = self.blank.contains(&one) || self.blank.contains(&other);

@@ -168,11 +168,13 @@ fn where_a_host_was_met_is_known_after_the_address_of_its_relationship() {
 #[test]
 fn only_the_holder_sends_and_nobody_whose_images_tell_of_what_no_record_does() {
     let fence = primary();
-    assert_eq!(may_send(host(1), Some(&fence), true, ALL), Ok(fence.claim));
-    assert_eq!(may_send(host(2), Some(&fence), false, ALL), Err(Reason::LivesElsewhere(fence.claim)));
-    let first = may_send(host(1), None, false, ALL).expect("it never replicated");
+    let runs = [Heard { host: host(3), place: Place::Runs }];
+    assert_eq!(may_send(host(1), Some(&fence), &runs, true, ALL), Ok(fence.claim));
+    assert_eq!(may_send(host(2), Some(&fence), &[], false, ALL), Err(Reason::LivesElsewhere(fence.claim)));
+    let first = may_send(host(1), None, &[], false, ALL).expect("it never replicated");
     assert_eq!((first.holder, first.number), (host(1), Generation(1)));
-    assert_eq!(may_send(host(1), None, true, ALL), Err(Reason::MarkedImage));
+    assert_eq!(may_send(host(1), None, &[], true, ALL), Err(Reason::MarkedImage));
+    assert_eq!(may_send(host(1), None, &runs, false, ALL), Err(Reason::RunsElsewhere(host(3))));
 }
 
 #[test]
