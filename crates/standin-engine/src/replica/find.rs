@@ -162,10 +162,10 @@ impl ReplicaHost {
     }
 
     /// The disks of a removed replica were put back, or somebody had this host forget who may run the VM while they were
-    /// not here. One that has failed over here is not given away by that.
+    /// not here.
     async fn shared_again(&self, store: &Replica, record: &ReplicaRecord) {
         let known = self.shared.vms.record(record.vm);
-        if record.state.is_failed_over() || known.is_some_and(|known| !known.tombstone) {
+        if known.is_some_and(|known| !known.tombstone) {
             return;
         }
         if let Err(refusal) = self.share_again(store, record).await {

@@ -234,15 +234,20 @@ impl ReplicaHost {
         Ok(name)
     }
 
-    /// Whoever replicated the VM here shares it again, under the claim that is known; it holds the VM where none is.
+    /// Whoever replicated the VM here shares it again, under the claim that is known. Where none is, that host holds the VM, or
+    /// this one if it has failed over.
     pub(super) async fn share_again(&self, replica: &Replica, record: &ReplicaRecord) -> Result<(), Refusal> {
         let (vms, source) = (&self.shared.vms, record.source());
-        let fence = vms.fence(record.vm);
-        if fence.as_ref().is_some_and(|fence| fence.held_by(vms.me())) {
+        let (me, known) = (vms.me(), vms.record(record.vm));
+        if known.as_ref().is_some_and(|known| known.fence.held_by(me) && !known.tombstone) {
             return Ok(());
         }
-        let first = Claim::unnamed(replica.manifest().generation, source);
-        let claim = Some(fence.map_or(first, |fence| fence.claim));
+        let generation = replica.manifest().generation;
+        let first = match record.state.is_failed_over() {
+            true => Claim::unnamed(generation.next(), me),
+            false => Claim::unnamed(generation, source),
+        };
+        let claim = Some(known.map_or(first, |known| known.fence.claim));
         let (name, addresses) = (record.primary_host.clone(), Vec::new());
         let known = KnownHost { name, addresses, role: Role::Source, accepted: None };
         let sharing = Sharing { host: source, known, name: record.name.clone(), claim };

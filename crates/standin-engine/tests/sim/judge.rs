@@ -43,6 +43,9 @@ pub struct Judge {
     backups: BTreeMap<Host, Ledger>,
     /// Disks of a replica that are an older state, until the primary's next acknowledged epoch.
     older: BTreeMap<Host, Option<Epoch>>,
+    /// What a primary says that an older state was put back of: it may be of a relationship that was removed since. Until it says
+    /// something else.
+    recalled: BTreeMap<Host, Option<Epoch>>,
     /// What each primary had acknowledged when all was connected.
     acknowledged: BTreeMap<Host, Option<Epoch>>,
 }
@@ -64,6 +67,7 @@ impl Judge {
             ledgers: BTreeMap::new(),
             backups: BTreeMap::new(),
             older: BTreeMap::new(),
+            recalled: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
         }
     }
@@ -89,6 +93,7 @@ impl Judge {
     }
 
     pub fn restored(&mut self, of: Host, part: Part) {
+        self.recalled.insert(of, None);
         if matches!(part, Part::All | Part::Disks) {
             self.ledgers.insert(of, self.backups.get(&of).cloned().unwrap_or_default());
             self.older.insert(of, None);
@@ -171,6 +176,11 @@ impl Judge {
         let Some(sending) = primary.engine().and_then(|engine| engine.primary(self.vm)) else { return };
         let record = sending.snapshot().record;
         let Some(acknowledged) = record.acknowledged else { return };
+        let recalled = self.recalled.get(&primary.host).map(|recalled| recalled.unwrap_or(acknowledged));
+        if recalled == Some(acknowledged) {
+            self.recalled.insert(primary.host, recalled);
+            return;
+        }
         let replica = machines.iter().find(|machine| machine.host.address() == record.peer);
         let Some((host, engine)) = replica.and_then(|machine| Some((machine.host, machine.engine()?))) else {
             return;

@@ -1,6 +1,6 @@
 //! Runs schedules: one by its steps or by its seed, many on all processors, and a failing one with ever fewer steps.
 
-use super::plan;
+use super::plan::{self, Theme};
 use super::step::{Schedule, What, step};
 use super::world::{COLUMNS, Covered, World};
 use rand::rngs::StdRng;
@@ -34,22 +34,26 @@ fn simulate<T>(run: impl Future<Output = T>) -> T {
 }
 
 /// How a schedule of a seed begins: hosts, interval, and how far it has come. From the beginning few would come far.
-fn beginning(chance: &mut StdRng) -> Schedule {
+fn beginning(theme: Option<Theme>, chance: &mut StdRng) -> Schedule {
     let hosts = chance.random_range(2..=3);
-    let interval_s = if chance.random_bool(0.5) { 5 } else { 60 };
+    let interval_s = if theme.is_some() || chance.random_bool(0.2) { 5 } else { 60 };
     let steps = plan::opening(hosts, chance).into_iter().map(|what| step(what, 10_000)).collect();
     Schedule { hosts, interval_s, steps }
 }
 
 /// Makes and runs the schedule of a seed, until its end or the first violation.
 pub fn run_seed(seed: u64, rules: Rules) -> Outcome {
+    run_with_theme(seed, Theme::of(seed), rules)
+}
+
+fn run_with_theme(seed: u64, theme: Option<Theme>, rules: Rules) -> Outcome {
     simulate(async {
         let mut chance = StdRng::seed_from_u64(seed);
-        let mut schedule = beginning(&mut chance);
+        let mut schedule = beginning(theme, &mut chance);
         let mut world = World::new(&schedule, rules).await;
         for number in 0..STEPS {
             if number >= schedule.steps.len() {
-                schedule.steps.push(plan::next(&world, &mut chance));
+                schedule.steps.push(plan::next(&world, theme, &mut chance));
             }
             world.carry_out(number, &schedule.steps[number]).await;
             if !world.watch.violations().is_empty() {
@@ -144,6 +148,33 @@ impl Campaign {
         text
     }
 
+    /// Runs further schedules, which come back to what was never covered, until all is; at most so many for each.
+    pub fn fill(&mut self, from: u64, most: u64, rules: Rules) {
+        for (kind, column) in self.gaps().into_iter().filter(|(_, column)| *column != COLUMNS[0]) {
+            for seed in from..from + most {
+                if self.count(kind, column) > 0 {
+                    break;
+                }
+                self.take(seed, run_with_theme(seed, Some(Theme { kind, column }), rules));
+            }
+        }
+    }
+
+    fn take(&mut self, seed: u64, outcome: Outcome) {
+        self.run += 1;
+        for cell in &outcome.covered {
+            *self.covered.entry(cell.clone()).or_default() += 1;
+        }
+        if self.run % 500 == 0 {
+            eprintln!("{} schedules, {} failed", self.run, self.failed.len());
+        }
+        if !outcome.violations.is_empty() {
+            // At once: a long campaign may be ended before it reports.
+            eprintln!("seed {seed}: {}", outcome.violations.join("; "));
+            self.failed.push((seed, outcome));
+        }
+    }
+
     /// What was never covered.
     pub fn gaps(&self) -> Vec<(&'static str, &'static str)> {
         let all = What::KINDS.iter().flat_map(|kind| COLUMNS.iter().map(|column| (*kind, *column)));
@@ -170,20 +201,9 @@ pub fn campaign(seeds: Range<u64>, enough: usize, rules: Rules) -> Campaign {
                     }
                     let outcome = run_seed(seed, rules);
                     let mut all = all.lock().expect("no panic");
-                    all.run += 1;
-                    for cell in &outcome.covered {
-                        *all.covered.entry(cell.clone()).or_default() += 1;
-                    }
-                    if all.run % 500 == 0 {
-                        eprintln!("{} schedules, {} failed", all.run, all.failed.len());
-                    }
-                    if !outcome.violations.is_empty() {
-                        // At once: a long campaign may be ended before it reports.
-                        eprintln!("seed {seed}: {}", outcome.violations.join("; "));
-                        all.failed.push((seed, outcome));
-                        if all.failed.len() >= enough {
-                            stop.store(true, Ordering::SeqCst);
-                        }
+                    all.take(seed, outcome);
+                    if all.failed.len() >= enough {
+                        stop.store(true, Ordering::SeqCst);
                     }
                 }
             });
