@@ -165,8 +165,13 @@ impl Task {
             return Ok(Learned::Nothing);
         }
         let Some(info) = self.inspect().await? else { return Ok(Learned::Nothing) };
-        tracing::warn!(host = %told.name, %claim,
-            "another host shares a VM of which this host has no record; its claim is kept");
+        if claim.holder == self.me() {
+            // Also in the moment between the first word of a new replica and the end of what makes it one here.
+            tracing::info!(host = %told.name, %claim, "another host knows who holds a VM; that is kept");
+        } else {
+            tracing::warn!(host = %told.name, %claim,
+                "another host holds a VM of which this host has no record; it is kept that the VM lives there");
+        }
         let role = told.sees_as.map_or(Role::Replica, Role::seen_from_there);
         let mut fence = Fence::new(claim);
         fence.hosts.insert(told.host, told.known(role));

@@ -68,9 +68,16 @@ pub(crate) async fn recover(tables: &Tables, files: &ClaimFiles) -> Result<Vec<V
         let (stored, kept) = (stored.remove(&vm), kept.remove(&vm).unwrap_or_default());
         let copies = stored.clone().into_iter().chain(kept.clone());
         let Some(record) = copies.reduce(VmRecord::joined) else { continue };
+        match &stored {
+            None => tracing::warn!(vm = %record.name, vm_id = %vm, claim = %record.fence.claim,
+                "the claim on a VM was found in a file only; the database was lost"),
+            Some(stored) if stored.fence.claim.number < record.fence.claim.number => {
+                tracing::warn!(vm = %record.name, vm_id = %vm, claim = %record.fence.claim,
+                    "the claim on a VM was found in a file; the database is behind it");
+            }
+            Some(_) => {}
+        }
         if stored.as_ref() != Some(&record) {
-            tracing::warn!(vm = %record.name, vm_id = %vm, claim = %record.fence.claim, in_database = stored.is_some(),
-                "the claim on a VM was found in a file; the database was lost, or is behind it");
             said(&record, records::put(&tables.vms, vm, &record).await);
         }
         if kept.len() < files.copies_of(vm) || kept.iter().any(|copy| *copy != record) {
