@@ -158,10 +158,11 @@ impl Task {
 
     /// A host tells of a VM that this one has no record of: it was lost, or an older data directory was put back. While the
     /// VM is off only a holder's own word makes a record: any other one would have the marks of its images overlooked. Where
-    /// it runs, both hosts must be able to say so.
+    /// it runs, and the teller shares it with this host, both must be able to say so.
     async fn first_heard(&mut self, told: &Told, claim: Claim) -> Result<Learned, Refusal> {
         let of_holder = claim.holder == told.host && matches!(told.place, Some(Place::Runs | Place::Lives));
-        if !of_holder && self.place().await? != Place::Runs {
+        let shares_one_that_runs = told.sees_as.is_some() && self.place().await? == Place::Runs;
+        if !of_holder && !shares_one_that_runs {
             return Ok(Learned::Nothing);
         }
         let Some(info) = self.inspect().await? else { return Ok(Learned::Nothing) };

@@ -150,7 +150,12 @@ impl Task {
         let on = self.inspect().await?.is_some_and(|info| info.power != PowerState::Off);
         let decided = self.decide(start, words).await?;
         let refused = match decided {
-            Run::Go { asserted, take } => return self.note_assertion(asserted, take).await,
+            Run::Go { asserted, take } => {
+                self.note_assertion(asserted, take).await?;
+                self.look_at_meetings().await;
+                self.announce_as_it_is().await;
+                return Ok(());
+            }
             Run::Refuse(reason) => self.refusal(reason),
             Run::Wait(_) => Vm::AdoptedUnasked { vm: self.name() }.into(),
         };

@@ -151,9 +151,12 @@ fn the_rescue_page_takes_a_replica_up_for_a_host_that_was_set_up_anew() {
     rig.b.run(&["vm", "define", text(&rig.path("disks-b/shop.toml"))]).unwrap();
 
     let lines = section("The database of A");
-    let [replicate, rebind] = &lines[..] else { panic!("other commands: {lines:#?}") };
+    let [replicate, rebind, start] = &lines[..] else { panic!("other commands: {lines:#?}") };
     let to = rig.a.listen().to_string();
     let again = ["replicate", "shop", "--to", &to];
+    let refusal = rig.b.cli(&again).unwrap();
+    assert!(refusal.status == 3 && refusal.stderr.contains("carry marks"), "{refusal:?}");
+    typed(&rig.b, start, &[("web", "shop")], &[]);
     let refusal = rig.b.cli(&again).unwrap();
     assert_eq!(refusal.status, 3, "{refusal:?}");
     let new = refusal.stderr.split_once(&format!("standin peer rebind {old} ")).map(|(_, rest)| rest);

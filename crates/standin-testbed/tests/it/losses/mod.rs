@@ -245,7 +245,7 @@ fn the_rescue_page_finds_the_replica_again_without_the_database_of_either_host()
     std::fs::remove_file(rig.a.dir().join("data/state.redb")).unwrap();
     rig.a.start().unwrap();
     let lines = section("The database of A");
-    let [again, _rebind] = &lines[..] else { panic!("other commands: {lines:#?}") };
+    let [again, _rebind, _start] = &lines[..] else { panic!("other commands: {lines:#?}") };
     let to = rig.to();
     let newest = rig.newest_epoch("web");
     typed(&rig.a, again, &[("beta.example.org", &to)], &KEEP);
