@@ -152,6 +152,10 @@ impl Task {
 
     async fn want_point(&mut self, application: bool) -> Result<JobId, Refusal> {
         if !self.vm_running {
+            // The event of a start that has just been answered may still be on its way.
+            self.look_at_vm().await;
+        }
+        if !self.vm_running {
             return Err(Primary::VmOff { vm: self.record.name.clone() }.into());
         }
         let what = if application { "application-consistent recovery point" } else { "recovery point" };
