@@ -95,6 +95,9 @@ pub(super) struct Task {
 /// when the relationship is removed or the daemon stops.
 pub fn spawn(shared: Shared, mut record: PrimaryRecord, worker: Option<Worker>) -> (Handle, JoinHandle<()>) {
     let (commands, inbox) = mpsc::channel(16);
+    let job = record.job.and_then(|id| shared.jobs.resume(id));
+    // It had ended, and the daemon with it, before that was noted here.
+    record.job = job.as_ref().map(JobHandle::id);
     let first = Snapshot {
         record: record.clone(),
         activity: None,
@@ -105,9 +108,6 @@ pub fn spawn(shared: Shared, mut record: PrimaryRecord, worker: Option<Worker>) 
     };
     let (snapshot, seen) = watch::channel(first);
     let worker = worker.unwrap_or_else(|| Worker::new(shared.tools.clone()));
-    let job = record.job.and_then(|id| shared.jobs.resume(id));
-    // It had ended, and the daemon with it, before that was noted here.
-    record.job = job.as_ref().map(JobHandle::id);
     let schedule = Schedule::new(record.vm, Duration::from_secs(u64::from(record.settings.interval_s)));
     let never = (ReplicationState::Disabled, None, false, None);
     let fence = shared.tools.vms.watch(record.vm);

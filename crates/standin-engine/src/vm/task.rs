@@ -293,8 +293,12 @@ impl Task {
     /// Tells every host that shares the VM how things are here. Nobody waits for it: a host that does not hear it asks when
     /// it matters, and is told when the link is up again.
     pub fn announce(&self, place: Place) {
+        self.tell(place, |_| true);
+    }
+
+    fn tell(&self, place: Place, is_told: impl Fn(&HostId) -> bool) {
         let Some(record) = &self.record else { return };
-        for (host, known) in &record.fence.hosts {
+        for (host, known) in record.fence.hosts.iter().filter(|(host, _)| is_told(host)) {
             let fact = self.context.fact(record, *host, place);
             self.context.peers.announce(*host, &known.addresses, vec![fact]);
         }
@@ -308,12 +312,9 @@ impl Task {
 
     /// As [`Self::announce_as_it_is`], over the links that there are.
     async fn tell_again(&self) {
-        let Some(record) = &self.record else { return };
-        let linked = self.context.peers.linked();
-        let Ok(place) = self.place().await else { return };
-        for (host, known) in record.fence.hosts.iter().filter(|(host, _)| linked.contains(host)) {
-            let fact = self.context.fact(record, *host, place);
-            self.context.peers.announce(*host, &known.addresses, vec![fact]);
+        if let Ok(place) = self.place().await {
+            let linked = self.context.peers.linked();
+            self.tell(place, |host| linked.contains(host));
         }
     }
 

@@ -30,8 +30,8 @@ impl Choices {
     }
 }
 
-/// What three quarters of the schedules come back to: a kind of step in which a daemon dies at one place. Without it some pairs of the two
-/// are so rare that thousands of schedules have none.
+/// What three quarters of the schedules come back to: a kind of step in which a daemon dies at one place. Without it some
+/// pairs of the two are so rare that thousands of schedules have none.
 #[derive(Debug, Clone, Copy)]
 pub struct Theme {
     pub kind: &'static str,
