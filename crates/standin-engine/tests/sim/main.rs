@@ -70,7 +70,8 @@ fn no_schedule_of_two_thousand_runs_a_vm_twice_or_loses_a_point_or_stalls() {
 
 fn replay(hosts: usize, interval_s: u32, steps: &[Step]) {
     let outcome = run(&Schedule { hosts, interval_s, steps: steps.to_vec() }, Rules::ALL);
-    assert!(outcome.violations.is_empty(), "{}\n{}", outcome.violations.join("; "), outcome.log.join("\n"));
+    println!("{}", outcome.log.join("\n"));
+    assert!(outcome.violations.is_empty(), "{}", outcome.violations.join("; "));
 }
 
 /// Seed 489: the disks of a removed replica were put back, and before the daemon found them somebody had it forget who may
@@ -355,6 +356,28 @@ fn a_failed_over_replica_whose_disks_come_back_after_its_removal_keeps_its_claim
             step(Unreplicate { on: B }, 0),
             step(Restore { of: B, part: Part::Disks }, 0),
             step(Forget { on: B }, 0),
+        ],
+    );
+}
+
+/// Seed 4309: the VM is given back to its primary, which is silent, while somebody forces it to fail over to another replica:
+/// both took a number, and it is the same one. Both say so, and a person decides.
+#[test]
+fn a_number_that_is_given_back_can_be_taken_elsewhere_and_then_a_person_decides() {
+    replay(
+        3,
+        5,
+        &[
+            step(Replicate { from: A, to: B }, 10000),
+            step(Unreplicate { on: A }, 0),
+            step(Replicate { from: A, to: C }, 60000),
+            step(DaemonDies { on: A }, 40000),
+            step(Failover { on: B, start: true, says: Silent }, 2000),
+            step(Cut { one: B, other: C }, 0),
+            step(Failover { on: C, start: true, says: Force }, 16524),
+            step(Revert { on: B }, 0),
+            step(Cut { one: A, other: C }, 0),
+            step(DaemonStarts { on: A }, 40000),
         ],
     );
 }

@@ -79,6 +79,8 @@ pub struct Words {
     unsure: BTreeSet<(Host, Host)>,
     /// Hosts that took the VM over.
     took: BTreeSet<Host>,
+    /// Hosts that were given the VM back, by a revert of which the second host cannot have heard.
+    given: BTreeSet<(Host, Host)>,
     /// Hosts that the first of the two refuses, because they have another name than it knows.
     refused: BTreeSet<(Host, Host)>,
     /// Since when two hosts are connected.
@@ -290,8 +292,12 @@ impl Words {
     pub fn took(&mut self, host: Host, took: bool) {
         if took {
             self.took.insert(host);
-        } else {
-            self.took.remove(&host);
+        } else if self.took.remove(&host) {
+            let before = self.sent.values().filter(|(_, to)| *to == host).map(|(from, _)| *from);
+            let deaf = |other: &&Host| **other != host && !self.met(host, **other);
+            let given: Vec<_> =
+                before.flat_map(|to| self.hosts.iter().filter(deaf).map(move |other| (to, *other))).collect();
+            self.given.extend(given);
         }
     }
 
@@ -354,10 +360,12 @@ impl Words {
     }
 
     /// People said of each of the two, on the other one, that it does not count; or of one, on the other one, which had
-    /// forgotten a number that it knew.
+    /// forgotten a number that it knew; or of one, while it was given the VM back elsewhere, which takes a number too.
     pub fn contradict(&self, one: Host, other: Host) -> bool {
         let said = |on, of| self.ever.contains(&(on, of));
         let twice = |on, of| said(on, of) && self.older.contains(&on);
-        (said(one, other) && said(other, one)) || twice(one, other) || twice(other, one)
+        let given = |on, of| said(on, of) && self.given.contains(&(of, on));
+        let either = |is: &dyn Fn(Host, Host) -> bool| is(one, other) || is(other, one);
+        (said(one, other) && said(other, one)) || either(&twice) || either(&given)
     }
 }
