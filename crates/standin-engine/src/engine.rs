@@ -188,6 +188,7 @@ impl Engine {
             tasks: tasks.clone(),
         };
         let vms = Vms::new(context, records);
+        let clock = parts.store.clock().clone();
         let replicas = ReplicaHost::load(HostShared {
             hypervisor: Arc::clone(&parts.hypervisor),
             inventory: Arc::clone(&inventory),
@@ -213,6 +214,7 @@ impl Engine {
             scratch_dir: config.scratch_dir,
             files: Arc::new(ConfigFiles::default()),
             digest_dir: config.digest_dir,
+            clock,
         };
         let slots = Arc::new(tokio::sync::Semaphore::new(config.max_parallel.max(1)));
         let engine = Arc::new(Self {

@@ -27,6 +27,7 @@
 
 mod check;
 mod checked;
+mod clock;
 mod config;
 mod copies;
 mod damage;
@@ -60,6 +61,7 @@ mod sync;
 mod tree;
 
 pub use check::{BadRange, LayerReport, PointReport, ReplicaReport, Report};
+pub use clock::Clock;
 pub use config::ConfigFile;
 pub use error::{Error, Result};
 pub use fault::{CrashPoint, DirectWrites};

@@ -12,7 +12,6 @@ use crate::layout::{Layout, check_component, layer_name, part};
 use crate::manifest::{Backing, Disk, Manifest, OverlayRecord, Purpose};
 use crate::qcow2::Writer;
 use crate::replica::{Replica, lock};
-use jiff::Timestamp;
 use standin_model::{DiskName, Epoch, PointId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -99,7 +98,7 @@ impl Replica {
             epoch: point.epoch,
             purpose: request.purpose,
             backing,
-            created_at: Timestamp::now(),
+            created_at: self.inner.options.clock.now(),
             committed: false,
         };
         self.write_overlay(&manifest, &target, &record)?;

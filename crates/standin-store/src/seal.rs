@@ -222,7 +222,7 @@ impl LayerWriter {
             id: point.id,
             epoch: self.epoch,
             created_at: point.created_at,
-            received_at: Timestamp::now(),
+            received_at: self.replica.inner.options.clock.now(),
             kind: point.kind,
             changed_bytes: self.changed_bytes(),
             digest: point_digest(known.granule, roots),

@@ -1,5 +1,6 @@
 //! All replicas of this host.
 
+use crate::clock::Clock;
 use crate::copies;
 use crate::error::{Error, Result};
 use crate::fault::CrashPoint;
@@ -9,7 +10,6 @@ use crate::locations;
 use crate::manifest::{Disk, FORMAT, Manifest, check_granule};
 use crate::recover;
 use crate::replica::{Replica, lock};
-use jiff::Timestamp;
 use standin_model::{DiskName, Generation, VmId, VmName};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,12 +29,14 @@ pub struct StoreOptions {
     pub in_use: Vec<PathBuf>,
     /// Kills the store in a test.
     pub crash: Option<CrashPoint>,
+    /// Dates what is received.
+    pub clock: Clock,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
         let (locations, in_use) = (Vec::new(), Vec::new());
-        Self { locations, reserve: 256 << 20, max_chain: 40, in_use, crash: None }
+        Self { locations, reserve: 256 << 20, max_chain: 40, in_use, crash: None, clock: Clock::system() }
     }
 }
 
@@ -200,7 +202,7 @@ impl Store {
             format: FORMAT,
             vm: spec.vm,
             name: spec.name,
-            created_at: Timestamp::now(),
+            created_at: self.clock().now(),
             generation: Generation(0),
             granule: spec.granule,
             detached: false,
@@ -245,7 +247,13 @@ impl Store {
                 return Err(Error::Exists(what));
             }
         }
-        self.shared.io.rename(root, &layout.kept(Timestamp::now()))
+        self.shared.io.rename(root, &layout.kept(self.clock().now()))
+    }
+
+    /// Dates what is received.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.shared.options.clock
     }
 
     /// The replica of a VM.

@@ -117,7 +117,7 @@ impl Worker {
         session.advance(epoch);
         Ok(Sealed {
             epoch,
-            latency: elapsed(point.created_at),
+            latency: self.tools.clock.since(point.created_at),
             point: Some(point),
             changed_bytes: 0,
             wire_bytes: session.take_bytes_sent(),
@@ -183,7 +183,7 @@ impl Worker {
         self.keep_only(record, mark).await;
         Ok(Sealed {
             epoch,
-            latency: elapsed(point.created_at),
+            latency: self.tools.clock.since(point.created_at),
             point: Some(point),
             changed_bytes: already + totals.bytes,
             wire_bytes,
@@ -213,7 +213,7 @@ impl Worker {
         let Some(head) = opened.head else {
             return Err(WorkError::TrackingLost("the replica has no first copy".into()));
         };
-        let read_at = Timestamp::now();
+        let read_at = self.tools.clock.now();
         let marks = self.marks(record).await?;
         if marks.is_empty() {
             self.check_running(record).await?;
@@ -278,10 +278,6 @@ fn point_of(info: &ViewInfo) -> PointOffer {
         false => PointKind::Standard,
     };
     PointOffer { id: PointId::random(), created_at: info.at, kind }
-}
-
-fn elapsed(since: Timestamp) -> Duration {
-    Duration::try_from(Timestamp::now().duration_since(since)).unwrap_or_default()
 }
 
 /// Whether the replica has sealed what was sent to it. What is not known is not compared.

@@ -44,6 +44,8 @@ pub struct Tools {
     pub files: Arc<ConfigFiles>,
     /// Where the digests of what was sent are kept.
     pub digest_dir: PathBuf,
+    /// Dates the recovery points of disks that are as they were.
+    pub clock: standin_store::Clock,
 }
 
 /// What a finished piece of work achieved.

@@ -285,11 +285,9 @@ impl ReplicaVm {
     pub async fn apply_retention(&self) -> Result<(), Refusal> {
         let policy = self.snapshot().settings.policy();
         let store = self.store.clone();
+        let now = self.shared.store.clock().now();
         blocking(move || {
-            store
-                .apply_retention(&policy, Timestamp::now())
-                .map(|_| ())
-                .map_err(|error| super::layer::refusal_of(&error))
+            store.apply_retention(&policy, now).map(|_| ()).map_err(|error| super::layer::refusal_of(&error))
         })
         .await
     }

@@ -11,7 +11,7 @@ use standin_engine::Engine;
 use standin_hypervisor::PowerState;
 use standin_model::health::Health;
 use standin_model::state::{ReplicationMode, ReplicationState};
-use standin_model::{DiskName, Epoch, PointId, VmId};
+use standin_model::{DiskName, Epoch, PointId, RecoveryPoint, VmId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -54,6 +54,11 @@ fn hash(data: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     data.hash(&mut hasher);
     hasher.finish()
+}
+
+/// By which a point ages.
+fn dated(point: &RecoveryPoint) -> Timestamp {
+    point.created_at.min(point.received_at)
 }
 
 impl Judge {
@@ -136,13 +141,13 @@ impl Judge {
         if replica.snapshot().state == ReplicationState::Committed {
             ledger.given_up = true;
         }
-        let newest = points.iter().map(|point| point.created_at).max();
+        let newest = points.iter().map(dated).max();
         let oldest_kept = newest.map(|newest| newest.as_second() - self.kept_s);
         let present: BTreeSet<PointId> = points.iter().map(|point| point.id).collect();
         let gone: Vec<PointId> = ledger.points.keys().copied().filter(|id| !present.contains(id)).collect();
         for id in gone {
             let Some(known) = ledger.points.remove(&id) else { continue };
-            let expired = oldest_kept.is_some_and(|oldest| known.at.as_second() < oldest);
+            let expired = oldest_kept.is_some_and(|oldest| known.at.as_second() <= oldest);
             if !expired && !ledger.given_up {
                 self.watch.violation(format!(
                     "lost: point {id} of epoch {} is not on {host:?} any more",
@@ -162,7 +167,7 @@ impl Judge {
                     point.id, point.epoch
                 ));
             }
-            ledger.points.insert(point.id, Known { epoch: point.epoch, at: point.created_at, contents });
+            ledger.points.insert(point.id, Known { epoch: point.epoch, at: dated(&point), contents });
         }
         let again = ledger.given_up && !self.watch.is_dropping();
         if again && !replica.snapshot().state.is_failed_over() && !ledger.points.is_empty() {

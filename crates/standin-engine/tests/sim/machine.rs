@@ -4,6 +4,7 @@ use super::life::{Life, Machines, Records, Wires};
 use super::power::{self, Power};
 use super::step::{BothRun, Host, OverRunning, Part, Setup};
 use super::watch::Watch;
+use jiff::{SignedDuration, Timestamp};
 use standin_durable::faults::Faults;
 use standin_durable::{DirLock, Files, LockError};
 use standin_engine::vm::{Policy, WhenBothRun};
@@ -14,7 +15,7 @@ use standin_model::HostId;
 use standin_model::fence::{self, Rules};
 use standin_model::stats::Window;
 use standin_state::{Expect, MemoryStore, Op, StateStore};
-use standin_store::{Store, StoreOptions};
+use standin_store::{Clock, Store, StoreOptions};
 use standin_wire::Hello;
 use standin_wire::memory::{End, Network};
 use std::fs;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// What is left of a dead daemon is gone by then.
@@ -36,6 +38,9 @@ pub struct Machine {
     power: Power,
     watch: Arc<Watch>,
     policy: Policy,
+    /// Recovery points age by it. It does not jump: one that does takes points away which a right one would keep, and that is
+    /// no question of this judge.
+    clock: Clock,
     /// How often it got another name.
     renamed: u32,
     records: Arc<MemoryStore>,
@@ -79,6 +84,11 @@ fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
+fn simulated_clock() -> Clock {
+    let (base, begun) = (Timestamp::now(), Instant::now());
+    Clock::new(move || base + SignedDuration::try_from(begun.elapsed()).expect("hours"))
+}
+
 impl Machine {
     /// A host that is down. `dir` is its own.
     pub fn new(
@@ -102,6 +112,7 @@ impl Machine {
             power,
             watch,
             policy,
+            clock: simulated_clock(),
             renamed: 0,
             records,
             process: None,
@@ -201,6 +212,7 @@ impl Machine {
             locations: vec![make("replicas")],
             reserve: 0,
             crash: Some(life.store.clone()),
+            clock: self.clock.clone(),
             ..StoreOptions::default()
         };
         let store = Store::open(options).expect("the store opens");
