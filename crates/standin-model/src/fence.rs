@@ -14,9 +14,11 @@
 //!
 //! Called by the VM's task of the engine and by nobody else.
 
+mod heard;
 mod reason;
 mod stance;
 
+pub use heard::{Heard, one_word_each};
 pub use reason::Reason;
 pub use stance::{Stance, WitnessId, WitnessWord};
 
@@ -419,15 +421,6 @@ impl Default for Rules {
     fn default() -> Self {
         Self::ALL
     }
-}
-
-/// What one host said just now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Heard {
-    /// Which host.
-    pub host: HostId,
-    /// Its word.
-    pub place: Place,
 }
 
 /// The facts of a start or a resume.

@@ -4,7 +4,7 @@ use super::learn::Told;
 use super::registry::Vms;
 use super::task::Request;
 use crate::peers::{Answer, Call, Presence};
-use standin_model::fence::{Fence, Heard, Place, Role};
+use standin_model::fence::{Fence, Heard, Place, Role, one_word_each};
 use standin_model::{HostId, VmId};
 use std::time::Duration;
 
@@ -67,28 +67,28 @@ impl Vms {
             let call = Call::Ask { vm, claim, seen: seen.clone() };
             async move { (host, self.context.peers.call(host, &addresses, call, within).await) }
         });
-        let mut heard: Vec<Heard> = Vec::new();
+        let (mut own, mut told, mut holders) = (Vec::new(), Vec::new(), Vec::new());
         for (host, answer) in futures_util::future::join_all(asking).await {
             let presence = match answer {
                 Ok(Answer::Ask(presence)) => presence,
                 Err(silence) if silence.is_of_an_older_version() => {
-                    heard.push(Heard { host, place: self.ask_by_session(vm).await });
+                    own.push(Heard { host, place: self.ask_by_session(vm).await });
                     continue;
                 }
                 _ => {
-                    heard.push(Heard { host, place: Place::Silent });
+                    own.push(Heard { host, place: Place::Silent });
                     continue;
                 }
             };
             let place = self.take_in(vm, host, &presence).await;
-            heard.push(Heard { host, place });
-            heard.extend(self.lives_elsewhere(vm, &presence));
-            for (host, place) in presence.further {
-                if host != self.me() && heard.iter().all(|known| known.host != host) {
-                    heard.push(Heard { host, place });
-                }
-            }
+            own.push(Heard { host, place });
+            holders.extend(self.lives_elsewhere(vm, &presence));
+            let further = presence.further.into_iter().filter(|(host, _)| *host != self.me());
+            told.extend(further.map(|(host, place)| Heard { host, place }));
         }
+        let mut heard = one_word_each(own, told);
+        // Whatever the holder itself knows of that.
+        heard.extend(holders);
         heard
     }
 

@@ -8,7 +8,9 @@ use super::registry::{Start, Started, Vms};
 use super::task::{Request, Task};
 use crate::engine::hypervisor_refusal;
 use standin_hypervisor::{PowerState, StartOptions};
-use standin_model::fence::{Assertion, Heard, Place, Reason, Role, Run, RunFacts, WitnessId, may_run};
+use standin_model::fence::{
+    Assertion, Heard, Place, Reason, Role, Run, RunFacts, WitnessId, may_run, one_word_each,
+};
 use standin_model::{Refusal, VmId};
 use std::sync::Arc;
 
@@ -45,7 +47,8 @@ impl Vms {
         let (mut heard, ()) = tokio::join!(self.gather(vm), self.record_with_witnesses(vm));
         let silent = heard.iter().any(|heard| heard.place == Place::Silent);
         let witness = if silent { self.hear_witness(vm).await } else { None };
-        heard.extend(self.bring(vm, asserted).await);
+        // What the others say of a host that the VM came from was true before the claim was brought to it.
+        heard = one_word_each(self.bring(vm, asserted).await, heard);
         let sources = self.fence(vm).map(|fence| fence.hosts).unwrap_or_default();
         let open = |heard: &&Heard| {
             let source = sources.get(&heard.host).filter(|known| known.role == Role::Source);

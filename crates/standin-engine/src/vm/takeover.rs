@@ -8,7 +8,9 @@ use super::registry::Vms;
 use super::task::{Request, Task};
 use crate::peers::{Answer as PeerAnswer, Call, Presence};
 use jiff::Timestamp;
-use standin_model::fence::{Assertion, Claim, Fence, Heard, OverRunning, Place, Reason, Role, WhenSilent};
+use standin_model::fence::{
+    Assertion, Claim, Fence, Heard, OverRunning, Place, Reason, Role, WhenSilent, one_word_each,
+};
 use standin_model::{HostId, Refusal, VmId};
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,11 +50,10 @@ impl Vms {
     pub async fn ask_primary(&self, vm: VmId, from: &Sharing) -> PrimaryWord {
         let known = self.fence(vm).and_then(|fence| fence.hosts.get(&from.host).cloned());
         let addresses = known.map(|known| known.addresses).unwrap_or_default();
-        let (mut heard, named, silent_witness) =
+        let (word, named, silent_witness) =
             tokio::join!(self.ask_one(vm, from.host, addresses), self.ask_named(vm), self.silent_witness(vm));
-        heard.extend(named);
         let (own, further): (Vec<Heard>, Vec<Heard>) =
-            heard.into_iter().partition(|heard| heard.host == from.host);
+            one_word_each(word, named).into_iter().partition(|heard| heard.host == from.host);
         let place = own.first().map_or(Place::Silent, |heard| heard.place);
         PrimaryWord { place, further, silent_witness }
     }

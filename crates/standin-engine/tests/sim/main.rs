@@ -22,8 +22,8 @@ use std::ops::Range;
 use step::Host::{A, B, C};
 use step::What::{
     Adopt, Backup, Commit, Cut, DaemonDies, DaemonStarts, Define, Failover, Forget, GuestDies, Hold,
-    HostDies, InitiateFailover, LoseRecords, Passes, Point, Replicate, Restore, Revert, Unreplicate, VmKill,
-    VmRemove, VmResume, VmStart, VmStop,
+    HostDies, InitiateFailover, Lose, LoseRecords, Passes, Point, Replicate, Restore, Revert, Unreplicate,
+    VmKill, VmRemove, VmResume, VmStart, VmStop,
 };
 use step::{Part, Says, Schedule, Step, When, step};
 
@@ -378,6 +378,28 @@ fn a_number_that_is_given_back_can_be_taken_elsewhere_and_then_a_person_decides(
             step(Revert { on: B }, 0),
             step(Cut { one: A, other: C }, 0),
             step(DaemonStarts { on: A }, 40000),
+        ],
+    );
+}
+
+/// Seed 14458: a host that once had the VM cannot reach the one that runs it, and says so when it is asked. What that one says
+/// itself counts.
+#[test]
+fn what_a_host_says_itself_counts_before_what_others_say_of_it() {
+    replay(
+        3,
+        5,
+        &[
+            step(Replicate { from: A, to: B }, 10000),
+            step(HostDies { on: A }, 0),
+            step(Failover { on: B, start: true, says: Silent }, 10000),
+            step(Commit { on: B }, 0),
+            step(Unreplicate { on: B }, 0),
+            step(Replicate { from: B, to: C }, 10000),
+            step(InitiateFailover { on: C }, 10000),
+            step(DaemonStarts { on: A }, 0),
+            step(Lose { from: A, to: B }, 0),
+            step(VmStart { on: C, says: Silent }, 0),
         ],
     );
 }
