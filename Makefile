@@ -41,7 +41,7 @@ test: setup ## All tests, with real guests
 	$(CARGO) test --workspace
 
 test-binaries: setup
-	$(CARGO) test --workspace --no-run
+	@MAKEFLAGS= $(CARGO) test --workspace --no-run
 
 bench: build guest ## Benchmarks against their peers: make bench, or make bench BENCH="first_copy idle"
 	$(CARGO) run --release -q -p standin-testbed --bin standin-bench -- $(BENCH)

@@ -1,6 +1,9 @@
 # Shared by the scripts beside it; sourced, not run.
 # shellcheck shell=bash
 
+# Cargo would look for the job server of a make that runs this, which hands it to makes alone.
+unset MAKEFLAGS
+
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
 guest=$target/guest
