@@ -239,12 +239,16 @@ impl Fence {
         self.claim
     }
 
-    /// A host told where the VM is, seen from there. One that was said to be down, and that has the VM, is not down: what was
-    /// asserted of its silence holds no more, also when it falls silent again. `true`: that was so.
+    /// A host told where the VM is, seen from there. One that the VM came from, and that has it, is not down, and has not let
+    /// go of it: what was asserted of its silence holds no more, nor that it once accepted a claim, also when it falls silent
+    /// again. `true`: something of that held.
     pub fn hear(&mut self, host: HostId, place: Place) -> bool {
-        let came_from = self.hosts.get(&host).is_some_and(|known| known.role == Role::Source);
-        let has_it = came_from && matches!(place, Place::Runs | Place::Lives);
-        has_it && self.asserted.take_if(|how| *how == Assertion::Silent).is_some()
+        let source = self.hosts.get_mut(&host).filter(|known| known.role == Role::Source);
+        let Some(source) = source.filter(|_| matches!(place, Place::Runs | Place::Lives)) else {
+            return false;
+        };
+        let had_accepted = source.accepted.take().is_some();
+        self.asserted.take_if(|how| *how == Assertion::Silent).is_some() || had_accepted
     }
 
     /// The hosts that share the VM, as they are named to `host`. One that was named itself is named no further, nor is one

@@ -404,6 +404,27 @@ fn what_a_host_says_itself_counts_before_what_others_say_of_it() {
     );
 }
 
+/// Seed 32061: a primary accepted the claim of a failover, was put back to before it replicated, and was forced to start the
+/// VM. It said so, and is silent: that it once accepted the claim is no leave to start any more.
+#[test]
+fn a_host_that_says_that_it_runs_the_vm_has_let_go_of_it_no_more() {
+    replay(
+        3,
+        5,
+        &[
+            step(Backup { of: A }, 0),
+            step(Replicate { from: A, to: B }, 10000),
+            step(VmStop { on: A }, 0),
+            step(Failover { on: B, start: true, says: Silent }, 10000),
+            step(Restore { of: A, part: Part::All }, 0),
+            step(VmStop { on: B }, 0),
+            step(VmStart { on: A, says: Force }, 40000),
+            step(Cut { one: A, other: B }, 0),
+            step(VmStart { on: B, says: Nothing }, 0),
+        ],
+    );
+}
+
 /// Every rule of the fence is needed, and the judge sees when one is missing.
 #[test]
 fn a_fence_with_any_one_rule_switched_off_is_found_out() {

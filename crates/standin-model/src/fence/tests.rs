@@ -151,6 +151,18 @@ fn that_a_host_is_down_holds_until_it_says_that_it_runs_the_vm() {
 }
 
 #[test]
+fn a_host_that_accepted_a_claim_and_says_that_it_has_the_vm_is_to_accept_it_again() {
+    for place in [Place::Runs, Place::Lives] {
+        let mut fence = failed_over(true);
+        assert!(!fence.hear(host(1), Place::NotHere) && !fence.hear(host(1), Place::Silent));
+        assert_eq!(run(2, &fence, Place::Silent, None), GO);
+        assert!(fence.hear(host(1), place));
+        assert_eq!(run(2, &fence, Place::Silent, None), Run::Refuse(Reason::PrimarySilent(host(1))));
+        assert!(!fence.hear(host(1), place), "once");
+    }
+}
+
+#[test]
 fn where_a_host_was_met_is_known_after_the_address_of_its_relationship() {
     let mut fence = primary();
     for (address, is_new) in [("b:1", true), ("b:1", false), ("10.0.0.2:1", true), ("b.example:1", true)] {
