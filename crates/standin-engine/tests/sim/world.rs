@@ -408,10 +408,12 @@ fn answered(watch: &Watch, on: Host, what: What, said: Option<u64>, answer: Opti
     }
     let known = answer.is_some();
     if let (What::Adopt { .. }, Some(answer)) = (what, &answer) {
-        if answer.is_ok() {
+        // A daemon that stops meanwhile finds it when it starts again, as one that it adopted.
+        let is_known = answer.is_ok() || watch.power(on).is_some();
+        if is_known {
             watch.note(|words| words.made(on));
         }
-        watch.adopted(on, answer.is_ok());
+        watch.adopted(on, is_known);
     }
     let answer = answer.map(|answer| answer.map_err(|_| ()));
     if let Some(id) = said {
