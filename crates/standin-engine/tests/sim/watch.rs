@@ -14,7 +14,7 @@ use super::words::Words;
 use standin_hypervisor::PowerState;
 use standin_hypervisor::fake::FakeHypervisor;
 use standin_model::{JobId, VmId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -29,8 +29,9 @@ struct State {
     starting: BTreeMap<Host, (Instant, Option<JobId>)>,
     /// When it began to run on a host last.
     ran: BTreeMap<Host, Instant>,
-    /// Hosts where a QEMU was started by hand, which its daemon is to adopt: it counts as the VM once that is done.
-    adopting: BTreeSet<Host>,
+    /// Hosts where a QEMU was started by hand, which its daemon is to adopt, and how often it was asked for that: it counts as
+    /// the VM once that is done.
+    adopting: BTreeMap<Host, usize>,
     /// Orders that are under way and may take points away.
     dropping: usize,
     violations: Vec<String>,
@@ -84,7 +85,7 @@ impl Watch {
     pub fn running(&self) -> Vec<Host> {
         let adopting = self.lock().adopting.clone();
         let running =
-            |host: &Host| !adopting.contains(host) && self.power(*host) == Some(PowerState::Running);
+            |host: &Host| !adopting.contains_key(host) && self.power(*host) == Some(PowerState::Running);
         self.fakes.iter().map(|(host, _)| *host).filter(running).collect()
     }
 
@@ -136,12 +137,25 @@ impl Watch {
 
     /// Somebody has started a QEMU by hand, and asks the daemon to adopt it.
     pub fn adopting(&self, on: Host) {
-        self.lock().adopting.insert(on);
+        *self.lock().adopting.entry(on).or_default() += 1;
+    }
+
+    /// An adoption was refused, and the QEMU is known all the same, by no other adoption: the daemon stopped meanwhile, and
+    /// finds it when it starts again.
+    pub fn is_left_adopted(&self, on: Host) -> bool {
+        self.lock().adopting.get(&on) == Some(&1) && self.power(on).is_some()
     }
 
     /// The daemon has, or refused it and knows nothing of it.
     pub fn adopted(&self, on: Host, done: bool) {
-        self.lock().adopting.remove(&on);
+        let mut state = self.lock();
+        let others = state.adopting.get(&on).map_or(0, |asked| asked.saturating_sub(1));
+        if others == 0 {
+            state.adopting.remove(&on);
+        } else {
+            state.adopting.insert(on, others);
+        }
+        drop(state);
         let runs = self.power(on) == Some(PowerState::Running);
         if done && runs {
             self.started(on);

@@ -408,8 +408,7 @@ fn answered(watch: &Watch, on: Host, what: What, said: Option<u64>, answer: Opti
     }
     let known = answer.is_some();
     if let (What::Adopt { .. }, Some(answer)) = (what, &answer) {
-        // A daemon that stops meanwhile finds it when it starts again, as one that it adopted.
-        let is_known = answer.is_ok() || watch.power(on).is_some();
+        let is_known = answer.is_ok() || watch.is_left_adopted(on);
         if is_known {
             watch.note(|words| words.made(on));
         }
