@@ -84,7 +84,8 @@ fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-fn simulated_clock() -> Clock {
+/// A clock that goes with simulated time.
+pub fn simulated_clock() -> Clock {
     let (base, begun) = (Timestamp::now(), Instant::now());
     Clock::new(move || base + SignedDuration::try_from(begun.elapsed()).expect("hours"))
 }

@@ -149,12 +149,10 @@ impl Watch {
     /// The daemon has, or refused it and knows nothing of it.
     pub fn adopted(&self, on: Host, done: bool) {
         let mut state = self.lock();
-        let others = state.adopting.get(&on).map_or(0, |asked| asked.saturating_sub(1));
-        if others == 0 {
-            state.adopting.remove(&on);
-        } else {
-            state.adopting.insert(on, others);
+        if let Some(asked) = state.adopting.get_mut(&on) {
+            *asked -= 1;
         }
+        state.adopting.retain(|_, asked| *asked > 0);
         drop(state);
         let runs = self.power(on) == Some(PowerState::Running);
         if done && runs {

@@ -2,7 +2,7 @@
 //! out, and has them judged.
 
 use super::judge::Judge;
-use super::machine::Machine;
+use super::machine::{Machine, simulated_clock};
 use super::orders::{Answer, Order};
 use super::power::Power;
 use super::step::{Crash, Host, Part, Says, Schedule, Step, What, When};
@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 /// The VM's only disk, and its size in bytes.
@@ -56,13 +56,9 @@ pub struct World {
 }
 
 /// A clock that goes with simulated time, and can jump.
-fn clock(clocks: &Arc<[AtomicI64; 3]>, host: Host, begun: Instant) -> impl Fn() -> Timestamp + use<> {
-    let (clocks, base) = (Arc::clone(clocks), Timestamp::now());
-    move || {
-        let jumped = SignedDuration::from_secs(clocks[host.index()].load(Ordering::SeqCst));
-        let passed = SignedDuration::try_from(begun.elapsed()).expect("hours");
-        base + passed + jumped
-    }
+fn clock(clocks: &Arc<[AtomicI64; 3]>, host: Host) -> impl Fn() -> Timestamp + use<> {
+    let (clocks, clock) = (Arc::clone(clocks), simulated_clock());
+    move || clock.now() + SignedDuration::from_secs(clocks[host.index()].load(Ordering::SeqCst))
 }
 
 /// Where a daemon can die in a step, and that it does not.
@@ -89,11 +85,8 @@ impl World {
         let network = Network::new(Settings::default());
         let clocks: Arc<[AtomicI64; 3]> = Arc::default();
         let hosts = &Host::ALL[..schedule.hosts];
-        let begun = Instant::now();
-        let fakes: Vec<_> = hosts
-            .iter()
-            .map(|host| (*host, FakeHypervisor::with_clock(clock(&clocks, *host, begun))))
-            .collect();
+        let fakes: Vec<_> =
+            hosts.iter().map(|host| (*host, FakeHypervisor::with_clock(clock(&clocks, *host)))).collect();
         let vm = fakes[0].1.add_vm_as(VmId(Uuid::from_u128(7)), NAME, &[DISK]);
         let watch = Watch::new(vm, fakes.clone());
         let mut machines = Vec::new();
